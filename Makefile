@@ -1,0 +1,40 @@
+# Everything here makes .venv by itself; nothing is needed but make and Python 3.11 or newer.
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench clean
+
+# The first interpreter that runs and is new enough.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
+	$$p -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+READY := .venv/.ready
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+
+help: ## show this
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+$(READY): pyproject.toml requirements.lock
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer was not found on PATH. Install it, or say which: make PYTHON=/path/to/python3.11 ..."; exit 1; }
+	@echo "Installing into .venv ($(PYTHON)); about two minutes, once."
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock --group dev -e '.[examples]'
+	@touch $@
+
+demo: $(READY) ## the main job from diagnosis to serving, on scikit-learn's digits; pictures in demo/
+	@$(BIN)/python examples/end_to_end.py --output demo
+
+test: $(READY) ## all tests, on TensorFlow and then on JAX
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+	KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 --dist loadfile -m 'not tensorflow'
+
+check: $(READY) ## format, lint, docstrings, types, architecture
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(READY) ## the figures: ratios side by side, one script each
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+clean: ## remove .venv and every cache
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

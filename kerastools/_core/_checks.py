@@ -1,0 +1,56 @@
+"""Checks of what users pass in; each error says what arrived, what was expected, how to mend it."""
+
+from typing import Any
+
+import keras
+import numpy as np
+
+
+def require_model(model: Any, caller: str) -> None:
+    """Raises `TypeError` unless `model` is a `keras.Model`."""
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            f"{caller} needs a keras.Model. Received {model!r} of type {type(model).__name__}."
+        )
+
+
+def require_built(model: Any, caller: str) -> None:
+    """Raises unless `model` is a `keras.Model` whose weights exist."""
+    require_model(model, caller)
+    if not model.built:
+        raise ValueError(
+            f'{caller} needs a built model. Received model "{model.name}" without weights. '
+            "Call model.build(input_shape) first, or start the model with keras.Input(shape)."
+        )
+
+
+def require_graph(model: Any, caller: str) -> None:
+    """Raises unless `model` is a built functional or Sequential model, whose graph can be read."""
+    require_built(model, caller)
+    try:
+        readable = bool(model.inputs) and bool(model.outputs)
+    except (AttributeError, ValueError):
+        readable = False
+    if not readable:
+        raise ValueError(
+            f"{caller} needs a functional or Sequential model, because it reads the graph of layers. "
+            f'Received model "{model.name}" of the subclass {type(model).__name__}, whose call() is '
+            "Python code. Rebuild it as keras.Model(inputs, outputs), or pass its functional part."
+        )
+
+
+def require_finite(name: str, values: Any, caller: str) -> np.ndarray:
+    """Returns `values` as an array, or raises if it is empty or holds NaN or infinity."""
+    array = np.asarray(values)
+    if array.size == 0:
+        raise ValueError(f"{caller} needs at least one row. Received {name} of shape {array.shape}.")
+    if np.issubdtype(array.dtype, np.floating):
+        bad = ~np.isfinite(array)
+        if bad.any():
+            first = tuple(int(i) for i in np.argwhere(bad)[0])
+            raise ValueError(
+                f"{caller} needs finite numbers. Received {name} of shape {array.shape} with "
+                f"{int(bad.sum())} values that are NaN or infinite, the first at index {first}. "
+                "Remove or impute those rows first, for example with numpy.nan_to_num."
+            )
+    return array
