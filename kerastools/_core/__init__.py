@@ -1,1 +1,1 @@
-"""The ground floor: pure helpers without policy, used by every room and imported from nowhere else."""
+"""Floor 0: pure helpers without policy, used by every room; they import none."""

@@ -1,0 +1,5 @@
+"""Constraints that are right for every kernel, mirroring `keras.constraints`."""
+
+from kerastools.constraints._max_norm import MaxNorm
+
+__all__ = ["MaxNorm"]

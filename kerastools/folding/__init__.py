@@ -1,0 +1,3 @@
+"""folding."""
+
+__all__: list[str] = []

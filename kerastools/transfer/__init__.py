@@ -1,0 +1,3 @@
+"""transfer."""
+
+__all__: list[str] = []
