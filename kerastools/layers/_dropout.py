@@ -52,8 +52,8 @@ class Dropout(keras.layers.Layer):
     >>> float(keras.ops.mean(layer(x, training=True) == 0))
     0.0
     >>> layer.rate = 0.25
-    >>> round(float(keras.ops.mean(layer(x, training=True) == 0)), 1)
-    0.2
+    >>> 0.23 < float(keras.ops.mean(layer(x, training=True) == 0)) < 0.27
+    True
 
     Reference: Srivastava, Hinton, Krizhevsky, Sutskever and Salakhutdinov, "Dropout: a simple way
     to prevent neural networks from overfitting", JMLR 2014.

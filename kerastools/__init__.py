@@ -1,0 +1,41 @@
+"""kerastools: train deep networks in Keras 3 faster and more reliably, and serve them faster."""
+
+import importlib
+from typing import Any
+
+from kerastools import (
+    calibration,
+    callbacks,
+    constraints,
+    diagnosis,
+    folding,
+    initializers,
+    layers,
+    optimizers,
+    transfer,
+)
+
+__version__ = "0.1.0"
+
+# Imported at first use: `search` imports keras_tuner, `export` needs TensorFlow.
+_LAZY = ("search", "export")
+
+__all__ = [
+    "calibration",
+    "callbacks",
+    "constraints",
+    "diagnosis",
+    "export",
+    "folding",
+    "initializers",
+    "layers",
+    "optimizers",
+    "search",
+    "transfer",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
