@@ -27,4 +27,4 @@ def format_table(
         table.add_row(*(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row))
     text = io.StringIO()
     Console(file=text, width=width, color_system=None, markup=False, emoji=False).print(table)
-    return "\n".join(line.rstrip() for line in text.getvalue().strip("\n").splitlines())
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines()).strip("\n")

@@ -116,7 +116,7 @@ class Dropout(keras.layers.Layer):
         """Returns the arguments of the constructor; the rate as it is now."""
         config = super().get_config()
         # The variable's exact value printed shortly: 0.1 and not 0.10000000149.
-        rate = round(float(ops.convert_to_numpy(self._rate)), 7)
+        rate = round(float(self._rate.numpy()), 7)
         return {**config, "rate": rate, "noise_shape": self.noise_shape, "seed": self.seed}
 
 

@@ -1,0 +1,13 @@
+from kerastools._core._table import format_table
+
+
+def test_columns_are_aligned_and_numbers_end_flush():
+    lines = format_table(["layer", "value"], [["dense", 1.0], ["head [x]", 12345.678]]).splitlines()
+    assert lines[0].split() == ["layer", "value"]
+    assert lines[2].endswith("    1")
+    assert lines[3].startswith("head [x]")
+    assert lines[3].endswith("1.235e+04")
+
+
+def test_a_table_without_rows_is_its_header():
+    assert format_table(["layer", "value"], []).split()[:2] == ["layer", "value"]

@@ -1,0 +1,296 @@
+"""What every exported class keeps: exporting a class from a room enrols it here.
+
+Each check takes a `Case` (a class and the arguments that a sample of it needs) and fails with an
+`AssertionError` that names the class. A class of a kind that no check knows fails too.
+"""
+
+import dataclasses
+import importlib
+import inspect
+import json
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+import kerastools
+
+# Arguments of classes that cannot be made without any.
+SAMPLES: dict[str, dict] = {
+    "callbacks.FreezeSchedule": {"phases": [("head", 1), ("all", 1)]},
+    "layers.Dropout": {"rate": 0.3, "seed": 7},
+    "optimizers.SGD": {"learning_rate": 0.05, "momentum": 0.9, "nesterov": "shifted"},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A class that a room exports."""
+
+    room: str
+    cls: type
+
+    @property
+    def name(self) -> str:
+        return f"{self.room}.{self.cls.__name__}"
+
+    def make(self, **changes):
+        return self.cls(**{**SAMPLES.get(self.name, {}), **changes})
+
+
+def rooms():
+    """Yields the name and module of every public room."""
+    for info in pkgutil.iter_modules(kerastools.__path__):
+        if not info.name.startswith("_"):
+            yield info.name, importlib.import_module(f"kerastools.{info.name}")
+
+
+def cases() -> list[Case]:
+    return [
+        Case(name, getattr(room, exported))
+        for name, room in rooms()
+        for exported in room.__all__
+        if inspect.isclass(getattr(room, exported))
+    ]
+
+
+def kind_of(case: Case) -> str:
+    """Returns what kind of part a class is, or fails if no contract covers it."""
+    if dataclasses.is_dataclass(case.cls):
+        return "record"
+    for kind, base in {
+        "initializer": keras.initializers.Initializer,
+        "constraint": keras.constraints.Constraint,
+        "layer": keras.layers.Layer,
+        "optimizer": keras.optimizers.Optimizer,
+        "callback": keras.callbacks.Callback,
+    }.items():
+        if issubclass(case.cls, base):
+            return kind
+    if any(base.__module__.startswith("keras_tuner") for base in case.cls.__mro__):
+        return "tuner"
+    raise AssertionError(f"{case.name} is exported, but no contract covers a class of its kind.")
+
+
+CASES = cases()
+PARTS = [case for case in CASES if kind_of(case) not in ("record", "tuner")]
+SAVED = [case for case in PARTS if kind_of(case) != "callback"]
+OPTIMIZERS = [case for case in PARTS if kind_of(case) == "optimizer"]
+
+
+def named(cases):
+    return [pytest.param(case, id=case.name) for case in cases]
+
+
+def data():
+    rng = np.random.default_rng(5)
+    return rng.normal(size=(12, 8)).astype("float32"), rng.integers(0, 3, size=12)
+
+
+def model_with(case: Case) -> keras.Model:
+    """Returns a small compiled classifier in which a sample of the class does its work."""
+    keras.utils.set_random_seed(11)
+    kind = kind_of(case)
+    part = case.make()
+    kernel = {f"kernel_{kind}": part} if kind in ("initializer", "constraint") else {}
+    layers = [keras.layers.Dense(6, activation="tanh", name="hidden", **kernel)]
+    if kind == "layer":
+        layers.append(part)
+    layers.append(keras.layers.Dense(3, activation="softmax", name="head"))
+    model = keras.Sequential([keras.Input((8,)), *layers])
+    optimizer = part if kind == "optimizer" else keras.optimizers.SGD(0.05)
+    model.compile(optimizer, "sparse_categorical_crossentropy")
+    return model
+
+
+def fit(model: keras.Model, case: Case, epochs: int = 2) -> list[np.ndarray]:
+    """Trains without shuffling and returns the weights."""
+    callbacks = [case.make()] if kind_of(case) == "callback" else []
+    model.fit(*data(), batch_size=4, epochs=epochs, shuffle=False, verbose=0, callbacks=callbacks)
+    return model.get_weights()
+
+
+def check_config(case: Case) -> None:
+    part = case.make()
+    config = json.loads(json.dumps(part.get_config()))
+    twin = case.cls.from_config(config)
+    assert json.loads(json.dumps(twin.get_config())) == config, case.name
+    if kind_of(case) != "callback":
+        name = keras.saving.get_registered_name(case.cls)
+        assert name == f"kerastools>{case.cls.__name__}", f"{case.name} is not registered"
+
+
+def check_compiled_equals_eager(case: Case) -> None:
+    weights = {}
+    for eager in (False, True):
+        model = model_with(case)
+        model.run_eagerly = eager
+        weights[eager] = fit(model, case)
+    for compiled, eager in zip(weights[False], weights[True], strict=True):
+        np.testing.assert_allclose(compiled, eager, rtol=2e-5, atol=2e-6, err_msg=case.name)
+
+
+def check_mixed_bfloat16(case: Case) -> None:
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    model = model_with(case)
+    before = model.get_weights()
+    after = fit(model, case)
+    assert all(np.isfinite(w).all() for w in after), case.name
+    assert any((b != a).any() for b, a in zip(before, after, strict=True)), f"{case.name}: no step"
+    assert {v.dtype for v in model.trainable_variables} == {"float32"}, case.name
+    assert model.compute_dtype == "bfloat16"
+
+
+def check_fit_learns(case: Case) -> None:
+    model = model_with(case)
+    before = model.evaluate(*data(), verbose=0)
+    fit(model, case, epochs=12)
+    assert model.evaluate(*data(), verbose=0) < before, f"{case.name}: the loss did not fall"
+
+
+def check_state_resumes(case: Case, path: Path) -> None:
+    x, y = data()
+    straight = model_with(case)
+    for _ in range(3):
+        straight.train_on_batch(x, y)
+    straight.save(path)
+    resumed = keras.models.load_model(path)
+    for _ in range(3):
+        straight.train_on_batch(x, y)
+        resumed.train_on_batch(x, y)
+    assert int(resumed.optimizer.iterations) == 6, case.name
+    states = (
+        model.get_weights() + [keras.ops.convert_to_numpy(v) for v in model.optimizer.variables]
+        for model in (straight, resumed)
+    )
+    for a, b in zip(*states, strict=True):
+        np.testing.assert_array_equal(a, b, err_msg=case.name)
+
+
+def check_record(case: Case) -> None:
+    assert case.cls.__dataclass_params__.frozen, f"{case.name} is not frozen"
+
+
+LOADER = """
+import sys
+import numpy as np, keras
+import kerastools
+x = np.load(sys.argv[1] + "/x.npy")
+for name in sys.argv[2:]:
+    model = keras.models.load_model(f"{sys.argv[1]}/{name}.keras")
+    np.save(f"{sys.argv[1]}/{name}.npy", model.predict(x, verbose=0))
+"""
+
+
+@pytest.fixture(scope="module")
+def reloaded(tmp_path_factory):
+    """Predictions of a sample of each class, before saving and in one fresh process after it."""
+    folder = tmp_path_factory.mktemp("saved")
+    x, _ = data()
+    np.save(folder / "x.npy", x)
+    before = {}
+    for case in SAVED:
+        model = model_with(case)
+        fit(model, case)
+        before[case.name] = model.predict(x, verbose=0)
+        model.save(folder / f"{case.name}.keras")
+    subprocess.run(
+        [sys.executable, "-c", LOADER, str(folder), *before],
+        check=True,
+        cwd=Path(__file__).parents[1],
+    )
+    return {name: (want, np.load(folder / f"{name}.npy")) for name, want in before.items()}
+
+
+@pytest.mark.parametrize("case", named(PARTS))
+def test_config_round_trip(case):
+    check_config(case)
+
+
+@pytest.mark.parametrize("case", named(SAVED))
+def test_saved_model_loads_in_a_fresh_process_with_equal_outputs(case, reloaded):
+    want, got = reloaded[case.name]
+    np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("case", named(PARTS))
+def test_compiled_equals_eager(case):
+    check_compiled_equals_eager(case)
+
+
+@pytest.mark.parametrize("case", named(PARTS))
+def test_mixed_bfloat16_trains(case):
+    check_mixed_bfloat16(case)
+
+
+@pytest.mark.parametrize("case", named(PARTS))
+def test_fit_learns(case):
+    check_fit_learns(case)
+
+
+@pytest.mark.parametrize("case", named(OPTIMIZERS))
+def test_saved_and_loaded_optimizer_continues_bitwise(case, tmp_path):
+    check_state_resumes(case, tmp_path / "model.keras")
+
+
+@pytest.mark.parametrize("case", named([c for c in CASES if kind_of(c) == "record"]))
+def test_records_are_frozen(case):
+    check_record(case)
+
+
+def test_every_registered_class_is_exported_by_its_room():
+    exported = {case.cls for case in CASES}
+    registered = [
+        cls
+        for name, cls in keras.saving.get_custom_objects().items()
+        if name.startswith("kerastools>") and cls.__module__.startswith("kerastools.")
+    ]
+    assert registered
+    assert [cls for cls in registered if cls not in exported] == []
+
+
+def test_every_class_a_room_defines_in_public_is_exported():
+    exported = {case.cls for case in CASES}
+    for _, room in rooms():
+        for info in pkgutil.iter_modules(getattr(room, "__path__", [])):
+            module = importlib.import_module(f"{room.__name__}.{info.name}")
+            for name, cls in inspect.getmembers(module, inspect.isclass):
+                if cls.__module__ == module.__name__ and not name.startswith("_"):
+                    assert cls in exported, f"{module.__name__}.{name} is left out of __all__"
+
+
+class Unregistered(keras.layers.Layer):
+    """A layer someone exported but forgot to register."""
+
+    def call(self, x):
+        return x
+
+
+class Thing:
+    """A class of a kind that no contract knows."""
+
+
+class Forgetful(keras.optimizers.SGD):
+    """An optimizer whose state is lost on saving."""
+
+    def save_own_variables(self, store):
+        store["0"] = np.zeros(())
+
+
+def test_a_class_that_breaks_the_contract_fails():
+    with pytest.raises(AssertionError, match="not registered"):
+        check_config(Case("layers", Unregistered))
+    with pytest.raises(AssertionError, match="no contract covers"):
+        kind_of(Case("layers", Thing))
+
+
+@pytest.mark.filterwarnings("ignore:Skipping variable loading")
+def test_an_optimizer_that_loses_its_state_fails(tmp_path):
+    with keras.saving.custom_object_scope({"Forgetful": Forgetful}):
+        SAMPLES["optimizers.Forgetful"] = {"learning_rate": 0.1, "momentum": 0.9}
+        with pytest.raises(AssertionError):
+            check_state_resumes(Case("optimizers", Forgetful), tmp_path / "model.keras")
