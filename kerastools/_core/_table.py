@@ -19,7 +19,13 @@ def format_table(
     Numbers are right-aligned and printed with four significant digits, everything else as `str`.
     """
     rows = [list(row) for row in rows]
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title=title,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        padding=(0, 2, 0, 0),
+    )
     for i, column in enumerate(columns):
         numeric = bool(rows) and all(isinstance(row[i], int | float) for row in rows)
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")

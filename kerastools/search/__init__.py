@@ -1,3 +1,16 @@
-"""search."""
+"""Hyperparameter search with keras-tuner: search spaces and models to search over."""
 
-__all__: list[str] = []
+try:
+    import keras_tuner  # noqa: F401
+    import tensorboard  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        "kerastools.search needs keras-tuner and tensorboard (keras-tuner imports tensorboard in "
+        "every trial and fails without it). Install both: pip install 'kerastools[search]'."
+    ) from error
+
+from kerastools.search._deep_dense import DeepDense
+from kerastools.search._spaces import betas, dropout, learning_rate, momentum
+from kerastools.search._spread_seed import spread_seed
+
+__all__ = ["DeepDense", "betas", "dropout", "learning_rate", "momentum", "spread_seed"]
