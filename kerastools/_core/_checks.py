@@ -33,9 +33,10 @@ def require_graph(model: Any, caller: str) -> None:
         readable = False
     if not readable:
         raise ValueError(
-            f"{caller} needs a functional or Sequential model, because it reads the graph of layers. "
-            f'Received model "{model.name}" of the subclass {type(model).__name__}, whose call() is '
-            "Python code. Rebuild it as keras.Model(inputs, outputs), or pass its functional part."
+            f"{caller} needs a functional or Sequential model, because it reads the graph of "
+            f'layers. Received model "{model.name}" of the subclass {type(model).__name__}, whose '
+            "call() is Python code. Rebuild it as keras.Model(inputs, outputs), or pass its "
+            "functional part."
         )
 
 
@@ -43,7 +44,9 @@ def require_finite(name: str, values: Any, caller: str) -> np.ndarray:
     """Returns `values` as an array, or raises if it is empty or holds NaN or infinity."""
     array = np.asarray(values)
     if array.size == 0:
-        raise ValueError(f"{caller} needs at least one row. Received {name} of shape {array.shape}.")
+        raise ValueError(
+            f"{caller} needs at least one row. Received {name} of shape {array.shape}."
+        )
     if np.issubdtype(array.dtype, np.floating):
         bad = ~np.isfinite(array)
         if bad.any():
