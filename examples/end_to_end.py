@@ -165,7 +165,7 @@ def step_4_train(hypermodel, hyperparameters, data, epochs):
         if isinstance(layer, keras.layers.Dense) and layer.kernel_constraint
     )
     print(
-        f"{epochs} epochs of {model.optimizer.name} on whole batches: test accuracy {accuracy:.3f}. "
+        f"{epochs} epochs, {model.optimizer.name}, whole batches: test accuracy {accuracy:.3f}. "
         f"Largest norm of a unit's weights: {largest:.3f}, bound {hypermodel.max_norm}.\n"
     )
     return model, accuracy
@@ -315,8 +315,8 @@ def step_6_serve(model, data, output, calls):
     print(
         f"Layers: {len(model.layers)} before folding, {len(folded.layers)} after.\n"
         "Served in a process that imported "
-        f"{' and '.join(measured['imported']) or 'neither keras nor kerastools'}: largest difference "
-        f"to the trained model {difference:.1e}.\n"
+        f"{' and '.join(measured['imported']) or 'neither keras nor kerastools'}; largest "
+        f"difference to the trained model {difference:.1e}.\n"
         f"One row takes {ours:.3f} ms of CPU (quartiles {low:.3f} to {high:.3f}), a plain "
         f"model.export {plain:.3f} ms: {plain / ours:.2f} times faster.\n"
     )
