@@ -1,3 +1,6 @@
-"""folding."""
+"""Removing what a trained model no longer needs, without changing what it computes."""
 
-__all__: list[str] = []
+from kerastools.folding._fold_batch_norm import fold_batch_norm
+from kerastools.folding._report import FoldOutcome, FoldReport
+
+__all__ = ["FoldOutcome", "FoldReport", "fold_batch_norm"]

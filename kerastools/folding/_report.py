@@ -1,0 +1,67 @@
+"""What became of each batch normalisation."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from kerastools._core._table import format_table
+
+
+@dataclass(frozen=True)
+class FoldOutcome:
+    """What became of one batch normalisation.
+
+    Attributes:
+        batch_norm: Its name, after the names of the nested models that hold it.
+        into: The layer that took it in, or `None` if it was kept.
+        reason: Why it was kept, or `None` if it was folded.
+    """
+
+    batch_norm: str
+    into: str | None
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class FoldReport:
+    """What `fold_batch_norm` did; printed, it is a table with a line per batch normalisation.
+
+    Attributes:
+        model: Name of the model.
+        outcomes: One `FoldOutcome` per call of a batch normalisation, in the model's order.
+        num_layers: Layers before and after, those of nested models included.
+        num_parameters: Weights before and after.
+    """
+
+    model: str
+    outcomes: tuple[FoldOutcome, ...]
+    num_layers: tuple[int, int]
+    num_parameters: tuple[int, int]
+
+    @property
+    def num_folded(self) -> int:
+        """Batch normalisations that are gone."""
+        return sum(outcome.into is not None for outcome in self.outcomes)
+
+    @property
+    def num_kept(self) -> int:
+        """Batch normalisations that stayed."""
+        return len(self.outcomes) - self.num_folded
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the report as plain dictionaries, tuples and numbers."""
+        counts = {"num_folded": self.num_folded, "num_kept": self.num_kept}
+        return {**dataclasses.asdict(self), **counts}
+
+    def __str__(self) -> str:
+        rows = [
+            (o.batch_norm, f"folded into {o.into}" if o.into else f"kept: {o.reason}")
+            for o in self.outcomes
+        ]
+        (layers, fewer_layers), (weights, fewer_weights) = self.num_layers, self.num_parameters
+        title = (
+            f'Model "{self.model}": {self.num_folded} of {len(self.outcomes)} batch norms folded, '
+            f"{layers} layers became {fewer_layers}, {weights:,} parameters {fewer_weights:,}"
+        )
+        table = format_table(("batch norm", "outcome"), rows)
+        return f"{title}\n\n{table}" if rows else title
