@@ -1,0 +1,33 @@
+"""Gradient clipping that does not overflow."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+
+def clip_by_value(g: Any, limit: Any) -> Any:
+    """Returns `g` with each element in [−limit, limit]."""
+    limit = ops.cast(limit, g.dtype)
+    return ops.clip(g, -limit, limit)
+
+
+def clip_to_norm(gradients: list[Any], limit: Any) -> list[Any]:
+    """Returns `gradients` · limit / max(‖gradients‖, limit), with one norm over all of them."""
+    length = norm(gradients)
+    limit = ops.cast(limit, length.dtype)
+    factor = limit / ops.maximum(length, limit)
+    # An infinite limit is no limit, and inf / inf no number.
+    factor = ops.where(ops.isinf(limit), ops.ones_like(factor), factor)
+    return [g * ops.cast(factor, g.dtype) for g in gradients]
+
+
+def norm(gradients: list[Any]) -> Any:
+    """Returns √Σg² over all gradients, in float32 at least.
+
+    The squares are those of g / max|g|: 1e30 has a norm in float32 though its square has none.
+    """
+    wide = [ops.cast(g, keras.backend.result_type(g.dtype, "float32")) for g in gradients]
+    largest = ops.max(ops.stack([ops.max(ops.abs(g)) for g in wide]))
+    unit = ops.where(largest > 0, largest, ops.ones_like(largest))
+    return unit * ops.sqrt(sum(ops.sum(ops.square(g / unit)) for g in wide))

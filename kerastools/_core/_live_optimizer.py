@@ -1,0 +1,159 @@
+"""What every optimizer here has in common: live numbers, one rule, clipping, decay."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import keras
+from keras import ops
+
+from kerastools._core._clipping import clip_by_value, clip_to_norm
+from kerastools._core._hyperparameter import Hyperparameter, check, shortest
+from kerastools._core._optimizer_hooks import OptimizerHooks
+
+_OTHER_KERAS_ARGUMENTS = (
+    "use_ema",
+    "ema_momentum",
+    "ema_overwrite_frequency",
+    "loss_scale_factor",
+    "gradient_accumulation_steps",
+    "name",
+)
+
+
+class LiveOptimizer(OptimizerHooks):
+    """Base of the optimizers of this package: a subclass is its slots and its rule.
+
+    `rule(g, h, *slots)` is given the gradient, the hyperparameters and what the optimizer keeps for
+    this variable, and returns the step Δ and the slots anew. Then θ ← θ − Δ − ηλθ with decoupled
+    weight decay λ. All of it is computed in float32 at least, whatever the variable's type.
+
+    Every slot is one variable per trainable variable, in the list `<name>_slots` in the order in
+    which the optimizer was built; step counts are such slots, so that a variable which joins late
+    has its own.
+    """
+
+    weight_decay = Hyperparameter("[0, inf)")
+    clipvalue = Hyperparameter("(0, inf]")
+    clipnorm = Hyperparameter("(0, inf]")
+    global_clipnorm = Hyperparameter("(0, inf]")
+
+    # Names of the slots, first those of one number per variable.
+    scalar_slots: tuple[str, ...] = ()
+    slots: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        learning_rate: Any,
+        weight_decay: float | None = None,
+        clipvalue: float | None = None,
+        clipnorm: float | None = None,
+        global_clipnorm: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        unknown = set(kwargs) - set(_OTHER_KERAS_ARGUMENTS)
+        if unknown:
+            raise TypeError(f"{type(self).__name__} has no argument {sorted(unknown)}.")
+        super().__init__(learning_rate=_rate(learning_rate, self), **kwargs)
+        self.weight_decay = weight_decay
+        self.clipvalue = clipvalue
+        self.clipnorm = clipnorm
+        self.global_clipnorm = global_clipnorm
+
+    def rule(self, g: Any, h: SimpleNamespace, *slots: Any) -> tuple[Any, ...]:
+        """Returns the step Δ that is subtracted from the weights, and the slots anew."""
+        raise NotImplementedError
+
+    @property
+    def learning_rate(self) -> Any:
+        """The learning rate η, a scalar variable; assign a number to change it."""
+        return super().learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, value: Any) -> None:
+        keras.optimizers.Optimizer.learning_rate.fset(self, _rate(value, self))
+
+    def build(self, variables: list[Any]) -> None:
+        """Creates the slots of `variables`."""
+        if self.built:
+            return
+        super().build(variables)
+        for name in self._slot_names():
+            slots = [self._add_slot(name, variable) for variable in variables]
+            setattr(self, f"{name}_slots", slots)
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """Moves `variable` by the rule."""
+        slots = self.slots_of(self.index_of(variable))
+        dtype = _wide(variable)
+        h = self.hyperparameters(dtype)
+        h.learning_rate = ops.cast(learning_rate, dtype)
+
+        theta = ops.cast(variable, dtype)
+        g = ops.cast(gradient, dtype)
+        delta, *new_slots = self.rule(g, h, *(ops.convert_to_tensor(slot) for slot in slots))
+        if h.weight_decay is not None and self.decays(variable):
+            delta = delta + h.learning_rate * h.weight_decay * theta
+
+        self.assign(variable, theta - delta)
+        for slot, value in zip(slots, new_slots, strict=True):
+            self.assign(slot, value)
+
+    def slots_of(self, index: int) -> list[Any]:
+        """Returns the slots of one variable, in the order in which the rule takes them."""
+        return [getattr(self, f"{name}_slots")[index] for name in self._slot_names()]
+
+    def hyperparameters(self, dtype: str) -> SimpleNamespace:
+        """Returns the hyperparameters as the rule reads them, by name."""
+        numbers = {name: d.in_update(self, dtype) for name, d in _declared(type(self)).items()}
+        return SimpleNamespace(**numbers)
+
+    def clip_gradients(self, gradients: list[Any]) -> list[Any]:
+        """Clips by value, then each gradient's norm, then the norm of all; those that are set."""
+        gradients = [ops.convert_to_tensor(g, sparse=False) for g in gradients]
+        if self.clipvalue is not None:
+            gradients = [clip_by_value(g, self.clipvalue) for g in gradients]
+        if self.clipnorm is not None:
+            gradients = [clip_to_norm([g], self.clipnorm)[0] for g in gradients]
+        if self.global_clipnorm is not None:
+            gradients = clip_to_norm(gradients, self.global_clipnorm)
+        return gradients
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor; the hyperparameters as they are now."""
+        config = super().get_config()
+        if isinstance(config["learning_rate"], float):
+            config["learning_rate"] = float(shortest(self.learning_rate))
+        for name, declared in _declared(type(self)).items():
+            variable = getattr(self, declared.attribute)
+            config[name] = None if variable is None else declared.decode(variable)
+        return config
+
+    def _slot_names(self) -> tuple[str, ...]:
+        return (*self.scalar_slots, *self.slots)
+
+    def _add_slot(self, name: str, variable: Any) -> Any:
+        if getattr(variable, "overwrite_with_gradient", False):
+            return None  # Keras assigns these the gradient itself (float8 scales).
+        if name in self.scalar_slots:
+            return self.add_variable(shape=(), dtype=_wide(variable), name=name)
+        if keras.backend.standardize_dtype(variable.dtype) == _wide(variable):
+            return self.add_variable_from_reference(variable, name=name)
+        return self.add_variable(shape=variable.shape, dtype=_wide(variable), name=name)
+
+
+def _declared(cls: type) -> dict[str, Hyperparameter]:
+    return {
+        name: attribute
+        for parent in reversed(cls.__mro__)
+        for name, attribute in vars(parent).items()
+        if isinstance(attribute, Hyperparameter)
+    }
+
+
+def _rate(value: Any, optimizer: Any) -> Any:
+    return value if callable(value) else check(value, "[0, inf)", "learning_rate", optimizer)
+
+
+def _wide(variable: Any) -> str:
+    """Returns the type in which `variable` is updated: its own, but float32 at least."""
+    return keras.backend.result_type(variable.dtype, "float32")

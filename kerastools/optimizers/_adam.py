@@ -1,0 +1,134 @@
+"""Adam, with a choice of where ε stands."""
+
+from types import SimpleNamespace
+from typing import Any
+
+from keras import ops
+
+from kerastools._core._hyperparameter import DecayRate, Hyperparameter
+from kerastools._core._live_optimizer import LiveOptimizer
+from kerastools._core._registration import register
+
+
+@register
+class Adam(LiveOptimizer):
+    """Adam: the step is the mean gradient over the root of its mean square.
+
+    The optimizer to begin with; learning rates from 1e-4 to 1e-2. No element moves much further
+    than η in one step, whatever the gradient's size.
+
+    With weights θ, gradient g, learning rate η and t the number of this variable's steps:
+
+        t ← t + 1
+        m ← β₁m + (1 − β₁)g
+        s ← β₂s + (1 − β₂)g²
+        m̂ = m / (1 − β₁ᵗ)
+        ŝ = s / (1 − β₂ᵗ)
+        θ ← θ − η m̂ / √(ŝ + ε)                   epsilon_mode="inside"
+        θ ← θ − η m̂ / (√ŝ + ε)                   epsilon_mode="outside"
+        θ ← θ − η m̂ / (√ŝ + ε / √(1 − β₂ᵗ))      epsilon_mode="hat"
+
+    `"outside"` is the paper's algorithm and PyTorch's; `"hat"` is the paper's ε̂ and Keras's, the
+    same as η √(1 − β₂ᵗ)/(1 − β₁ᵗ) · m / (√s + ε).
+
+    With `amsgrad`, the largest s so far stands in place of s.
+
+    Every number is live: `optimizer.beta_1 = 0.8` acts on the running `fit` without tracing again.
+    Each variable counts its own steps, so that one that joins late (a layer unfrozen) begins with
+    steps of η; with Keras's common count they are up to 5.9 times as long. Slots are float32 at
+    least: in bfloat16, β₂ = 0.999 would be 1.
+
+    Args:
+        learning_rate: η, at least 0; a number, a `keras.optimizers.schedules.LearningRateSchedule`
+            or a function without arguments.
+        beta_1: β₁ in [0, 1), the memory of the mean.
+        beta_2: β₂ in [0, 1), the memory of the mean square.
+        epsilon: ε, greater than 0. Inside the root it is compared with squares: 1e-8 there damps
+            gradients below 1e-4, as 1e-4 outside would.
+        epsilon_mode: `"inside"`, `"outside"` or `"hat"`.
+        amsgrad: Whether the step is divided by the largest root so far.
+        weight_decay: λ of decoupled decay (AdamW), θ ← θ − ηλθ, at each step; `None` for none.
+        clipvalue: Gradients are clipped to [−c, c], element by element.
+        clipnorm: Each variable's gradient is scaled back to this norm where it is longer.
+        global_clipnorm: All gradients together are scaled back to this norm. The three can be
+            combined; they act in this order, under `tf.distribute` on the sum over replicas.
+        **kwargs: `name`, `use_ema`, `ema_momentum`, `ema_overwrite_frequency`,
+            `loss_scale_factor` and `gradient_accumulation_steps`, as in
+            `keras.optimizers.Optimizer`.
+
+    Raises:
+        ValueError: If a number is outside its interval or `epsilon_mode` none of the three.
+
+    Example:
+
+    >>> import keras
+    >>> import numpy as np
+    >>> theta = keras.Variable(np.array([1.0, -2.0], "float32"))
+    >>> optimizer = Adam(0.1)
+    >>> for step in range(41):
+    ...     if step % 20 == 0:
+    ...         print(f"step {step}: loss {float(keras.ops.sum(theta * theta)):.4f}")
+    ...     optimizer.apply([2 * theta], [theta])
+    step 0: loss 5.0000
+    step 20: loss 0.1230
+    step 40: loss 0.0648
+    >>> optimizer.beta_1 = 0.8
+
+    References: Kingma and Ba, "Adam: a method for stochastic optimization", ICLR 2015; Loshchilov
+    and Hutter, "Decoupled weight decay regularization", ICLR 2019; Reddi, Kale and Kumar, "On the
+    convergence of Adam and beyond", ICLR 2018.
+    """
+
+    beta_1 = DecayRate()
+    beta_2 = DecayRate()
+    epsilon = Hyperparameter("(0, inf)")
+
+    scalar_slots = ("step",)
+    slots: tuple[str, ...] = ("momentum", "velocity")
+
+    def __init__(
+        self,
+        learning_rate: Any = 1e-3,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        epsilon_mode: str = "inside",
+        amsgrad: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        if epsilon_mode not in ("inside", "outside", "hat"):
+            raise ValueError(
+                'Adam needs epsilon_mode to be "inside" (the root), "outside" or "hat" (as in '
+                f"Keras). Received epsilon_mode={epsilon_mode!r}."
+            )
+        super().__init__(learning_rate, **kwargs)
+        self.beta_1 = beta_1
+        self.beta_2 = beta_2
+        self.epsilon = epsilon
+        self.epsilon_mode = epsilon_mode
+        self.amsgrad = amsgrad
+        if amsgrad:
+            self.slots = (*self.slots, "largest")
+
+    def rule(
+        self, g: Any, h: SimpleNamespace, t: Any, m: Any, s: Any, *largest: Any
+    ) -> tuple[Any, ...]:
+        """Returns Δ and the slots anew."""
+        t = t + 1
+        m = h.beta_1.average(m, g)
+        s = h.beta_2.average(s, ops.square(g))
+        largest = tuple(ops.maximum(s_max, s) for s_max in largest)
+        m_hat = m / h.beta_1.bias(t)
+        correction = h.beta_2.bias(t)
+        s_hat = (largest[0] if self.amsgrad else s) / correction
+        root = {
+            "inside": lambda: ops.sqrt(s_hat + h.epsilon),
+            "outside": lambda: ops.sqrt(s_hat) + h.epsilon,
+            "hat": lambda: ops.sqrt(s_hat) + h.epsilon / ops.sqrt(correction),
+        }[self.epsilon_mode]()
+        return h.learning_rate * m_hat / root, t, m, s, *largest
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor; the hyperparameters as they are now."""
+        config = super().get_config()
+        return {**config, "epsilon_mode": self.epsilon_mode, "amsgrad": self.amsgrad}

@@ -1,0 +1,120 @@
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from kerastools.callbacks import EvaluationWeights
+from kerastools.optimizers import SGD
+
+
+def data():
+    rng = np.random.default_rng(4)
+    return np.float32(rng.normal(size=(32, 3))), np.float32(rng.normal(size=(32, 1)))
+
+
+def exact(optimizer=None):
+    keras.utils.set_random_seed(7)
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    model.compile(optimizer or SGD(0.05, momentum=0.9, nesterov="exact"), "mse")
+    return model
+
+
+def fit(model, epochs, *callbacks, **options):
+    return model.fit(
+        *data(),
+        batch_size=8,
+        epochs=epochs,
+        shuffle=False,
+        verbose=0,
+        callbacks=list(callbacks),
+        **options,
+    )
+
+
+def state(model):
+    return [ops.convert_to_numpy(v) for v in model.variables + model.optimizer.variables]
+
+
+def test_fits_with_evaluations_between_are_one_fit_to_the_bit():
+    plain, swapped = exact(), exact()
+    fit(plain, 6)
+    fit(swapped, 2, EvaluationWeights(), validation_data=data())
+    swapped.evaluate(*data(), verbose=0, callbacks=[EvaluationWeights()])
+    fit(swapped, 3, EvaluationWeights(), validation_data=data())
+    swapped.evaluate(*data(), verbose=0)
+    fit(swapped, 1, EvaluationWeights())
+    swapped.optimizer.to_training()
+    for a, b in zip(state(plain), state(swapped), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_validation_checkpoint_and_the_end_see_the_evaluation_weights(tmp_path):
+    """Each is compared with θ = φ + u of a run without the callback."""
+    wanted = []
+    twin = exact()
+    for _ in range(3):
+        fit(twin, 1)
+        phi, u = twin.get_weights(), twin.optimizer.lookahead_slots
+        wanted.append([w + ops.convert_to_numpy(s) for w, s in zip(phi, u, strict=True)])
+
+    seen = exact()
+    path = str(tmp_path / "{epoch}.keras")
+    history = fit(
+        seen, 3, EvaluationWeights(), keras.callbacks.ModelCheckpoint(path), validation_data=data()
+    ).history
+    x, y = data()
+    for epoch, (kernel, bias) in enumerate(wanted, start=1):
+        saved = keras.models.load_model(path.format(epoch=epoch))
+        np.testing.assert_allclose(saved.get_weights()[0], kernel, rtol=1e-6)
+        assert saved.optimizer.at_evaluation
+        loss = np.mean((x @ kernel + bias - y) ** 2)
+        assert history["val_loss"][epoch - 1] == pytest.approx(loss, rel=1e-5)
+    np.testing.assert_allclose(seen.get_weights()[0], wanted[-1][0], rtol=1e-6)
+
+
+def test_a_checkpoint_is_trained_on_from_the_training_weights(tmp_path):
+    straight, saved = exact(), exact()
+    fit(straight, 4)
+    fit(saved, 2, EvaluationWeights())
+    saved.save(tmp_path / "half.keras")
+    resumed = keras.models.load_model(tmp_path / "half.keras")
+    fit(resumed, 2, EvaluationWeights())
+    resumed.optimizer.to_training()
+    for a, b in zip(state(straight), state(resumed), strict=True):
+        # (φ + u) − u rounds.
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
+def test_evaluate_alone_puts_back_what_was_there():
+    model = exact()
+    fit(model, 1)
+    before = state(model)
+    with_callback = model.evaluate(*data(), verbose=0, callbacks=[EvaluationWeights()])
+    assert with_callback != model.evaluate(*data(), verbose=0)
+    for a, b in zip(before, state(model), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_restored_best_weights_are_evaluation_weights():
+    model = exact()
+    best = keras.callbacks.EarlyStopping(patience=1, restore_best_weights=True)
+    history = fit(model, 8, EvaluationWeights(), best, validation_data=data()).history
+    loss = model.evaluate(*data(), verbose=0)
+    assert loss == pytest.approx(min(history["val_loss"]), rel=1e-5)
+
+
+def test_an_optimizer_that_evaluates_where_it_trains_is_refused():
+    for optimizer in (SGD(0.1, momentum=0.9, nesterov="shifted"), keras.optimizers.Adam()):
+        model = exact(optimizer)
+        before = model.get_weights()
+        with pytest.raises(ValueError, match=r"EvaluationWeights needs an optimizer.*Received"):
+            fit(model, 1, EvaluationWeights())
+        for a, b in zip(before, model.get_weights(), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_the_optimizer_may_stand_inside_a_loss_scale_optimizer():
+    inner = SGD(0.05, momentum=0.9, nesterov="exact")
+    model = exact(keras.optimizers.LossScaleOptimizer(inner))
+    fit(model, 2, EvaluationWeights())
+    assert inner.at_evaluation

@@ -1,0 +1,178 @@
+import json
+
+import keras
+import numpy as np
+import optax
+import pytest
+from keras import ops
+
+from kerastools.optimizers import Adam
+from tests.optimizers.trajectory import (
+    error,
+    gradients,
+    how_to_run,
+    largest_error,
+    reference,
+    run,
+    start,
+)
+
+MODES = ["inside", "outside", "hat"]
+
+
+def adam(eta=0.01, beta_1=0.9, beta_2=0.999, epsilon=1e-8, mode="inside", amsgrad=False, decay=0.0):
+    """The rule in NumPy; each number may be a function of the step."""
+
+    def at(number, t):
+        return number(t) if callable(number) else number
+
+    def rule(theta, g, t, slots):
+        b1, b2 = at(beta_1, t), at(beta_2, t)
+        m, s = slots.get("momentum", 0.0), slots.get("velocity", 0.0)
+        slots["step"] = np.float64(t)
+        slots["momentum"] = m = b1 * m + (1 - b1) * g
+        slots["velocity"] = s = b2 * s + (1 - b2) * g**2
+        if amsgrad:
+            slots["largest"] = s = np.maximum(slots.get("largest", 0.0), s)
+        m_hat, s_hat = m / (1 - b1**t), s / (1 - b2**t)
+        root = {
+            "inside": np.sqrt(s_hat + epsilon),
+            "outside": np.sqrt(s_hat) + epsilon,
+            "hat": np.sqrt(s_hat) + epsilon / np.sqrt(1 - b2**t),
+        }[mode]
+        return theta - eta * decay * theta - eta * m_hat / root
+
+    return rule
+
+
+@pytest.mark.parametrize("how", how_to_run())
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("amsgrad", [False, True])
+def test_two_hundred_steps_equal_numpy(mode, amsgrad, how):
+    optimizer = Adam(0.01, epsilon_mode=mode, amsgrad=amsgrad, weight_decay=0.1)
+    got = run(optimizer, gradients(), how)
+    want = reference(adam(mode=mode, amsgrad=amsgrad, decay=0.1), gradients())
+    assert largest_error(got, want) < 1e-5
+
+
+@pytest.mark.tensorflow
+def test_eager_steps_equal_numpy():
+    few = gradients(20)
+    assert largest_error(run(Adam(0.01), few, "eager"), reference(adam(), few)) < 1e-5
+
+
+@pytest.mark.parametrize("beta_2", [0.9, 0.9999, 0.99999])
+def test_memories_near_one_keep_their_precision_in_float32(beta_2):
+    got = run(Adam(0.01, beta_2=beta_2), gradients())
+    want = reference(adam(beta_2=beta_2), gradients())
+    assert largest_error(got, want) < 1e-5
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("mode", MODES)
+def test_two_hundred_steps_equal_numpy_in_float64(mode, float64):
+    got = run(Adam(0.01, epsilon_mode=mode, amsgrad=True), gradients(), "graph", "float64")
+    want = reference(adam(mode=mode, amsgrad=True), gradients())
+    assert largest_error(got, want) < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("mode", "twin"),
+    [
+        ("inside", optax.adam(0.01, eps=0.0, eps_root=1e-6)),
+        ("outside", optax.adam(0.01, eps=1e-6)),
+    ],
+)
+def test_agrees_with_optax(mode, twin):
+    weights, _ = run(Adam(0.01, epsilon=1e-6, epsilon_mode=mode), gradients())
+    theirs = [np.float32(w) for w in start()]
+    state = twin.init(theirs)
+    for gs in gradients():
+        updates, state = twin.update([np.float32(g) for g in gs], state, theirs)
+        theirs = optax.apply_updates(theirs, updates)
+    # Both round each step; optax takes 1 − βᵗ from a rounded power, 1e-5 off in the first steps.
+    assert error(weights, [np.asarray(w) for w in theirs]) < 2e-5
+
+
+def test_hat_agrees_with_keras():
+    ours, _ = run(Adam(0.01, epsilon=1e-4, epsilon_mode="hat"), gradients())
+    keras_adam = keras.optimizers.Adam(0.01, epsilon=1e-4)
+    theirs, _ = run(keras_adam, gradients())
+    # As with optax.
+    assert error(ours, theirs) < 2e-5
+
+
+@pytest.mark.parametrize("how", how_to_run())
+def test_numbers_set_on_the_way_equal_numpy_with_the_change(how):
+    optimizer = Adam(0.01, epsilon=1e-6)
+
+    def change(step):
+        if step == 100:
+            optimizer.beta_1 = 0.5
+            optimizer.beta_2 = 0.99
+
+    got = run(optimizer, gradients(), how, before_step=change)
+    want = reference(
+        adam(
+            beta_1=lambda t: 0.9 if t <= 100 else 0.5,
+            beta_2=lambda t: 0.999 if t <= 100 else 0.99,
+            epsilon=1e-6,
+        ),
+        gradients(),
+    )
+    assert largest_error(got, want) < 1e-5
+
+
+def test_constant_gradient_moves_every_weight_by_the_learning_rate():
+    constant = [gradients(1)[0]] * 10
+    weights, _ = run(Adam(0.01, epsilon=1e-20), constant)
+    for after, before, g in zip(weights, start(), constant[0], strict=True):
+        np.testing.assert_allclose(before - after, 0.1 * np.sign(g), rtol=1e-4)
+
+
+def test_a_variable_that_joins_late_steps_by_no_more_than_the_learning_rate():
+    early, late = keras.Variable([1.0, 1.0]), keras.Variable([1.0, 1.0])
+    optimizer = Adam(0.01)
+    optimizer.build([early, late])
+    optimizer.step_slots[0].assign(2000.0)
+    before = ops.convert_to_numpy(late)
+    g = ops.convert_to_tensor([0.3, -0.7])
+    optimizer.apply([g, g], [early, late])
+    step = np.abs(ops.convert_to_numpy(late) - before)
+    np.testing.assert_allclose(step, 0.01, rtol=1e-3)
+    counts = [float(ops.convert_to_numpy(t)) for t in optimizer.step_slots]
+    assert counts == [2001.0, 1.0]
+
+
+def test_config_holds_plain_numbers_as_they_were_given():
+    optimizer = Adam(0.001, beta_1=0.85, beta_2=0.9999, epsilon=1e-7, weight_decay=0.004)
+    config = json.loads(json.dumps(optimizer.get_config()))
+    assert config["beta_1"] == 0.85
+    assert config["beta_2"] == 0.9999
+    assert config["epsilon"] == 1e-7
+    assert config["weight_decay"] == 0.004
+    assert config["clipnorm"] is None
+    assert Adam.from_config(config).get_config() == optimizer.get_config()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"learning_rate": -0.1}, r"learning_rate to be a number in \[0, inf\).*-0.1"),
+        ({"beta_1": 1.0}, r"beta_1 to be a number in \[0, 1\).*1.0"),
+        ({"beta_2": -0.1}, "beta_2"),
+        ({"beta_2": float("nan")}, "beta_2"),
+        ({"beta_1": "much"}, "beta_1='much'"),
+        ({"epsilon": 0}, r"epsilon to be a number in \(0, inf\)"),
+        ({"weight_decay": -1}, "weight_decay"),
+        ({"epsilon_mode": "between"}, "epsilon_mode='between'"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Adam(**arguments)
+
+
+def test_unknown_arguments_are_refused():
+    with pytest.raises(TypeError, match="beta_3"):
+        Adam(beta_3=0.9)
