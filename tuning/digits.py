@@ -141,16 +141,21 @@ def plot(rows: list[dict], path: Path) -> None:
         if name.endswith("learning_rate"):
             axis.set_xscale("log")
         elif name != "dropout":
-            # Even steps of log(1 - γ), labelled by γ.
-            axis.set_xscale(
-                "function", functions=(lambda g: -np.log1p(-g), lambda u: -np.expm1(-u))
-            )
+            axis.set_xscale("function", functions=(_decades_to_one, lambda u: 1 - 10.0**-u))
+            low, high = axis.get_xlim()
+            ticks = [g for g in (0.5, 0.8, 0.9, 0.96, 0.99, 0.999, 0.9999) if low < g < high]
+            axis.set_xticks(ticks, [f"{g:g}" for g in ticks])
     axes[0, 0].legend(title="optimizer")
     for axis in axes[:, 0]:
         axis.set_ylabel("validation accuracy")
     figure.suptitle(f"{len(rows)} trials; the star is the best")
     figure.savefig(path, dpi=120)
     plt.close(figure)
+
+
+def _decades_to_one(gamma):
+    """Returns -log10(1 - γ): even steps forget evenly."""
+    return -np.log10(np.maximum(1 - np.asarray(gamma), 1e-9))
 
 
 def main() -> int:
