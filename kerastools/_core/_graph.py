@@ -55,6 +55,7 @@ class Graph:
         inputs: Its symbolic inputs, flattened; `input_structure` has them as the model takes them.
         input_layers: The input layer of each.
         outputs: Its symbolic outputs, flattened; `output_structure` has them as it returns them.
+        output_layers: The operation that makes each.
         calls: Its calls, the input layers left out.
     """
 
@@ -65,6 +66,7 @@ class Graph:
         self.inputs = list(view.inputs)
         self.input_layers = [t._keras_history.operation for t in view.inputs]
         self.outputs = list(view.outputs)
+        self.output_layers = [t._keras_history.operation for t in view.outputs]
         self.output_structure = view.output
         self.input_structure = view.input
         # Keras runs its graph depth by depth; there is no public way to see the calls.

@@ -1,3 +1,6 @@
-"""export."""
+"""Writing models for serving."""
 
-__all__: list[str] = []
+from kerastools.export._export_report import ExportReport
+from kerastools.export._export_savedmodel import export_savedmodel
+
+__all__ = ["ExportReport", "export_savedmodel"]

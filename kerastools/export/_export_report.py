@@ -1,0 +1,70 @@
+"""What was exported, and how far it is from the model."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from kerastools._core._table import format_table
+from kerastools.folding import FoldReport
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What `export_savedmodel` wrote; printed, it is a table.
+
+    Attributes:
+        model: Name of the model.
+        path: Directory of this version, with `saved_model.pb` in it.
+        version: Its number.
+        inputs: Name, dtype and shape of each input of `serving_default`; `None` is any size.
+        outputs: The same of each output.
+        fold: What became of the batch normalisations, or `None` with `fold=False`.
+        frozen: Whether the weights are constants in the graph.
+        note: Why `freeze=True` was not followed, or `None`.
+        largest_difference: max |y − y'| / max |y| between the model's outputs y and those of the
+            SavedModel loaded again, y'; the worst output.
+        tolerance: The largest difference that was allowed.
+        num_nodes: Operations in the serving graph before TensorFlow optimises it.
+        size_bytes: Size on disk.
+    """
+
+    model: str
+    path: str
+    version: int
+    inputs: dict[str, tuple[str, tuple[int | None, ...]]]
+    outputs: dict[str, tuple[str, tuple[int | None, ...]]]
+    fold: FoldReport | None
+    frozen: bool
+    note: str | None
+    largest_difference: float
+    tolerance: float
+    num_nodes: int
+    size_bytes: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the report as plain dictionaries, tuples, strings and numbers."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {**fields, "fold": self.fold and self.fold.to_dict()}
+
+    def __str__(self) -> str:
+        def tensors(named: dict[str, tuple[str, tuple[int | None, ...]]]) -> str:
+            return ", ".join(f"{name}: {dtype} {shape}" for name, (dtype, shape) in named.items())
+
+        folded = "not asked for"
+        if self.fold is not None:
+            folded = f"{self.fold.num_folded} folded, {self.fold.num_kept} kept"
+        weights = "constants in the graph" if self.frozen else "variables"
+        rows = [
+            ("path", self.path),
+            ("inputs", tensors(self.inputs)),
+            ("outputs", tensors(self.outputs)),
+            ("batch norms", folded),
+            ("weights", f"{weights} ({self.note})" if self.note else weights),
+            (
+                "largest difference",
+                f"{self.largest_difference:.1e} of {self.tolerance:.0e} allowed",
+            ),
+            ("graph", f"{self.num_nodes} nodes"),
+            ("size on disk", f"{self.size_bytes / 1e6:.3g} MB"),
+        ]
+        return f'Model "{self.model}" exported\n\n{format_table(("what", "value"), rows)}'
