@@ -1,3 +1,167 @@
-"""calibration."""
+"""Setting the scale of a model's weights before training."""
 
-__all__: list[str] = []
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from kerastools._core._activations import activation_name
+from kerastools._core._fans import num_gates
+from kerastools._core._layers import PlacedLayer, walk
+from kerastools._core._table import format_table
+from kerastools.initializers._for_layer import check_scheme, for_layer
+
+__all__ = ["initialize"]
+
+
+def initialize(
+    model: keras.Model, scheme: str = "auto", seed: int | None = None, verbose: bool = False
+) -> keras.Model:
+    """Draws all weights of `model` anew, in place, by the scheme that suits each layer; returns it.
+
+    Use it on a model that was built with Keras's defaults, before training: it chooses by the
+    activation that really follows each layer, the layer's own or a separate one behind
+    normalisation, dropout, pooling or a residual sum, and with the fans that the layer really has.
+
+    | activation | scheme | variance |
+    |---|---|---|
+    | ReLU and its variants | He | 2 / fan_in |
+    | SELU | LeCun | 1 / fan_in |
+    | tanh, logistic, softmax, none, others | Glorot | 2 / (fan_in + fan_out) |
+
+    Every variable gets a draw of its own; in Keras two layers that share a seeded initializer get
+    the same numbers, and so do the query and key kernels of an attention layer. Biases, scales,
+    moving statistics, recurrent kernels and embeddings start again from the layer's own
+    initializers. Left as they are: layers with `trainable=False`, and variables that no initializer
+    of their layer is named after, such as the statistics of an adapted `Normalization`.
+
+    Weights that were trained before are lost. Nothing is changed unless every value could be drawn.
+
+    Args:
+        model: A built functional or Sequential model; nested models are entered, shared layers
+            initialised once.
+        scheme: `"auto"`, or a scheme of `kerastools.initializers.for_layer` for all kernels.
+        seed: Integer that makes the draws repeatable; by default they are new each time.
+        verbose: Whether to print what was done to each variable, as a table.
+
+    Returns:
+        `model`.
+
+    Raises:
+        TypeError: If `model` is not a Keras model.
+        ValueError: If it is not built, its graph cannot be read, or the scheme is unknown.
+
+    Example:
+
+    >>> import keras
+    >>> model = keras.Sequential([
+    ...     keras.Input((8,)),
+    ...     keras.layers.Dense(16, name="hidden"),
+    ...     keras.layers.ReLU(),
+    ...     keras.layers.Dense(1, name="output"),
+    ... ])
+    >>> model = initialize(model, seed=1, verbose=True)
+    layer    weight   activation   initializer    fan_in   fan_out
+    ────────────────────────────────────────────────────────────────
+    hidden   kernel   relu         HeNormal       8        16
+    hidden   bias     relu         Zeros
+    output   kernel   linear       GlorotNormal   16       1
+    output   bias     linear       Zeros
+    """
+    check_scheme(scheme, "initialize")
+    placed = walk(model, "initialize")
+    seeds = iter(np.random.SeedSequence(seed).spawn(sum(len(p.weights) for p in placed)))
+    steps = [step for p in placed for step in _plan(p, scheme, seeds)]
+    values = [step.draw() if step.draw else None for step in steps]
+    for step, value in zip(steps, values, strict=True):
+        if value is not None:
+            step.variable.assign(value)
+    if verbose:
+        print(_table(steps))
+    return model
+
+
+@dataclass(frozen=True, eq=False)
+class _Step:
+    """What happens to one variable; it is kept where `draw` is `None`."""
+
+    path: str
+    variable: Any
+    activation: str
+    initializer: str
+    fans: tuple[float, float] | None
+    draw: Callable[[], Any] | None
+
+
+def _plan(placed: PlacedLayer, scheme: str, seeds: Any) -> list[_Step]:
+    """Returns the steps for one layer; takes one seed per variable, whatever becomes of it."""
+    layer = placed.layer
+    by_name = for_layer(layer, scheme, activation=placed.activation)
+    activation = activation_name(placed.activation)
+    steps = []
+    for variable, sequence in zip(placed.weights, seeds, strict=False):
+        seed = int(sequence.generate_state(1)[0] >> 1)
+        shape = tuple(variable.shape)
+        initializer = by_name.get(variable.name)
+        fans = initializer.fans(shape) if initializer else None
+        initializer = initializer or _own_initializer(layer, variable.name)
+        if initializer is None or not layer.trainable:
+            steps.append(_Step(placed.path, variable, activation, "(kept)", None, None))
+            continue
+        initializer = _reseeded(initializer, seed)
+        name = getattr(initializer, "__name__", type(initializer).__name__)
+        draw = _drawing(layer, variable, initializer)
+        steps.append(_Step(placed.path, variable, activation, name, fans, draw))
+    return steps
+
+
+def _own_initializer(layer: Any, name: str) -> Any:
+    """Returns the initializer that the layer was given for its weight `name`, or `None`."""
+    # Keras names them `bias_initializer`, but `recurrent_initializer` for `recurrent_kernel`.
+    for attribute in (f"{name}_initializer", f"{name.removesuffix('_kernel')}_initializer"):
+        initializer = getattr(layer, attribute, None)
+        if initializer is not None:
+            return keras.initializers.get(initializer)
+    return None
+
+
+def _reseeded(initializer: Any, seed: int) -> Any:
+    """Returns a copy of `initializer` with another seed; itself where it takes none."""
+    if not isinstance(initializer, keras.initializers.Initializer):
+        return initializer
+    config = initializer.get_config()
+    if "seed" not in config:
+        return initializer
+    return type(initializer).from_config({**config, "seed": seed})
+
+
+def _drawing(layer: Any, variable: Any, initializer: Any) -> Callable[[], Any]:
+    """Returns the function that draws the new value of `variable`."""
+    shape, dtype = tuple(variable.shape), variable.dtype
+    if variable.name == "bias" and getattr(layer, "unit_forget_bias", False):
+        return lambda: _forget_gate_open(initializer, shape, dtype, num_gates(layer))
+    return lambda: initializer(shape, dtype=dtype)
+
+
+def _forget_gate_open(initializer: Any, shape: Any, dtype: Any, gates: int) -> Any:
+    """Keras's bias of an LSTM: ones for the second gate, which forgets."""
+    units = shape[0] // gates
+    forget = np.arange(shape[0]) // units == 1
+    return ops.where(forget, ops.ones(shape, dtype), initializer(shape, dtype=dtype))
+
+
+def _table(steps: list[_Step]) -> str:
+    rows = [
+        (
+            step.path,
+            step.variable.name,
+            step.activation,
+            step.initializer,
+            *(f"{fan:g}" if fan is not None else "" for fan in step.fans or (None, None)),
+        )
+        for step in steps
+    ]
+    return format_table(("layer", "weight", "activation", "initializer", "fan_in", "fan_out"), rows)

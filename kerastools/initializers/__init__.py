@@ -1,3 +1,21 @@
-"""initializers."""
+"""Initializers whose fans are right for every kernel, mirroring `keras.initializers`."""
 
-__all__: list[str] = []
+from kerastools.initializers._for_layer import for_layer
+from kerastools.initializers._glorot_normal import GlorotNormal
+from kerastools.initializers._glorot_uniform import GlorotUniform
+from kerastools.initializers._he_normal import HeNormal
+from kerastools.initializers._he_uniform import HeUniform
+from kerastools.initializers._lecun_normal import LecunNormal
+from kerastools.initializers._lecun_uniform import LecunUniform
+from kerastools.initializers._variance_scaling import VarianceScaling
+
+__all__ = [
+    "GlorotNormal",
+    "GlorotUniform",
+    "HeNormal",
+    "HeUniform",
+    "LecunNormal",
+    "LecunUniform",
+    "VarianceScaling",
+    "for_layer",
+]

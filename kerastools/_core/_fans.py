@@ -1,0 +1,115 @@
+"""Fans: how many inputs an output value sums over, how many outputs an input value reaches."""
+
+import math
+import string
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+from keras import layers
+
+Axes = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class KernelAxes:
+    """What each axis of a kernel does; the remaining axes are positions that are summed over.
+
+    Attributes:
+        in_axis: Axes over the inputs that one output value sums over.
+        out_axis: Axes over the outputs that one input value reaches.
+        batch_axis: Axes along which kernels stand beside each other without sharing a sum, such as
+            the channels of a depthwise convolution.
+        in_divisor: Of the positions and inputs of the kernel, one output value meets only one in
+            `in_divisor`: the product of the strides of a transposed convolution.
+        out_divisor: Of the positions and outputs, one input value reaches only one in
+            `out_divisor`: strides times groups of a convolution, the gates of an LSTM.
+    """
+
+    in_axis: Axes = (-2,)
+    out_axis: Axes = (-1,)
+    batch_axis: Axes = ()
+    in_divisor: int = 1
+    out_divisor: int = 1
+
+    def fans(self, shape: tuple[int, ...]) -> tuple[float, float]:
+        """Returns (fan_in, fan_out) of a kernel of this shape."""
+        inputs = math.prod(shape[a] for a in self.in_axis)
+        outputs = math.prod(shape[a] for a in self.out_axis)
+        batch = math.prod(shape[a] for a in self.batch_axis)
+        positions = math.prod(shape) / max(1, inputs * outputs * batch)
+        return positions * inputs / self.in_divisor, positions * outputs / self.out_divisor
+
+
+def kernel_axes(layer: keras.layers.Layer) -> dict[str, KernelAxes]:
+    """Returns the axes of each kernel that `layer` itself holds, by the variable's name.
+
+    Layers without kernels, and kinds that are not known here, give an empty dictionary. The layer
+    need not be built.
+    """
+    if isinstance(layer, layers.Dense):
+        return {"kernel": KernelAxes()}
+    if isinstance(layer, layers.EinsumDense):
+        return {"kernel": _einsum_axes(layer.equation)}
+    if isinstance(layer, layers.SeparableConv1D | layers.SeparableConv2D):
+        return {
+            "depthwise_kernel": _depthwise_axes(layer),
+            "pointwise_kernel": KernelAxes(),
+        }
+    if isinstance(layer, layers.DepthwiseConv1D | layers.DepthwiseConv2D):
+        return {"kernel": _depthwise_axes(layer)}
+    if isinstance(layer, layers.Conv1DTranspose | layers.Conv2DTranspose | layers.Conv3DTranspose):
+        # Stored as (..., out, in). An output value meets every stride-th position only.
+        axes = KernelAxes(in_axis=(-1,), out_axis=(-2,), in_divisor=math.prod(layer.strides))
+        return {"kernel": axes}
+    if isinstance(layer, layers.Conv1D | layers.Conv2D | layers.Conv3D):
+        return {"kernel": KernelAxes(out_divisor=layer.groups * math.prod(layer.strides))}
+    gates = num_gates(layer)
+    if gates:
+        strides = math.prod(getattr(layer, "strides", (1,)))
+        return {
+            "kernel": KernelAxes(out_divisor=gates * strides),
+            "recurrent_kernel": KernelAxes(out_divisor=gates),
+        }
+    if isinstance(layer, layers.Embedding):
+        # A look-up: every row stands alone, nothing is summed.
+        return {"embeddings": KernelAxes(in_axis=(), out_axis=(-1,), batch_axis=(-2,))}
+    return {}
+
+
+def is_kernel(variable: Any) -> bool:
+    """Whether `variable` is a kernel: it has two axes or more, and is no bias.
+
+    The biases of attention heads and of a GRU have two axes.
+    """
+    return len(variable.shape) > 1 and variable.name != "bias"
+
+
+def num_gates(layer: keras.layers.Layer) -> int:
+    """Returns how many gates share the kernels of a recurrent cell; 0 for any other layer."""
+    if isinstance(layer, layers.SimpleRNNCell):
+        return 1
+    if isinstance(layer, layers.GRUCell):
+        return 3
+    if isinstance(layer, layers.LSTMCell) or type(layer).__name__ == "ConvLSTMCell":
+        # Keras exports no ConvLSTMCell, only the layers that hold one.
+        return 4
+    return 0
+
+
+def _depthwise_axes(layer: Any) -> KernelAxes:
+    """Kernel (positions..., channels, multiplier): each channel is filtered by itself."""
+    return KernelAxes(
+        in_axis=(), out_axis=(-1,), batch_axis=(-2,), out_divisor=math.prod(layer.strides)
+    )
+
+
+def _einsum_axes(equation: str) -> KernelAxes:
+    """Axes of the kernel in `inputs,kernel->outputs`: summed, new, or shared by both sides."""
+    operands, outputs = equation.replace(" ", "").split("->")
+    inputs, kernel = operands.split(",")
+    letters = [c for c in kernel if c in string.ascii_letters]
+    in_axis = tuple(i for i, c in enumerate(letters) if c not in outputs)
+    out_axis = tuple(i for i, c in enumerate(letters) if c not in inputs)
+    batch_axis = tuple(i for i, c in enumerate(letters) if c in inputs and c in outputs)
+    return KernelAxes(in_axis, out_axis, batch_axis)

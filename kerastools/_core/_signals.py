@@ -1,0 +1,150 @@
+"""What flows forward and backward through each layer of a model, measured without changing it."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops, tree
+
+from kerastools._core._fans import is_kernel
+from kerastools._core._graph import Graph, has_graph, read_graph
+
+LossFunction = Callable[[Any, Any], Any]
+
+
+@dataclass(frozen=True, eq=False)
+class LayerRecord:
+    """One call of a layer in a training step.
+
+    Attributes:
+        path: Its name, after the names of the models that it is inside of.
+        layer: The layer or operation.
+        output: What it returned, the first tensor where there are several.
+        kernels: Its trainable kernels, those of layers inside it included.
+        gradients: The loss's gradient by each of them.
+        is_output: Whether the model returns its output.
+    """
+
+    path: str
+    layer: Any
+    output: np.ndarray
+    kernels: tuple[np.ndarray, ...]
+    gradients: tuple[np.ndarray, ...]
+    is_output: bool
+
+
+def measure(
+    model: Any, x: Any, y: Any, loss: LossFunction, caller: str
+) -> tuple[float, list[LayerRecord]]:
+    """Runs one forward and one backward pass as in training; returns the loss and the records.
+
+    Moving statistics, random states, metrics and weights of `model` are left as they are, to the
+    bit: everything runs in a `keras.StatelessScope`.
+    """
+    graph = read_graph(model, caller)
+    variables = list(model.trainable_variables)
+
+    def forward(values: list[Any]) -> tuple[Any, list[Any]]:
+        calls: list[tuple[str, Any, Any]] = []
+        with keras.StatelessScope(zip(variables, values, strict=True)):
+            outputs = _run(graph, _as_inputs(graph, x), "", calls)
+            predictions = outputs[0]
+            if len(outputs) > 1:
+                predictions = tree.pack_sequence_as(graph.output_structure, outputs)
+            value = loss(y, predictions)
+        names[:] = [(path, operation) for path, operation, _ in calls]
+        returned[:] = [any(out is o for o in outputs) for *_, out in calls]
+        return value, [out for *_, out in calls]
+
+    names: list[tuple[str, Any]] = []
+    returned: list[bool] = []
+    value, outputs, gradients = _differentiate(forward, [v.value for v in variables])
+    by_variable = {id(v): np.asarray(g) for v, g in zip(variables, gradients, strict=True)}
+    records = []
+    for (path, operation), output, is_output in zip(names, outputs, returned, strict=True):
+        kernels = [
+            v
+            for v in getattr(operation, "trainable_weights", [])
+            if is_kernel(v) and id(v) in by_variable
+        ]
+        records.append(
+            LayerRecord(
+                path,
+                operation,
+                _to_numpy(output),
+                tuple(_to_numpy(v) for v in kernels),
+                tuple(by_variable[id(v)] for v in kernels),
+                is_output,
+            )
+        )
+    return float(_to_numpy(value)), records
+
+
+def _run(graph: Graph, inputs: list[Any], prefix: str, calls: list[Any]) -> list[Any]:
+    """Computes the outputs of `graph`; appends (path, operation, output) for each call."""
+    tensors = {id(t): value for t, value in zip(graph.inputs, inputs, strict=True)}
+    for call in graph.calls:
+        operation = call.operation
+        args, kwargs = call.filled_in(tensors)
+        path = prefix + operation.name
+        if has_graph(operation):
+            inner = Graph(operation)
+            outputs = _run(inner, _as_inputs(inner, args[0]), f"{path}/", calls)
+        else:
+            if isinstance(operation, keras.Layer) and _takes_training(operation):
+                kwargs["training"] = True
+            outputs = tree.flatten(operation(*args, **kwargs))
+            calls.append((path, operation, outputs[0]))
+        tensors.update(zip(map(id, call.outputs), outputs, strict=False))
+    return [tensors[id(t)] for t in graph.outputs]
+
+
+def _as_inputs(graph: Graph, x: Any) -> list[Any]:
+    """Returns `x`, an array or a structure of arrays, in the order of the graph's inputs."""
+    if isinstance(x, dict):
+        structure = graph.input_structure
+        keys = structure if isinstance(structure, dict) else [t.name for t in graph.inputs]
+        x = [x[key] for key in keys]
+    return [
+        ops.convert_to_tensor(value, dtype=symbol.dtype)
+        for value, symbol in zip(tree.flatten(x), graph.inputs, strict=True)
+    ]
+
+
+def _takes_training(layer: Any) -> bool:
+    return "training" in inspect.signature(layer.call).parameters
+
+
+def _differentiate(
+    function: Callable[[list[Any]], tuple[Any, list[Any]]], values: list[Any]
+) -> tuple[Any, list[Any], list[Any]]:
+    """Returns the value, the side outputs and the gradients of `function` at `values`."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        values = [tf.convert_to_tensor(v) for v in values]
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(values)
+            value, outputs = function(values)
+        gradients = tape.gradient(value, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        # The gradient of an embedding is sparse.
+        return value, outputs, [tf.convert_to_tensor(g) for g in gradients]
+    if backend == "jax":
+        import jax
+
+        (value, outputs), gradients = jax.value_and_grad(function, has_aux=True)(values)
+        return value, outputs, gradients
+    raise NotImplementedError(
+        "Gradients per layer are measured on the TensorFlow and JAX backends. Received the "
+        f"backend {backend!r}. Set KERAS_BACKEND=tensorflow or jax before Keras is imported."
+    )
+
+
+def _to_numpy(tensor: Any) -> np.ndarray:
+    array = ops.convert_to_numpy(tensor)
+    # bfloat16 has no arithmetic in NumPy.
+    return array.astype("float32") if array.dtype.kind not in "fiub" else array

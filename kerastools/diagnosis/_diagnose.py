@@ -1,0 +1,119 @@
+"""One training step on one batch, watched; every rule looks at the same figures."""
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops, tree
+
+from kerastools._core._checks import require_finite, require_graph
+from kerastools._core._losses import check_labels, resolve_loss
+from kerastools._core._signals import measure
+from kerastools.diagnosis._diagnosis import Diagnosis
+from kerastools.diagnosis._layer_signal import summarise
+from kerastools.diagnosis._rules import RULES, Evidence
+
+
+def diagnose(
+    model: keras.Model, x: Any, y: Any, loss: Any = None, batch_size: int = 32
+) -> Diagnosis:
+    """Says what keeps `model` from training well, from one forward and backward pass.
+
+    Call it before `fit`. It runs one batch as `fit` would, with dropout and batch statistics, and
+    looks at the signal that goes forward and the gradient that comes back, layer by layer. The
+    model is not changed, to the bit: no moving statistic, random state or metric moves.
+
+    | rule | measured | limit |
+    |---|---|---|
+    | not finite | first NaN or infinity in outputs, loss, gradients | none |
+    | vanishing signal | decades per layer of the mean squared output | −0.15, 2 in all |
+    | exploding signal | the same | 0.15, 2 in all |
+    | vanishing gradient | decades per layer of the kernel gradient's norm | 0.15, 2 in all |
+    | exploding gradient | the same, on the way back | 0.15, 2 in all |
+    | saturated | outputs of hidden logistic or tanh units near a bound | 50 % |
+    | dead units | rectified units that are zero for every row | 70 % or chance + 4.5 sd |
+    | tiny last batch | rows left over, with batch normalisation | fewer than 8 |
+
+    Slopes are used because the usual ratio of first to last gradient misses two common faults: 50
+    ReLU layers with Glorot weights, where all gradients are 1e-10 alike, and saturated sigmoids.
+
+    Args:
+        model: A built functional or Sequential model.
+        x: The training inputs: an array, or a list or dictionary of arrays. All rows, so that the
+            last batch is known; one batch, evenly spaced over the rows, is run.
+        y: The targets, in the same form.
+        loss: Loss as in `compile`: a name, a `keras.losses.Loss` or a function; a list or
+            dictionary for several outputs. By default the loss that the model was compiled with.
+        batch_size: Rows of a batch in training.
+
+    Returns:
+        A `Diagnosis`: `print` it, `.plot("signals.png")` it, or look at its `.findings`.
+
+    Raises:
+        TypeError: If `model` is not a Keras model.
+        ValueError: If it is not built, has no graph or no loss; if `x` or `y` hold NaN, disagree in
+            their number of rows, or do not fit the model's inputs, outputs and loss.
+
+    Example:
+
+    >>> import keras
+    >>> import numpy as np
+    >>> x = np.random.default_rng(1).normal(size=(256, 64)).astype("float32")
+    >>> y = np.zeros(256, "int32")
+    >>> layers = [keras.layers.Dense(64, activation="relu", name=f"d{i}") for i in range(20)]
+    >>> model = keras.Sequential([keras.Input((64,)), *layers, keras.layers.Dense(10)])
+    >>> logits = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    >>> [finding.rule for finding in diagnose(model, x, y, loss=logits).findings]
+    ['vanishing signal']
+    >>> from kerastools.calibration import initialize
+    >>> diagnose(initialize(model, seed=1), x, y, loss=logits).findings
+    ()
+
+    Reference: Glorot and Bengio, "Understanding the difficulty of training deep feedforward neural
+    networks", AISTATS 2010; He, Zhang, Ren and Sun, "Delving deep into rectifiers", ICCV 2015.
+    """
+    require_graph(model, "diagnose")
+    if int(batch_size) != batch_size or batch_size < 1:
+        raise ValueError(f"diagnose needs batch_size of at least 1. Received {batch_size!r}.")
+    loss_function = resolve_loss(model, loss, "diagnose")
+    x = tree.map_structure(lambda a: require_finite("x", a, "diagnose"), x)
+    y = tree.map_structure(lambda a: require_finite("y", a, "diagnose"), y)
+    num_rows = _check_rows(x, y)
+    _check_inputs(model, x)
+    check_labels(model, y, loss_function, "diagnose")
+
+    rows = np.unique(np.linspace(0, num_rows - 1, min(num_rows, batch_size)).astype(int))
+    batch_y = tree.map_structure(lambda a: ops.convert_to_tensor(a[rows]), y)
+    value, records = measure(
+        model, tree.map_structure(lambda a: a[rows], x), batch_y, loss_function, "diagnose"
+    )
+    signals = tuple(summarise(record) for record in records)
+    evidence = Evidence(model, value, signals, num_rows, batch_size)
+    findings = tuple(finding for rule in RULES for finding in rule(evidence))
+    return Diagnosis(model.name, value, len(rows), findings, signals)
+
+
+def _check_rows(x: Any, y: Any) -> int:
+    """Returns the number of rows, which must be the same everywhere."""
+    counts = {name: [len(a) for a in tree.flatten(part)] for name, part in (("x", x), ("y", y))}
+    if len({*counts["x"], *counts["y"]}) != 1:
+        raise ValueError(
+            f"diagnose needs as many rows of x as of y. Received {counts['x']} rows of x and "
+            f"{counts['y']} rows of y."
+        )
+    return counts["x"][0]
+
+
+def _check_inputs(model: Any, x: Any) -> None:
+    """Raises unless `x` fits the inputs of the model."""
+    arrays, wanted = tree.flatten(x), [tuple(t.shape) for t in model.inputs]
+    fits = len(arrays) == len(wanted) and all(
+        len(a.shape) == len(shape)
+        and all(n is None or n == m for n, m in zip(shape[1:], a.shape[1:], strict=True))
+        for a, shape in zip(arrays, wanted, strict=True)
+    )
+    if not fits:
+        raise ValueError(
+            f'diagnose needs x to fit the inputs of model "{model.name}", of shapes {wanted}. '
+            f"Received arrays of shapes {[a.shape for a in arrays]}."
+        )

@@ -1,0 +1,117 @@
+"""The initializers that suit a layer: the scheme by its activation, the fans by its kind."""
+
+import dataclasses
+from typing import Any
+
+import keras
+import numpy as np
+
+from kerastools._core._activations import activation_name, own_activation
+from kerastools._core._fans import kernel_axes
+from kerastools.initializers._glorot_normal import GlorotNormal
+from kerastools.initializers._glorot_uniform import GlorotUniform
+from kerastools.initializers._he_normal import HeNormal
+from kerastools.initializers._he_uniform import HeUniform
+from kerastools.initializers._lecun_normal import LecunNormal
+from kerastools.initializers._lecun_uniform import LecunUniform
+from kerastools.initializers._variance_scaling import VarianceScaling
+
+SCHEMES: dict[str, type[VarianceScaling]] = {
+    "glorot_normal": GlorotNormal,
+    "glorot_uniform": GlorotUniform,
+    "he_normal": HeNormal,
+    "he_uniform": HeUniform,
+    "lecun_normal": LecunNormal,
+    "lecun_uniform": LecunUniform,
+}
+
+# Activations that zero about half of their input's second moment, as ReLU does.
+RECTIFIERS = (
+    *("relu", "relu6", "leaky_relu", "prelu", "threshold"),
+    *("elu", "celu", "gelu", "silu", "hard_silu", "mish"),
+)
+
+
+def for_layer(
+    layer: keras.layers.Layer,
+    scheme: str = "auto",
+    seed: int | None = None,
+    activation: Any = None,
+) -> dict[str, VarianceScaling]:
+    """Returns the initializer that suits each kernel of `layer`, by the variable's name.
+
+    Use it where Keras's own fans are wrong: depthwise, separable and transposed convolutions, the
+    fused gates of recurrent cells. `kerastools.calibration.initialize` does it for a whole model.
+
+    With `"auto"` the activation decides: He for ReLU and its variants, LeCun for SELU, Glorot for
+    tanh, logistic, softmax and none. Two kernels are decided otherwise. The depthwise half of a
+    separable convolution is followed by no activation, so LeCun keeps the second moment of its
+    signal. An embedding is a look-up that sums nothing, and a recurrent kernel is best orthogonal:
+    `"auto"` has no initializer for these and leaves them to the layer's own.
+
+    Args:
+        layer: A layer, built or not.
+        scheme: `"auto"`, or one of `"glorot_normal"`, `"glorot_uniform"`, `"he_normal"`,
+            `"he_uniform"`, `"lecun_normal"`, `"lecun_uniform"` for all kernels of the layer.
+        seed: Integer from which each kernel gets a seed of its own; `None` draws anew each time.
+        activation: The activation that follows the layer, where it is not the layer's own: a
+            name, a function or a layer. By default the layer's own.
+
+    Returns:
+        A dictionary such as `{"kernel": HeNormal(...)}`; empty for a layer without kernels and for
+        kinds of layers that are not known here.
+
+    Raises:
+        ValueError: If the scheme is unknown.
+        TypeError: If `layer` is not a Keras layer.
+
+    Example:
+
+    >>> import keras
+    >>> layer = keras.layers.DepthwiseConv2D(3, activation="relu")
+    >>> initializer = for_layer(layer, seed=1)["kernel"]
+    >>> type(initializer).__name__, initializer.fans((3, 3, 64, 1))
+    ('HeNormal', (9.0, 9.0))
+    >>> layer.depthwise_initializer = initializer  # before the layer is built
+    """
+    if not isinstance(layer, keras.layers.Layer):
+        raise TypeError(
+            f"for_layer needs a Keras layer. Received {layer!r} of type {type(layer).__name__}. "
+            "For a whole model call kerastools.calibration.initialize(model)."
+        )
+    check_scheme(scheme, "for_layer")
+    if activation is None:
+        activation = own_activation(layer)
+    axes = kernel_axes(layer)
+    chosen = {name: _choose(scheme, name, activation) for name in axes}
+    seeds = np.random.SeedSequence(seed).generate_state(len(axes)).tolist()
+    return {
+        name: SCHEMES[chosen[name]](
+            seed=None if seed is None else own_seed, **dataclasses.asdict(axes[name])
+        )
+        for name, own_seed in zip(axes, seeds, strict=True)
+        if chosen[name]
+    }
+
+
+def check_scheme(scheme: str, caller: str) -> None:
+    """Raises unless `scheme` is known."""
+    if scheme != "auto" and scheme not in SCHEMES:
+        raise ValueError(
+            f'{caller} needs scheme to be "auto" or one of {sorted(SCHEMES)}. '
+            f"Received scheme={scheme!r}."
+        )
+
+
+def _choose(scheme: str, kernel: str, activation: Any) -> str:
+    """Returns the name of the scheme for one kernel, empty where it is the layer's own."""
+    if scheme != "auto":
+        return scheme
+    if kernel in ("embeddings", "recurrent_kernel"):
+        return ""
+    if kernel == "depthwise_kernel":
+        return "lecun_normal"
+    name = activation_name(activation)
+    if name in RECTIFIERS:
+        return "he_normal"
+    return "lecun_normal" if name == "selu" else "glorot_normal"
