@@ -43,15 +43,16 @@ class EvaluationPoint(LiveOptimizer):
         """Returns the weights to train at, given those to evaluate at and their slots."""
         raise NotImplementedError
 
-    def to_evaluation(self) -> None:
-        """Puts the evaluation weights into the model, if they are not there."""
+    def to_evaluation(self) -> bool:
+        """Puts the evaluation weights into the model; returns whether they were not there."""
         if self.at_evaluation or not (self.built and self.trains_elsewhere):
-            return
+            return False
         for variable, slots in self._variables_and_slots():
             trained = ops.copy(variable)
             self._left.weights[id(variable)] = (variable, trained)
             variable.assign(self.evaluation_weights(trained, *slots))
         self._at_evaluation.assign(1)
+        return True
 
     def to_training(self) -> None:
         """Puts the training weights back into the model; bitwise, if nobody changed the model."""

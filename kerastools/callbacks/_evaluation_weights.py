@@ -4,6 +4,8 @@ from typing import Any
 
 import keras
 
+from kerastools._core._evaluation_point import EvaluationPoint
+
 
 class EvaluationWeights(keras.callbacks.Callback):
     """Puts the optimizer's evaluation weights into the model whenever they are wanted.
@@ -19,8 +21,11 @@ class EvaluationWeights(keras.callbacks.Callback):
     weights up to rounding. `ModelCheckpoint(save_freq=n)` saves inside an epoch, where the model
     stands at its training weights.
 
+    With an optimizer that trains where it evaluates, there is nothing to swap and nothing happens.
+
     Raises:
-        ValueError: At the start of training, if the optimizer trains at the weights it evaluates.
+        ValueError: At the start of training, if the optimizer keeps Keras's moving average
+            (`use_ema`), which ends in the model whatever this callback does.
 
     Example:
 
@@ -35,41 +40,58 @@ class EvaluationWeights(keras.callbacks.Callback):
     """
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Refuses an optimizer that has no evaluation weights."""
-        self._optimizer()
+        """Refuses Keras's moving average."""
+        optimizer = _innermost(self.model.optimizer)
+        if optimizer.use_ema:
+            raise ValueError(
+                f"EvaluationWeights received a {type(optimizer).__name__} with use_ema=True. Keras "
+                "puts that average into the model for good when training ends. Use "
+                "keras.callbacks.SwapEMAWeights with it, or leave use_ema out."
+            )
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Puts the training weights back."""
-        self._optimizer().to_training()
+        self._to_training()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Puts the evaluation weights in, for the callbacks after this one."""
-        self._optimizer().to_evaluation()
+        self._to_evaluation()
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Puts the evaluation weights in."""
-        optimizer = self._optimizer()
-        self._was_training = not optimizer.at_evaluation
-        optimizer.to_evaluation()
+        self._swapped_for_test = self._to_evaluation()
 
     def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
         """Puts back what was in the model before the test."""
-        if self._was_training:
-            self._optimizer().to_training()
+        if self._swapped_for_test:
+            self._to_training()
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Leaves the evaluation weights in the model."""
-        self._optimizer().to_evaluation()
+        self._to_evaluation()
 
-    def _optimizer(self) -> Any:
-        optimizer = self.model.optimizer
-        while hasattr(optimizer, "inner_optimizer"):
-            optimizer = optimizer.inner_optimizer
-        if not getattr(optimizer, "trains_elsewhere", False):
-            raise ValueError(
-                "EvaluationWeights needs an optimizer that trains at other weights than it "
-                'evaluates, such as kerastools.optimizers.SGD(nesterov="exact"). Received '
-                f"{type(optimizer).__name__}, which evaluates where it trains: leave the callback "
-                "out."
-            )
-        return optimizer
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor: none."""
+        return {}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "EvaluationWeights":
+        """Returns the callback that `get_config` described."""
+        return cls(**config)
+
+    def _to_evaluation(self) -> bool:
+        """Puts the evaluation weights in; returns whether the training weights were there."""
+        optimizer = _innermost(self.model.optimizer)
+        return isinstance(optimizer, EvaluationPoint) and optimizer.to_evaluation()
+
+    def _to_training(self) -> None:
+        optimizer = _innermost(self.model.optimizer)
+        if isinstance(optimizer, EvaluationPoint):
+            optimizer.to_training()
+
+
+def _innermost(optimizer: Any) -> Any:
+    """Returns the optimizer inside `LossScaleOptimizer` and the like."""
+    while hasattr(optimizer, "inner_optimizer"):
+        optimizer = optimizer.inner_optimizer
+    return optimizer
