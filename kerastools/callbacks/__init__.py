@@ -1,3 +1,7 @@
-"""callbacks."""
+"""Callbacks that drive what is live: layers, learning rates, hyperparameters."""
 
-__all__: list[str] = []
+from kerastools.callbacks._evaluation_weights import EvaluationWeights
+from kerastools.callbacks._freeze_schedule import FreezeSchedule
+from kerastools.callbacks._phase import Phase
+
+__all__ = ["EvaluationWeights", "FreezeSchedule", "Phase"]

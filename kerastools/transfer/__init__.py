@@ -1,3 +1,5 @@
-"""transfer."""
+"""Reusing what a model has learned for another task."""
 
-__all__: list[str] = []
+from kerastools.transfer._reuse_layers import reuse_layers
+
+__all__ = ["reuse_layers"]

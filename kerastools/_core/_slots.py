@@ -1,0 +1,144 @@
+"""The state that optimizers keep per variable, built again for another set of variables.
+
+Keras has no public way to do this: an optimizer is built once, and its slots are lists parallel to
+the variables of that moment. What reaches into Keras for it is here and nowhere else.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import keras
+
+
+def known_variables(optimizer: Any) -> list[Any]:
+    """Returns the variables that `optimizer` was built for, in its order."""
+    return list(optimizer._trainable_variables)
+
+
+def optimizer_tree(optimizer: Any) -> Iterator[Any]:
+    """Yields `optimizer` and the optimizers that it wraps, the outermost first."""
+    yield optimizer
+    for value in list(vars(optimizer).values()):
+        for item in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(item, keras.optimizers.Optimizer) and item is not optimizer:
+                yield from optimizer_tree(item)
+
+
+def learning_rate_source(optimizer: Any) -> Any:
+    """Returns what gives the learning rate: a variable, a schedule or a callable."""
+    while hasattr(optimizer, "inner_optimizer"):
+        optimizer = optimizer.inner_optimizer
+    return optimizer._learning_rate
+
+
+def rebuild_slots(optimizer: Any, variables: Sequence[Any]) -> None:
+    """Builds `optimizer` for `variables`; slots of variables it knew already keep their values.
+
+    The optimizer's own `build` makes the new slots, so that they begin at their initial values and
+    lie in the order in which a saved file expects them. What is not a slot stays the same object
+    (iterations, learning rate, hyperparameters) or keeps its value.
+
+    Raises:
+        ValueError: If `build` makes variables that are neither slots in lists parallel to
+            `variables` nor single variables under an attribute; the optimizer is then as before.
+    """
+    parts = list(optimizer_tree(optimizer))
+    snapshots = [_Snapshot(part) for part in parts]
+    try:
+        for part in parts:
+            part._trainable_variables_indices.clear()
+            part.built = False
+        optimizer.build(list(variables))
+        for part in parts:
+            if not part.built:  # An optimizer of a MultiOptimizer that has no variable left.
+                part.build([])
+        carried = [snapshot.pairs() for snapshot in snapshots]
+    except Exception:
+        for snapshot in snapshots:
+            snapshot.restore()
+        raise
+    for snapshot, pairs in zip(snapshots, carried, strict=True):
+        for new, old in pairs:
+            new.assign(keras.ops.copy(old))  # JAX may not be given one buffer under two names.
+        snapshot.start_averages()
+        snapshot.drop_replaced()
+
+
+class _Snapshot:
+    """One optimizer before it is built again."""
+
+    def __init__(self, optimizer: Any) -> None:
+        self.optimizer = optimizer
+        self.known = known_variables(optimizer)
+        self.attributes = dict(vars(optimizer))
+        self.variables = list(optimizer._variables)
+        self.indices = dict(optimizer._trainable_variables_indices)
+
+    def rebuilt(self) -> Iterator[tuple[Any, Any]]:
+        """Yields (old value, new value) of each attribute that `build` has set anew."""
+        for name, new in vars(self.optimizer).items():
+            old = self.attributes.get(name)
+            if new is not old and name not in ("_variables", "_trainable_variables"):
+                yield old, new
+
+    def pairs(self) -> list[tuple[Any, Any]]:
+        """Returns (new, old) for each variable of the optimizer that takes over a value."""
+        position = {id(v): i for i, v in enumerate(self.known)}
+        wanted = known_variables(self.optimizer)
+        pairs, accounted = [], {id(v) for v in self.variables}
+        for old, new in self.rebuilt():
+            if isinstance(new, keras.Variable):
+                accounted.add(id(new))
+                if isinstance(old, keras.Variable):
+                    pairs.append((new, old))
+            elif _is_slots(new, len(wanted)):
+                accounted.update(id(slot) for slot in new)
+                if not _is_slots(old, len(self.known)):
+                    continue
+                for variable, slot in zip(wanted, new, strict=True):
+                    i = position.get(id(variable))
+                    if i is not None and slot is not None and old[i] is not None:
+                        pairs.append((slot, old[i]))
+        strays = [v for v in self.optimizer._variables if id(v) not in accounted]
+        strays += [new for new, old in pairs if tuple(new.shape) != tuple(old.shape)]
+        if strays:
+            raise ValueError(
+                f"{type(self.optimizer).__name__} keeps state that is not one slot per variable: "
+                f"{strays[0].path!r} of shape {tuple(strays[0].shape)}. It cannot be carried to "
+                "another set of variables; compile the model with a new optimizer instead."
+            )
+        return pairs
+
+    def start_averages(self) -> None:
+        """Lets the moving average of each variable that has just joined begin at its value."""
+        if not self.optimizer.use_ema:
+            return
+        before = {id(v) for v in self.known}
+        averages = self.optimizer._model_variables_moving_average
+        for variable, average in zip(known_variables(self.optimizer), averages, strict=True):
+            if average is not None and id(variable) not in before:
+                average.assign(keras.ops.copy(variable))
+
+    def drop_replaced(self) -> None:
+        """Forgets the variables that `build` has made anew."""
+        for old, _ in self.rebuilt():
+            for variable in old if isinstance(old, list | tuple) else [old]:
+                if isinstance(variable, keras.Variable):
+                    self.optimizer._untrack_variable(variable)
+
+    def restore(self) -> None:
+        """Puts the optimizer back as it was."""
+        for variable in self.optimizer._variables[len(self.variables) :]:
+            self.optimizer._untrack_variable(variable)
+        vars(self.optimizer).clear()
+        vars(self.optimizer).update(self.attributes)
+        self.optimizer._trainable_variables_indices.update(self.indices)
+
+
+def _is_slots(value: Any, num_variables: int) -> bool:
+    """Whether `value` is a list of one slot, or None, for each variable."""
+    return (
+        isinstance(value, list | tuple)
+        and len(value) == num_variables
+        and all(slot is None or isinstance(slot, keras.Variable) for slot in value)
+    )

@@ -1,0 +1,175 @@
+"""The lower layers of a trained model as a new trunk."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+
+from kerastools._core._graph import (
+    Call,
+    Graph,
+    copy_operation,
+    copy_state,
+    has_graph,
+    read_graph,
+)
+
+_NAME = "reuse_layers"
+
+
+def reuse_layers(
+    source: keras.Model,
+    upto: str | keras.Layer,
+    weights: str = "copy",
+    rename: str | None = None,
+    name: str | None = None,
+) -> keras.Model:
+    """Returns the lower part of `source`, up to the output of one layer, as a model.
+
+    The first step of transfer: put new upper layers on this trunk and train them under a
+    `kerastools.callbacks.FreezeSchedule`. Any functional graph or Sequential model will do, with
+    branches, shared layers and nested models; inputs that the layer does not depend on are left
+    out. `source` is left alone.
+
+    Args:
+        source: A built functional or Sequential model.
+        upto: The last layer that is reused: a layer, its name, or its path in nested models, such
+            as `"backbone/block_5_add"`. It must be called once in the graph.
+        weights: `"copy"`: the trunk has layers and weights of its own, and training it leaves
+            `source` as it is. `"shared"`: the trunk is made of the very layers of `source`; what
+            one learns, or which of them is frozen, holds for both.
+        rename: A format for the names of the copied layers, such as `"trunk_{}"`, where they would
+            clash with new layers in one graph. By default they keep their names.
+        name: The name of the trunk. By default `"<source>_upto_<layer>"`.
+
+    Returns:
+        A functional model, not compiled. Copied layers have the trainable flags of the originals.
+
+    Raises:
+        TypeError: If `source` is not a `keras.Model`.
+        ValueError: If `source` is not built or is subclassed, `upto` is not found, is called more
+            than once or stands for several layers, `weights` is unknown, shared layers shall be
+            renamed, or a layer cannot be made again from its `get_config()`.
+
+    Example:
+
+    >>> source = keras.Sequential([
+    ...     keras.Input((8,)),
+    ...     keras.layers.Dense(6, name="lower"),
+    ...     keras.layers.Dense(4, name="upper"),
+    ...     keras.layers.Dense(3, name="classes"),
+    ... ])
+    >>> trunk = reuse_layers(source, upto="upper")
+    >>> model = keras.Sequential([trunk, keras.layers.Dense(2, name="head")])
+    >>> [layer.name for layer in trunk.layers[1:]], model.output_shape
+    (['lower', 'upper'], (None, 2))
+
+    Reference: Yosinski, Clune, Bengio and Lipson, "How transferable are features in deep neural
+    networks?", NeurIPS 2014.
+    """
+    if weights not in ("copy", "shared"):
+        raise ValueError(f'{_NAME} needs weights to be "copy" or "shared". Received {weights!r}.')
+    if rename is not None and (weights == "shared" or rename.format("x") == rename):
+        raise ValueError(
+            f'{_NAME} needs rename to be a format such as "trunk_{{}}", for copied layers; shared '
+            f"layers keep their names. Received rename={rename!r}, weights={weights!r}."
+        )
+    graph = read_graph(source, _NAME)
+    path = _find(graph, upto)
+    inputs, output = _cut(graph, path.split("/"))
+    name = name or f"{source.name}_upto_{path.replace('/', '_')}"
+    if weights == "copy":
+        inputs, output = _copy(inputs, output, rename or "{}")
+    return keras.Model(inputs[0] if len(inputs) == 1 else inputs, output, name=name)
+
+
+def _paths(graph: Graph, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields (path, layer) for every call of a layer, in nested models too."""
+    for call in graph.calls:
+        layer = call.operation
+        if isinstance(layer, keras.Layer):
+            yield prefix + layer.name, layer
+            if has_graph(layer):
+                yield from _paths(Graph(layer), f"{prefix}{layer.name}/")
+
+
+def _find(graph: Graph, upto: Any) -> str:
+    paths = list(_paths(graph))
+    if isinstance(upto, keras.Layer):
+        found = [path for path, layer in paths if layer is upto]
+    else:
+        found = [path for path, _ in paths if path == upto]
+        found = found or [path for path, layer in paths if layer.name == upto]
+    shown = upto.name if isinstance(upto, keras.Layer) else upto
+    if not found:
+        raise ValueError(
+            f'{_NAME} found no layer {shown!r} in model "{graph.model.name}". It has '
+            f"{', '.join(path for path, _ in paths)}."
+        )
+    if len(found) > 1:
+        calls = " and ".join(found)
+        raise ValueError(
+            f"{_NAME} needs a layer that is called once. Received {shown!r}, which stands for "
+            f"{len(found)} calls: {calls}. Name another layer, or the whole path of this one."
+        )
+    return found[0]
+
+
+def _cut(graph: Graph, path: list[str]) -> tuple[list[Any], Any]:
+    """Returns the inputs that the last layer of `path` depends on, and its output."""
+    (call,) = [
+        c
+        for c in graph.calls
+        if c.operation.name == path[0] and isinstance(c.operation, keras.Layer)
+    ]
+    if len(path) == 1:
+        return _ancestors(graph, call), _structured(call)
+    # A nested model: its own lower part is called on what the whole was called on.
+    inner_graph = Graph(call.operation)
+    inputs, output = _cut(inner_graph, path[1:])
+    inner = keras.Model(inputs, output, name=call.operation.name)
+    arguments = {id(t): outer for t, outer in zip(inner_graph.inputs, call.inputs, strict=True)}
+    output = inner([arguments[id(t)] for t in inputs])
+    return _ancestors(graph, call), output
+
+
+def _structured(call: Call) -> Any:
+    return call.outputs[0] if len(call.outputs) == 1 else list(call.outputs)
+
+
+def _ancestors(graph: Graph, call: Call) -> list[Any]:
+    """Returns the inputs of the graph on which `call` depends, in the graph's order."""
+    seen: set[int] = set()
+    waiting = list(call.inputs)
+    while waiting:
+        tensor = waiting.pop()
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            producer = graph.producer(tensor)
+            waiting += [] if producer is None else list(producer.inputs)
+    return [tensor for tensor in graph.inputs if id(tensor) in seen]
+
+
+def _copy(inputs: list[Any], output: Any, rename: str) -> tuple[list[Any], Any]:
+    """Returns inputs and output of an equal graph whose layers and weights are its own."""
+    graph = Graph(keras.Model(inputs, output))
+    tensors = {
+        id(t): keras.Input(batch_shape=t.shape, dtype=t.dtype, name=t.name) for t in graph.inputs
+    }
+    copies: dict[int, Any] = {}
+    for call in graph.calls:
+        original = call.operation
+        new = id(original) not in copies
+        if new:
+            copies[id(original)] = copy_operation(original, _NAME)
+            copies[id(original)].name = rename.format(original.name)
+        arguments, keywords = call.filled_in(tensors)
+        outputs = keras.tree.flatten(copies[id(original)](*arguments, **keywords))
+        tensors.update({id(t): u for t, u in zip(call.outputs, outputs, strict=True)})
+        if new and isinstance(original, keras.Layer):
+            copy_state(original, copies[id(original)], _NAME)
+            for variable in copies[id(original)].variables:
+                # On JAX, training donates a variable's buffer; the source must not lose its own.
+                variable.assign(keras.ops.copy(variable))
+    copied = keras.tree.map_structure(lambda t: tensors[id(t)], output)
+    return [tensors[id(t)] for t in graph.inputs], copied

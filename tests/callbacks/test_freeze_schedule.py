@@ -1,0 +1,509 @@
+"""`FreezeSchedule`: phases inside one `fit` that forget nothing."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from kerastools import optimizers
+from kerastools.callbacks import FreezeSchedule, Phase
+
+X = np.random.default_rng(0).normal(size=(48, 6)).astype("float32")
+Y = np.random.default_rng(1).normal(size=(48, 2)).astype("float32")
+
+
+class Recorder(keras.callbacks.Callback):
+    """Keeps weights, slots, iterations and learning rate at both ends of each epoch."""
+
+    def on_train_begin(self, logs=None):
+        self.begins, self.ends, self.steps = [], [], 0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.begins.append(self.snapshot())
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.steps += 1
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.ends.append(self.snapshot())
+
+    def snapshot(self):
+        optimizer = self.model.optimizer
+        optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+        known = optimizer._trainable_variables
+        return {
+            "weights": {v.path: ops.convert_to_numpy(v) for v in self.model.weights},
+            "slots": {
+                (v.path, name): ops.convert_to_numpy(value[i])
+                for name, value in vars(optimizer).items()
+                if isinstance(value, list) and name != "_trainable_variables"
+                for i, v in enumerate(known)
+                if len(value) == len(known)
+                and isinstance(value[i], keras.Variable)
+                and value is not optimizer._variables
+            },
+            "iterations": int(optimizer.iterations),
+            "learning_rate": float(ops.convert_to_numpy(optimizer.learning_rate)),
+            "trains": {v.path.split("/")[-2] for v in self.model.trainable_weights},
+        }
+
+
+def make_model(norm=False):
+    """Two equal layers in a nested trunk, one beside it, and a head."""
+    keras.utils.set_random_seed(2)
+    inputs = keras.Input((6,))
+    x = keras.layers.Dense(6, "tanh", name="a")(inputs)
+    if norm:
+        x = keras.layers.BatchNormalization(name="norm")(x)
+    x = keras.layers.Dense(6, "tanh", name="b")(x)
+    trunk = keras.Model(inputs, x, name="trunk")
+    layers = [trunk, keras.layers.Dense(6, "tanh", name="c"), keras.layers.Dense(2, name="head")]
+    return keras.Sequential([keras.Input((6,)), *layers])
+
+
+def fit(model, phases, epochs, callbacks=(), batch_norm="inference", **kwargs):
+    schedule, recorder = FreezeSchedule(phases, batch_norm), Recorder()
+    model.fit(
+        X, Y, epochs=epochs, batch_size=16, verbose=0, shuffle=False,
+        callbacks=[schedule, *callbacks, recorder], **kwargs,
+    )  # fmt: skip
+    return schedule, recorder
+
+
+def layer_of(path):
+    return path.split("/")[-2]
+
+
+def assert_equal(old, new, keys):
+    assert keys
+    for key in keys:
+        np.testing.assert_array_equal(old[key], new[key], err_msg=str(key))
+
+
+PHASES = [Phase("head", epochs=2), Phase("b|head", epochs=1), Phase("a|c", epochs=2)]
+TRAINS = [{"head"}, {"head"}, {"b", "head"}, {"a", "c"}, {"a", "c"}]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: keras.optimizers.Adam(0.01),
+        lambda: optimizers.Adam(0.01),
+        lambda: optimizers.SGD(0.01, momentum=0.9),
+    ],
+    ids=["keras Adam", "kerastools Adam", "kerastools SGD"],
+)
+def test_what_was_learned_survives_every_transition(make):
+    model = make_model()
+    model.compile(make(), "mse")
+    schedule, recorder = fit(model, PHASES, 5)
+    assert [(t.epoch, t.phase, t.num_weights) for t in schedule.history] == [
+        (0, 0, 2),
+        (2, 1, 4),
+        (3, 2, 4),
+    ]
+    for epoch, (begin, end) in enumerate(zip(recorder.begins, recorder.ends, strict=True)):
+        assert begin["trains"] == end["trains"] == TRAINS[epoch]
+        assert begin["iterations"] == 3 * epoch
+        # What is frozen keeps its weights bit for bit, what is not moves.
+        for path in begin["weights"]:
+            same = np.array_equal(begin["weights"][path], end["weights"][path])
+            assert same == (layer_of(path) not in TRAINS[epoch]), path
+    for old, new in zip(recorder.ends, recorder.begins[1:], strict=False):
+        assert_equal(old["weights"], new["weights"], old["weights"].keys())
+        if old["trains"] & new["trains"]:
+            assert_equal(old["slots"], new["slots"], old["slots"].keys() & new["slots"].keys())
+    # The flags stay as the last phase had them, and training goes on from there.
+    assert {v.path.split("/")[-2] for v in model.trainable_weights} == {"a", "c"}
+    model.fit(X, Y, verbose=0)
+    assert int(model.optimizer.iterations) == 15 + 2
+
+
+def test_a_phase_equals_training_only_those_layers_from_the_start():
+    # The second phase of a run that begins in it is a plain fit of a model frozen by hand.
+    ours, reference = make_model(), make_model()
+    ours.compile(keras.optimizers.Adam(0.01), "mse")
+    fit(ours, [Phase("all", epochs=2), Phase("b|head")], 5, initial_epoch=2)
+    for name in ("a", "c"):
+        layer = reference.get_layer("trunk").get_layer("a") if name == "a" else None
+        (layer or reference.get_layer("c")).trainable = False
+    reference.compile(keras.optimizers.Adam(0.01), "mse")
+    reference.fit(X, Y, epochs=3, batch_size=16, shuffle=False, verbose=0)
+    for one, other in zip(ours.get_weights(), reference.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_equal_shaped_layers_that_swap_train_with_their_own_weights_and_slots():
+    # On JAX, plain Keras's validation would go on with the old mapping of the weights.
+    ours, reference = make_model(), make_model()
+    ours.compile(keras.optimizers.SGD(0.1), "mse")
+    fit(ours, [Phase("b", epochs=1), Phase("a", epochs=1)], 2, validation_data=(X, Y))
+    reference.compile(keras.optimizers.SGD(0.1), "mse")
+    for name in ("b", "a"):
+        reference.trainable = False
+        reference.trainable = True
+        for layer in (*reference.get_layer("trunk").layers, *reference.layers[1:]):
+            layer.trainable = layer.name == name
+        reference.compile(keras.optimizers.SGD(0.1), "mse")
+        reference.fit(X, Y, batch_size=16, shuffle=False, verbose=0)
+    for one, other in zip(ours.get_weights(), reference.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert ours.history.history["val_loss"][-1] == pytest.approx(
+        reference.evaluate(X, Y, verbose=0), rel=1e-5
+    )
+
+
+def test_a_late_joiner_steps_by_at_most_the_learning_rate():
+
+    class Far(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            self.model.optimizer.iterations.assign(2000)
+
+    model = make_model()
+    model.compile(keras.optimizers.Adam(1e-3), "mse")
+    _, recorder = fit(model, [Phase("head", epochs=1), Phase("a|head")], 2, callbacks=[Far()])
+    last = [recorder.begins[-1]["weights"], recorder.ends[-1]["weights"]]
+    (kernel,) = (path for path in last[0] if path.endswith("a/kernel"))
+    # Three steps; plain Keras makes up to 3.2, 4.2 and 4.9 times the learning rate of them.
+    assert np.abs(last[1][kernel] - last[0][kernel]).max() < 3 * 1e-3 * 1.001
+
+
+def test_the_learning_rate_follows_the_phases_and_is_given_back():
+    model = make_model()
+    model.compile(keras.optimizers.SGD(0.5), "mse")
+    phases = [Phase("head", 1), Phase("c|head", 1, 0.1), Phase("c", 1, learning_rate=0.25)]
+    _, recorder = fit(model, [*phases, Phase("all")], 4)
+    rates = [end["learning_rate"] for end in recorder.ends]
+    assert rates == pytest.approx([0.5, 0.05, 0.25, 0.5], rel=1e-7)
+    assert float(model.optimizer.learning_rate) == 0.5
+
+
+def test_what_others_do_to_the_learning_rate_is_kept():
+    class Halve(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.optimizer.learning_rate = self.model.optimizer.learning_rate * 0.5
+
+    model = make_model()
+    model.compile(keras.optimizers.SGD(0.8), "mse")
+    _, recorder = fit(model, [Phase("head", 2), Phase("all", lr_multiplier=0.1)], 3, [Halve()])
+    assert [e["learning_rate"] for e in recorder.begins] == pytest.approx([0.8, 0.4, 0.02])
+    assert float(model.optimizer.learning_rate) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("optimizer", [keras.optimizers.SGD, optimizers.SGD])
+def test_a_learning_rate_schedule_goes_on_under_the_multiplier(optimizer, tmp_path):
+    schedule = keras.optimizers.schedules.InverseTimeDecay(0.1, 1, 1.0)
+    model = make_model()
+    model.compile(optimizer(schedule), "mse")
+    _, recorder = fit(model, [Phase("head", 1), Phase("all", 1, 0.1), Phase("c")], 3)
+    # 3 steps an epoch: 0.1 / (1 + step).
+    assert [e["learning_rate"] for e in recorder.ends] == pytest.approx(
+        [0.1 / 4, 0.01 / 7, 0.1 / 10]
+    )
+
+    class Save(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.save(tmp_path / "model.keras")
+
+    fit(model, [Phase("all", lr_multiplier=0.1)], 1, [Save()])
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert float(loaded.optimizer.learning_rate) == pytest.approx(0.01 / 13)
+
+
+def test_frozen_batch_norm_keeps_its_statistics_and_thaws_with_its_layer():
+    model = make_model(norm=True)
+    model.compile("adam", "mse")
+    _, recorder = fit(model, [Phase("head", 1), Phase("norm|head", 1)], 2)
+    for epoch, moves in enumerate([False, True]):
+        begin, end = recorder.begins[epoch]["weights"], recorder.ends[epoch]["weights"]
+        for path in (p for p in begin if layer_of(p) == "norm"):
+            assert np.array_equal(begin[path], end[path]) != moves, path
+
+
+def test_batch_norm_of_frozen_layers_trains_when_asked_to():
+    model = make_model(norm=True)
+    model.compile("adam", "mse")
+    _, recorder = fit(model, [Phase("head", 1)], 1, batch_norm="train")
+    begin, end = recorder.begins[0]["weights"], recorder.ends[0]["weights"]
+    for path in begin:
+        moves = layer_of(path) in ("norm", "head")
+        assert np.array_equal(begin[path], end[path]) != moves, path
+
+
+def test_batch_norm_without_weights_of_its_own_is_frozen_too():
+    keras.utils.set_random_seed(0)
+    norm = keras.layers.BatchNormalization(center=False, scale=False, name="norm")
+    model = keras.Sequential([keras.Input((6,)), norm, keras.layers.Dense(2, name="head")])
+    model.compile("sgd", "mse")
+    _, recorder = fit(model, [Phase("head", 1), Phase("all", 1)], 2)
+    path = next(p for p in recorder.begins[0]["weights"] if p.endswith("moving_mean"))
+    a, b, c = (w["weights"][path] for w in (recorder.begins[0], *recorder.ends))
+    assert np.array_equal(a, b)
+    assert not np.array_equal(b, c)
+
+
+def test_the_kernel_under_a_lora_update_stays_frozen():
+    for frozen_before in (False, True):
+        model = make_model()
+        layer = model.get_layer("c")
+        layer.enable_lora(2)
+        layer.trainable = not frozen_before
+        model.compile("sgd", "mse")
+        before = layer.get_weights()
+        fit(model, [Phase("head", 1), Phase("all", 1)], 2)
+        moved = [not np.array_equal(a, b) for a, b in zip(before, layer.get_weights(), strict=True)]
+        names = [v.name for v in layer.weights]
+        assert dict(zip(names, moved, strict=True)) == {
+            "bias": True,
+            "kernel": False,
+            "lora_kernel_a": True,
+            "lora_kernel_b": True,
+        }
+
+
+def test_weights_that_were_frozen_one_by_one_stay_frozen():
+    model = make_model()
+    bias = model.get_layer("c").bias
+    bias.trainable = False
+    model.compile("sgd", "mse")
+    before = ops.convert_to_numpy(bias)
+    fit(model, [Phase("head", 1), Phase("all", 1)], 2)
+    np.testing.assert_array_equal(ops.convert_to_numpy(bias), before)
+
+
+def test_children_that_train_are_seen_through_a_frozen_parent():
+    model = make_model()
+    model.compile("sgd", "mse")
+    fit(model, [Phase("trunk/b", 1)], 1)
+    trunk = model.get_layer("trunk")
+    assert [layer_of(v.path) for v in trunk.trainable_variables] == ["b", "b"]
+
+
+def test_a_layer_that_is_shared_by_two_parents_trains():
+    keras.utils.set_random_seed(0)
+    shared = keras.layers.Dense(6, name="shared")
+    first = keras.Sequential([keras.Input((6,)), shared, keras.layers.Dense(6)], name="first")
+    second = keras.Sequential([keras.Input((6,)), keras.layers.Dense(6), shared], name="second")
+    head = keras.layers.Dense(2, name="head")
+    model = keras.Sequential([keras.Input((6,)), first, second, head])
+    model.compile("sgd", "mse")
+    _, recorder = fit(model, [Phase("shared", 1), Phase("head", 1), Phase("first", 1)], 3)
+    assert recorder.begins[0]["trains"] == {"shared"}
+    assert recorder.begins[1]["trains"] == {"head"}
+    assert len(recorder.begins[2]["trains"]) == 2
+    assert shared.trainable
+
+
+def test_mixed_precision_keeps_the_loss_scale():
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        model = make_model()
+    finally:
+        keras.config.set_dtype_policy(policy)
+    model.compile(keras.optimizers.Adam(0.01), "mse")
+    assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+    _, recorder = fit(model, [Phase("head", 1), Phase("b|head", 1)], 2)
+    assert int(model.optimizer.step_counter) == 6
+    old, new = recorder.ends[0]["slots"], recorder.begins[1]["slots"]
+    assert_equal(old, new, old.keys() & new.keys())
+    assert len(old) < len(new)
+
+
+def test_gradient_accumulation_goes_on():
+    model = make_model()
+    model.compile(keras.optimizers.Adam(0.01, gradient_accumulation_steps=2), "mse")
+    _, recorder = fit(model, [Phase("head", 1), Phase("c|head", 1)], 2)
+    # The phase ends in the middle of a window: what was accumulated is kept.
+    old, new = recorder.ends[0]["slots"], recorder.begins[1]["slots"]
+    accumulated = [key for key in old if key[1] == "_accumulated_gradients"]
+    assert any(old[key].any() for key in accumulated)
+    assert_equal(old, new, accumulated)
+    assert int(model.optimizer.iterations) == 3
+
+
+def test_averaged_weights_end_in_their_own_layers():
+    model = make_model()
+    model.compile(keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.5), "mse")
+    _, recorder = fit(model, [Phase("all", 1), Phase("b|c|head", 1)], 2)
+    end = recorder.ends[-1]
+    for layer in (*model.get_layer("trunk").layers[1:], *model.layers[1:]):
+        path = layer.kernel.path
+        expected = end["weights"][path]
+        if layer.name != "a":
+            expected = end["slots"][path, "_model_variables_moving_average"]
+        np.testing.assert_array_equal(layer.get_weights()[0], expected)
+
+
+def test_several_steps_per_execution():
+    model = make_model()
+    model.compile(keras.optimizers.Adam(0.01), "mse", steps_per_execution=3)
+    _, recorder = fit(model, PHASES, 5)
+    assert [b["trains"] for b in recorder.begins] == TRAINS
+    assert int(model.optimizer.iterations) == 15
+
+
+def test_a_run_in_pieces_equals_one_run():
+    whole, pieces = make_model(), make_model()
+    for model in (whole, pieces):
+        model.compile(optimizers.Adam(0.01), "mse")
+    fit(whole, PHASES, 4)
+    schedule = FreezeSchedule(PHASES)
+    for epoch in range(4):
+        pieces.fit(
+            X, Y, initial_epoch=epoch, epochs=epoch + 1, batch_size=16, shuffle=False, verbose=0,
+            callbacks=[schedule],
+        )  # fmt: skip
+    for one, other in zip(whole.get_weights(), pieces.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_an_interrupted_run_does_not_keep_the_multiplier():
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            raise KeyboardInterrupt
+
+    model = make_model()
+    model.compile(keras.optimizers.SGD(0.5), "mse")
+    schedule = FreezeSchedule([Phase("all", lr_multiplier=0.1)])
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(X, Y, callbacks=[schedule, Stop()], verbose=0)
+    model.fit(X, Y, callbacks=[schedule], verbose=0)
+    assert float(model.optimizer.learning_rate) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("layers", "trains"),
+    [
+        ("all", {"a", "b", "c", "head"}),
+        ("trunk", {"a", "b"}),
+        ("trunk/a", {"a"}),
+        ("a", {"a"}),
+        ("trunk/*", {"a", "b"}),
+        ("[bc]", {"b", "c"}),
+        ("b|head", {"b", "head"}),
+        ("head", {"head"}),
+        (["c", "trunk/b"], {"b", "c"}),
+    ],
+)
+def test_the_ways_to_name_layers(layers, trains):
+    model = make_model()
+    model.compile("sgd", "mse")
+    schedule = FreezeSchedule([Phase(layers, 1)])
+    schedule.set_model(model)
+    schedule.on_train_begin()
+    schedule.on_epoch_begin(0)
+    assert {layer_of(v.path) for v in model.trainable_weights} == trains
+
+
+def test_a_layer_can_be_passed_itself_and_head_is_the_last_layer_with_weights():
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2), keras.layers.Dense(2)])
+    model.add(keras.layers.ReLU())
+    model.compile("sgd", "mse")
+    schedule = FreezeSchedule([Phase(model.layers[0], 1), Phase("head")])
+    schedule.set_model(model)
+    schedule.on_train_begin()
+    for epoch in range(2):
+        schedule.on_epoch_begin(epoch)
+        trains = {id(v) for v in model.trainable_weights}
+        assert trains == {id(v) for v in model.layers[epoch].weights}
+    config = json.loads(json.dumps(schedule.get_config()))
+    assert config["phases"][0]["layers"] == model.layers[0].name
+
+
+@pytest.mark.parametrize(
+    ("phases", "message"),
+    [
+        ([Phase("head", 1), Phase("nothing")], "found no layer for 'nothing'.*\"trunk/a\""),
+        ([Phase("head", 1), Phase("x_*")], "found no layer for 'x_\\*'"),
+        ([Phase("head", 1), Phase("[")], "found no layer for '\\['"),
+        ([Phase("head", 1), Phase(["c", "nothing"])], "found no layer for 'nothing'"),
+        ([Phase(3)], "needs a layer, a name, a pattern"),
+        ([Phase(keras.layers.Dense(1, name="stranger"))], '"stranger", which is not in it'),
+        ([Phase("drop")], "needs phases that train something"),
+    ],
+)
+def test_a_wrong_schedule_is_refused_before_anything_is_changed(phases, message):
+    model = make_model()
+    model.add(keras.layers.Dropout(0.1, name="drop"))
+    model.get_layer("trunk").get_layer("a").trainable = False
+    model.get_layer("c").bias.trainable = False
+    model.compile("sgd", "mse")
+    model.fit(X, Y, verbose=0)
+    flags = [v.trainable for v in model.weights]
+    before, variables = model.get_weights(), list(model.optimizer.variables)
+    with pytest.raises(ValueError, match=message):
+        fit(model, phases, 2)
+    assert flags == [v.trainable for v in model.weights]
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    assert all(a is b for a, b in zip(variables, model.optimizer.variables, strict=True))
+    model.fit(X, Y, verbose=0)
+
+
+def test_a_rate_that_cannot_be_set_is_refused():
+    model = make_model()
+    schedule = keras.optimizers.schedules.InverseTimeDecay(0.1, 1, 1.0)
+    model.compile(keras.optimizers.SGD(schedule), "mse")
+    with pytest.raises(ValueError, match="Use lr_multiplier with a LearningRateSchedule"):
+        fit(model, [Phase("all", learning_rate=0.1)], 1)
+    model.compile(keras.optimizers.SGD(lambda: 0.1), "mse")
+    with pytest.raises(ValueError, match="compile with a number"):
+        fit(model, [Phase("all", lr_multiplier=0.1)], 1)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: FreezeSchedule([]), ValueError, "at least one Phase"),
+        (lambda: FreezeSchedule(["head"]), TypeError, "list of Phase objects"),
+        (lambda: FreezeSchedule([Phase("a"), Phase("b")]), ValueError, "in every phase but the"),
+        (lambda: FreezeSchedule([Phase("a")], "freeze"), ValueError, "batch_norm to be one of"),
+        (lambda: Phase("a", epochs=0), ValueError, "at least 1"),
+        (lambda: Phase("a", epochs=1.5), ValueError, "at least 1"),
+        (lambda: Phase([]), ValueError, "at least one layer"),
+        (lambda: Phase("a", lr_multiplier=-1), ValueError, "lr_multiplier to be a number >= 0"),
+        (lambda: Phase("a", learning_rate=float("nan")), ValueError, "learning_rate to be a"),
+        (lambda: Phase("a", 1, 0.1, 0.1), ValueError, "not both"),
+    ],
+)
+def test_wrong_arguments_are_refused(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
+
+
+def test_a_schedule_is_plain_data():
+    schedule = FreezeSchedule(
+        [(["a", "b*"], 2), Phase("all", learning_rate=1e-4)], batch_norm="train"
+    )
+    config = json.loads(json.dumps(schedule.get_config()))
+    again = FreezeSchedule.from_config(config)
+    assert again.get_config() == schedule.get_config()
+    assert str(again) == str(schedule)
+    assert "a, b*" in str(schedule)
+    assert "0.0001" in str(schedule)
+
+
+def test_plain_keras_ignores_or_refuses_the_same_thing():
+    """The reason for it all; when this fails, Keras has learned it."""
+
+    class Unfreeze(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            self.model.get_layer("c").trainable = epoch > 0
+
+    model = make_model()
+    model.compile("sgd", "mse")
+    recorder = Recorder()
+    try:
+        model.fit(X, Y, epochs=2, verbose=0, callbacks=[Unfreeze(), recorder])
+    except ValueError:
+        assert keras.backend.backend() == "jax"
+        return
+    path = model.get_layer("c").kernel.path
+    begin, end = recorder.begins[0]["weights"], recorder.ends[0]["weights"]
+    moved_while_frozen = not np.array_equal(begin[path], end[path])
+    begin, end = recorder.begins[1]["weights"], recorder.ends[1]["weights"]
+    moved_while_unfrozen = not np.array_equal(begin[path], end[path])
+    assert moved_while_frozen == moved_while_unfrozen
