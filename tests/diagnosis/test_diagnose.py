@@ -240,7 +240,8 @@ def everything_in_it():
     x = layers.LSTM(4, dropout=0.2, seed=1)(x)
     x = layers.GaussianNoise(0.1, seed=2)(x)
     model = keras.Model(inputs, layers.Dense(10, activation="softmax")(x))
-    model.compile("adam", LOSS, metrics=["accuracy"], run_eagerly=True)
+    model.compile("adam", LOSS, metrics=["accuracy"])
+    model.optimizer.build(model.trainable_variables)
     return model
 
 
@@ -254,7 +255,9 @@ def test_the_model_is_left_as_it_was_to_the_bit():
     model = everything_in_it()
     rng = np.random.default_rng(1)
     x, y = rng.normal(size=(32, 8, 8, 3)).astype("float32"), rng.integers(0, 10, 32)
-    model.train_on_batch(x, y)
+    for i, variable in enumerate(model.optimizer.variables[1:] + model.non_trainable_variables):
+        if "float" in str(variable.dtype):
+            variable.assign(ops.full(variable.shape, 0.5 + 0.01 * i))
     before, flags = state_of(model), [layer.trainable for layer in model.layers]
     losses = len(model.losses)
     first = diagnose(model, x, y)
