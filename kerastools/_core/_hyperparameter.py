@@ -9,12 +9,13 @@ from keras import ops
 
 
 class Hyperparameter:
-    """A number of an optimizer, held in a tracked scalar variable.
+    """A number of an optimizer that is live: a tracked scalar variable, or a function of the step.
 
     Declared on the class, `beta = Hyperparameter("[0, 1)")`. The compiled step reads the variable,
     so `optimizer.beta = 0.8` acts on the next step without tracing again, and the number is saved
-    with the optimizer's state. `None` says that there is no such number and costs nothing; whether
-    it is `None` is decided in the constructor.
+    with the optimizer's state. A function, such as a `LearningRateSchedule`, is part of the
+    compiled step. `None` says that there is no such number and costs nothing. Which of the three
+    it is, the constructor decides.
 
     Args:
         interval: Where the number must lie, in mathematical notation.
@@ -28,33 +29,30 @@ class Hyperparameter:
         self.attribute = f"_{name}"
 
     def __get__(self, optimizer: Any, owner: type | None = None) -> Any:
-        return self if optimizer is None else getattr(optimizer, self.attribute)
+        if optimizer is None:
+            return self
+        source = getattr(optimizer, self.attribute)
+        return source(optimizer.iterations) if callable(source) else source
 
     def __set__(self, optimizer: Any, value: Any) -> None:
+        checked = None if value is None else check(value, self.interval, self.name, optimizer)
         old = optimizer.__dict__.get(self.attribute)
-        number = None if value is None else check(value, self.interval, self.name, optimizer)
-        if old is None and number is None:
+        if isinstance(old, keras.Variable) and isinstance(checked, float):
+            old.assign(self.encode(checked))
+        elif callable(old) and callable(checked):
+            setattr(optimizer, self.attribute, checked)
+        elif checked is old:
             setattr(optimizer, self.attribute, None)
-        elif old is None and number is not None and not optimizer.built:
-            encoded = self.encode(number)
-            variable = optimizer.add_variable(
-                shape=(),
-                # keras.initializers.Constant rounds to float32 on the way to float64.
-                initializer=lambda shape, dtype: ops.convert_to_tensor(np.array(encoded, dtype)),
-                dtype=scalar_dtype(),
-                aggregation="only_first_replica",
-                name=self.name,
-            )
-            setattr(optimizer, self.attribute, variable)
-        elif old is None or number is None:
-            raise ValueError(
-                f"{type(optimizer).__name__} holds {self.name}="
-                f"{'None' if old is None else self.decode(old)}. Received {self.name}={value}. "
-                "Whether there is such a number is part of the compiled step: decide it in the "
-                "constructor. A number can be replaced by another at any time."
-            )
+        elif old is None and not optimizer.built:
+            source = self._variable(optimizer, checked) if isinstance(checked, float) else checked
+            setattr(optimizer, self.attribute, source)
         else:
-            old.assign(self.encode(number))
+            raise ValueError(
+                f"{type(optimizer).__name__} holds {self.name}={self.config(optimizer)}. Received "
+                f"{self.name}={value}. Whether this is a number, a function of the step or None "
+                "is part of the compiled step: decide it in the constructor. A number can be "
+                "replaced by another at any time."
+            )
 
     def encode(self, number: float) -> float:
         """Returns what the variable holds for `number`."""
@@ -64,10 +62,28 @@ class Hyperparameter:
         """Returns the number that `variable` holds, printed shortly: 0.1, not 0.10000000149."""
         return float(shortest(variable))
 
+    def config(self, optimizer: Any) -> Any:
+        """Returns the number as it is now, the function as plain data, or `None`."""
+        source = getattr(optimizer, self.attribute)
+        if isinstance(source, keras.Variable):
+            return self.decode(source)
+        return keras.saving.serialize_keras_object(source)
+
     def in_update(self, optimizer: Any, dtype: str) -> Any:
         """Returns the number as the update rule reads it: a scalar tensor, or `None`."""
-        variable = getattr(optimizer, self.attribute)
-        return None if variable is None else ops.cast(variable, dtype)
+        value = self.__get__(optimizer)
+        return None if value is None else ops.cast(value, dtype)
+
+    def _variable(self, optimizer: Any, number: float) -> Any:
+        # keras.initializers.Constant would round to float32 on the way to float64.
+        held = np.array(self.encode(number), scalar_dtype())
+        return optimizer.add_variable(
+            shape=(),
+            initializer=lambda shape, dtype: ops.convert_to_tensor(held, dtype=dtype),
+            dtype=scalar_dtype(),
+            aggregation="only_first_replica",
+            name=self.name,
+        )
 
 
 class DecayRate(Hyperparameter):
@@ -81,7 +97,8 @@ class DecayRate(Hyperparameter):
         super().__init__("[0, 1)")
 
     def __get__(self, optimizer: Any, owner: type | None = None) -> Any:
-        return self if optimizer is None else 1 - getattr(optimizer, self.attribute)
+        value = super().__get__(optimizer, owner)
+        return 1 - value if isinstance(value, keras.Variable) else value
 
     def encode(self, number: float) -> float:
         """Returns 1 − β."""
@@ -93,7 +110,9 @@ class DecayRate(Hyperparameter):
 
     def in_update(self, optimizer: Any, dtype: str) -> "Average":
         """Returns the moving average with this rate."""
-        return Average(super().in_update(optimizer, dtype))
+        source = getattr(optimizer, self.attribute)
+        complement = 1 - source(optimizer.iterations) if callable(source) else source
+        return Average(ops.cast(complement, dtype))
 
 
 class Average:
@@ -116,10 +135,13 @@ class Average:
         return -ops.expm1(t * ops.log1p(-self.complement))
 
 
-def check(value: Any, interval: str, name: str, optimizer: Any) -> float:
-    """Returns `value` as a float if it lies in `interval`, else raises `ValueError`."""
+def check(value: Any, interval: str, name: str, optimizer: Any) -> Any:
+    """Returns `value` as a float if it lies in `interval`, else raises `ValueError`.
+
+    A function of the step is returned as it is, if its value at step 0 lies there.
+    """
     try:
-        number = float(value)
+        number = float(value(0) if callable(value) else value)
     except (TypeError, ValueError):
         number = np.nan
     low, high = (float(end) for end in interval[1:-1].split(","))
@@ -127,10 +149,11 @@ def check(value: Any, interval: str, name: str, optimizer: Any) -> float:
     below = number <= high if interval[-1] == "]" else number < high
     if not (above and below):
         raise ValueError(
-            f"{type(optimizer).__name__} needs {name} to be a number in {interval}. "
-            f"Received {name}={value!r}."
+            f"{type(optimizer).__name__} needs {name} to be a number in {interval}, or a function "
+            f"of the step that returns one. Received {name}={value!r}"
+            f"{f', which is {number:g} at step 0' if callable(value) else ''}."
         )
-    return number
+    return value if callable(value) else number
 
 
 def scalar_dtype() -> str:

@@ -9,6 +9,7 @@ from keras import ops
 from kerastools._core._clipping import clip_by_value, clip_to_norm
 from kerastools._core._hyperparameter import Hyperparameter, check, shortest
 from kerastools._core._optimizer_hooks import OptimizerHooks
+from kerastools._core._slots import learning_rate_source
 
 _OTHER_KERAS_ARGUMENTS = (
     "use_ema",
@@ -18,6 +19,9 @@ _OTHER_KERAS_ARGUMENTS = (
     "gradient_accumulation_steps",
     "name",
 )
+
+
+_RATE = ("[0, inf)", "learning_rate")
 
 
 class LiveOptimizer(OptimizerHooks):
@@ -53,7 +57,8 @@ class LiveOptimizer(OptimizerHooks):
         unknown = set(kwargs) - set(_OTHER_KERAS_ARGUMENTS)
         if unknown:
             raise TypeError(f"{type(self).__name__} has no argument {sorted(unknown)}.")
-        super().__init__(learning_rate=_rate(learning_rate, self), **kwargs)
+        super().__init__(learning_rate=check(learning_rate, *_RATE, self), **kwargs)
+        self._read = SimpleNamespace(numbers={})
         self.weight_decay = weight_decay
         self.clipvalue = clipvalue
         self.clipnorm = clipnorm
@@ -66,11 +71,12 @@ class LiveOptimizer(OptimizerHooks):
     @property
     def learning_rate(self) -> Any:
         """The learning rate η, a scalar variable; assign a number to change it."""
-        return super().learning_rate
+        source = learning_rate_source(self)
+        return source(self.iterations) if callable(source) else source
 
     @learning_rate.setter
     def learning_rate(self, value: Any) -> None:
-        keras.optimizers.Optimizer.learning_rate.fset(self, _rate(value, self))
+        keras.optimizers.Optimizer.learning_rate.fset(self, check(value, *_RATE, self))
 
     def build(self, variables: list[Any]) -> None:
         """Creates the slots of `variables`."""
@@ -81,6 +87,10 @@ class LiveOptimizer(OptimizerHooks):
             slots = [self._add_slot(name, variable) for variable in variables]
             setattr(self, f"{name}_slots", slots)
 
+    def begin_update(self) -> None:
+        """Forgets the numbers of the last step."""
+        self._read.numbers = {}
+
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Moves `variable` by the rule."""
         slots = self.slots_of(self.index_of(variable))
@@ -90,7 +100,7 @@ class LiveOptimizer(OptimizerHooks):
 
         theta = ops.cast(variable, dtype)
         g = ops.cast(gradient, dtype)
-        delta, *new_slots = self.rule(g, h, *(ops.convert_to_tensor(slot) for slot in slots))
+        delta, *new_slots = self.rule(g, h, *(ops.cast(slot, dtype) for slot in slots))
         if h.weight_decay is not None and self.decays(variable):
             delta = delta + h.learning_rate * h.weight_decay * theta
 
@@ -103,9 +113,11 @@ class LiveOptimizer(OptimizerHooks):
         return [getattr(self, f"{name}_slots")[index] for name in self._slot_names()]
 
     def hyperparameters(self, dtype: str) -> SimpleNamespace:
-        """Returns the hyperparameters as the rule reads them, by name."""
-        numbers = {name: d.in_update(self, dtype) for name, d in _declared(type(self)).items()}
-        return SimpleNamespace(**numbers)
+        """Returns the hyperparameters as the rule reads them, by name; read once per update."""
+        if dtype not in self._read.numbers:
+            declared = _declared(type(self)).items()
+            self._read.numbers[dtype] = {name: d.in_update(self, dtype) for name, d in declared}
+        return SimpleNamespace(**self._read.numbers[dtype])
 
     def clip_gradients(self, gradients: list[Any]) -> list[Any]:
         """Clips by value, then each gradient's norm, then the norm of all; those that are set."""
@@ -123,10 +135,17 @@ class LiveOptimizer(OptimizerHooks):
         config = super().get_config()
         if isinstance(config["learning_rate"], float):
             config["learning_rate"] = float(shortest(self.learning_rate))
-        for name, declared in _declared(type(self)).items():
-            variable = getattr(self, declared.attribute)
-            config[name] = None if variable is None else declared.decode(variable)
-        return config
+        return config | {name: d.config(self) for name, d in _declared(type(self)).items()}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
+        """Returns the optimizer that `get_config` described."""
+        functions = {
+            name: keras.saving.deserialize_keras_object(value, custom_objects=custom_objects)
+            for name, value in config.items()
+            if isinstance(value, dict)
+        }
+        return cls(**config | functions)
 
     def _slot_names(self) -> tuple[str, ...]:
         return (*self.scalar_slots, *self.slots)
@@ -148,10 +167,6 @@ def _declared(cls: type) -> dict[str, Hyperparameter]:
         for name, attribute in vars(parent).items()
         if isinstance(attribute, Hyperparameter)
     }
-
-
-def _rate(value: Any, optimizer: Any) -> Any:
-    return value if callable(value) else check(value, "[0, inf)", "learning_rate", optimizer)
 
 
 def _wide(variable: Any) -> str:

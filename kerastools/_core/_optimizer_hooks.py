@@ -6,7 +6,7 @@ import keras
 
 
 class OptimizerHooks(keras.optimizers.Optimizer):
-    """Gives subclasses three things that `keras.optimizers.Optimizer` offers only underscored.
+    """Gives subclasses four things that `keras.optimizers.Optimizer` offers only underscored.
 
     Keras's own optimizers use the same hooks, and its guide to custom optimizers the first of them;
     there is no public name for any. `tests/_core/test_optimizer_hooks.py` fails when one moves.
@@ -27,6 +27,19 @@ class OptimizerHooks(keras.optimizers.Optimizer):
     def clip_gradients(self, gradients: list[Any]) -> list[Any]:
         """Returns the gradients as `update_step` shall see them."""
         return gradients
+
+    def begin_update(self) -> None:
+        """Is called once per update, before `update_step` is called for each variable."""
+
+    def _backend_update_step(self, *args: Any) -> None:
+        if keras.backend.backend() != "tensorflow":
+            self.begin_update()
+        super()._backend_update_step(*args)
+
+    def _distributed_tf_update_step(self, *args: Any) -> None:
+        # TensorFlow only: here, at the place where the variables of all replicas are updated.
+        self.begin_update()
+        super()._distributed_tf_update_step(*args)
 
     def _apply_weight_decay(self, variables: list[Any]) -> None:
         """Leaves decay to `update_step`, where it is part of the rule."""

@@ -1,3 +1,11 @@
-"""optimizers."""
+"""Optimizers whose numbers are live: each can be set while the model trains."""
 
-__all__: list[str] = []
+from kerastools.optimizers._adagrad import AdaGrad
+from kerastools.optimizers._adam import Adam
+from kerastools.optimizers._adamax import AdaMax
+from kerastools.optimizers._nadam import Nadam
+from kerastools.optimizers._rebind import rebind
+from kerastools.optimizers._rmsprop import RMSProp
+from kerastools.optimizers._sgd import SGD
+
+__all__ = ["SGD", "AdaGrad", "AdaMax", "Adam", "Nadam", "RMSProp", "rebind"]

@@ -33,14 +33,15 @@ class Adam(LiveOptimizer):
 
     With `amsgrad`, the largest s so far stands in place of s.
 
-    Every number is live: `optimizer.beta_1 = 0.8` acts on the running `fit` without tracing again.
-    Each variable counts its own steps, so that one that joins late (a layer unfrozen) begins with
-    steps of η; with Keras's common count they are up to 5.9 times as long. Slots are float32 at
-    least: in bfloat16, β₂ = 0.999 would be 1.
+    Every number is live: `optimizer.beta_1 = 0.8` acts on the running `fit` without tracing
+    again. Each may be a function of the step (of real updates, from 0) instead. Each variable
+    counts its own steps, so that one that joins late (a layer unfrozen) begins with steps of η;
+    with Keras's common count they are up to 5.9 times as long. Slots are float32 at least: in
+    bfloat16, β₂ = 0.999 would be 1.
 
     Args:
         learning_rate: η, at least 0; a number, a `keras.optimizers.schedules.LearningRateSchedule`
-            or a function without arguments.
+            or a function of the step.
         beta_1: β₁ in [0, 1), the memory of the mean.
         beta_2: β₂ in [0, 1), the memory of the mean square.
         epsilon: ε, greater than 0. Inside the root it is compared with squares: 1e-8 there damps

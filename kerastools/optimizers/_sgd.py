@@ -32,11 +32,12 @@ class SGD(EvaluationPoint):
     the end of training. A momentum that is set while training is used from the next look-ahead on.
 
     Every number is live: `optimizer.momentum = 0.95` acts on the running `fit` without tracing
-    again. That is why the velocity is kept at momentum 0, too.
+    again, which is why the velocity is kept at momentum 0, too. Each may be a function of the step
+    (of real updates, from 0) instead.
 
     Args:
         learning_rate: η, at least 0; a number, a `keras.optimizers.schedules.LearningRateSchedule`
-            or a function without arguments.
+            or a function of the step.
         momentum: γ in [0, 1).
         nesterov: `False`, `"shifted"` or `"exact"`.
         weight_decay: λ of decoupled decay, θ ← θ − ηλθ, at each step; `None` for none.

@@ -217,3 +217,72 @@ def test_embeddings_receive_their_sparse_gradients():
     ours, theirs = weights.values()
     np.testing.assert_allclose(ours, theirs, rtol=1e-5)
     np.testing.assert_array_equal(ours[[1, 3]], 1.0)
+
+
+@keras.saving.register_keras_serializable("kerastools_tests")
+def rising(step):
+    """0.5, 0.6, 0.7, 0.8 and so on."""
+    return ops.minimum(0.5 + 0.1 * ops.cast(step, "float32"), 0.8)
+
+
+def test_every_number_may_be_a_function_of_the_step():
+    changes = {
+        t: {"beta_1": min(0.5 + 0.1 * t, 0.8), "learning_rate": 0.1 / (1 + t)} for t in range(12)
+    }
+    changes[0]["weight_decay"] = changes[1]["weight_decay"] = 0.5
+    changes[2]["weight_decay"] = 0.01
+    schedules = keras.optimizers.schedules
+    optimizer = Adam(
+        lambda step: 0.1 / (1 + ops.cast(step, "float32")),
+        beta_1=rising,
+        weight_decay=schedules.PiecewiseConstantDecay([1], [0.5, 0.01]),
+    )
+    model = linear(optimizer)
+    model.fit(*data(), batch_size=BATCH, epochs=3, shuffle=False, verbose=0)
+    want = adam_in_numpy(changes, epochs=3)
+    assert np.max(np.abs(model.get_weights()[0] - want)) / np.max(np.abs(want)) < 1e-5
+    assert float(optimizer.learning_rate) == pytest.approx(0.1 / 13)
+    assert float(optimizer.beta_1) == pytest.approx(0.8)
+
+
+def test_functions_of_the_step_are_saved(tmp_path):
+    decay = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.5)
+    model = linear(SGD(decay, momentum=rising, clipnorm=1.0))
+    options = {"batch_size": BATCH, "epochs": 2, "shuffle": False, "verbose": 0}
+    model.fit(*data(), **options)
+    model.save(tmp_path / "scheduled.keras")
+    loaded = keras.models.load_model(tmp_path / "scheduled.keras")
+    for each in (model, loaded):
+        each.fit(*data(), **options)
+    np.testing.assert_array_equal(model.get_weights()[0], loaded.get_weights()[0])
+    assert loaded.optimizer.get_config() == model.optimizer.get_config()
+
+
+def test_schedules_move_once_per_real_update():
+    large = linear(Adam(lambda step: 0.1 * 0.5 ** ops.cast(step, "float32"), beta_1=rising))
+    small = linear(
+        Adam(
+            lambda step: 0.1 * 0.5 ** ops.cast(step, "float32"),
+            beta_1=rising,
+            gradient_accumulation_steps=4,
+        )
+    )
+    large.fit(*data(), batch_size=32, epochs=5, shuffle=False, verbose=0)
+    small.fit(*data(), batch_size=8, epochs=5, shuffle=False, verbose=0)
+    np.testing.assert_allclose(small.get_weights()[0], large.get_weights()[0], rtol=1e-5)
+
+
+def test_a_function_that_leaves_the_interval_is_refused():
+    with pytest.raises(ValueError, match=r"momentum.*which is 2 at step 0"):
+        SGD(momentum=lambda step: 2.0)
+    with pytest.raises(ValueError, match=r"learning_rate to be a number"):
+        SGD(None)
+
+
+def test_a_function_cannot_become_a_number_nor_a_number_a_function():
+    scheduled, fixed = SGD(momentum=rising), SGD(momentum=0.5)
+    with pytest.raises(ValueError, match="constructor"):
+        scheduled.momentum = 0.9
+    with pytest.raises(ValueError, match="constructor"):
+        fixed.momentum = rising
+    assert float(scheduled.momentum) == float(fixed.momentum) == 0.5

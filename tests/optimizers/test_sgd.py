@@ -14,9 +14,9 @@ from tests.optimizers.trajectory import (
     gradients,
     how_to_run,
     largest_error,
+    optax_weights,
     reference,
     run,
-    start,
 )
 
 
@@ -50,12 +50,7 @@ def test_two_hundred_steps_equal_numpy_in_float64(nesterov, float64):
 def test_agrees_with_optax(nesterov):
     weights, _ = run(SGD(0.1, 0.9, nesterov=nesterov), gradients())
     twin = optax.sgd(0.1, 0.9, nesterov=bool(nesterov))
-    theirs = [np.float32(w) for w in start()]
-    state = twin.init(theirs)
-    for gs in gradients():
-        updates, state = twin.update([np.float32(g) for g in gs], state, theirs)
-        theirs = optax.apply_updates(theirs, updates)
-    assert error(weights, [np.asarray(w) for w in theirs]) < 1e-5
+    assert error(weights, optax_weights(twin, gradients())) < 1e-5
 
 
 @pytest.mark.parametrize("how", how_to_run())

@@ -109,3 +109,15 @@ def largest_error(got: tuple, want: tuple) -> float:
     for name, values in slots.items():
         errors.append(error(values, [s[name] for s in expected_slots]))
     return max(errors)
+
+
+def optax_weights(twin, all_gradients: list[list[np.ndarray]]) -> list[np.ndarray]:
+    """Returns the weights after one step of an optax optimizer per gradient."""
+    import optax
+
+    weights = [np.float32(w) for w in start()]
+    state = twin.init(weights)
+    for gs in all_gradients:
+        updates, state = twin.update([np.float32(g) for g in gs], state, weights)
+        weights = optax.apply_updates(weights, updates)
+    return [np.asarray(w) for w in weights]

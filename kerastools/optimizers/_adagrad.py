@@ -1,0 +1,75 @@
+"""AdaGrad: every weight has a rate of its own, which only falls."""
+
+from types import SimpleNamespace
+from typing import Any
+
+from keras import ops
+
+from kerastools._core._hyperparameter import Hyperparameter
+from kerastools._core._live_optimizer import LiveOptimizer
+from kerastools._core._registration import register
+
+
+@register
+class AdaGrad(LiveOptimizer):
+    """AdaGrad: the step is the gradient over the root of the sum of all its squares.
+
+    Suits sparse features, whose rare weights keep a large rate; in deep nets the rate falls until
+    training stops, and `RMSProp` or `Adam` go further. Learning rates are 10 to 100 times Adam's.
+
+    With weights θ, gradient g and learning rate η:
+
+        G ← G + g²
+        θ ← θ − ηg / √(G + ε)
+
+    Keras's `Adagrad` begins with G = 0.1; since ε stands under the same root, `epsilon=0.1` is the
+    same here. Every number is live: `optimizer.epsilon = 1e-6` acts on the running `fit` without
+    tracing again. Each may be a function of the step (of real updates, from 0) instead.
+
+    Args:
+        learning_rate: η, at least 0; a number, a `keras.optimizers.schedules.LearningRateSchedule`
+            or a function of the step.
+        epsilon: ε, greater than 0, compared with squares of gradients.
+        weight_decay: λ of decoupled decay, θ ← θ − ηλθ, at each step; `None` for none.
+        clipvalue: Gradients are clipped to [−c, c], element by element.
+        clipnorm: Each variable's gradient is scaled back to this norm where it is longer.
+        global_clipnorm: All gradients together are scaled back to this norm. The three can be
+            combined; they act in this order, under `tf.distribute` on the sum over replicas.
+        **kwargs: `name`, `use_ema`, `ema_momentum`, `ema_overwrite_frequency`,
+            `loss_scale_factor` and `gradient_accumulation_steps`, as in
+            `keras.optimizers.Optimizer`.
+
+    Raises:
+        ValueError: If a number is outside its interval.
+
+    Example:
+
+    >>> import keras
+    >>> import numpy as np
+    >>> theta = keras.Variable(np.array([1.0, -2.0], "float32"))
+    >>> optimizer = AdaGrad(0.5)
+    >>> for step in range(41):
+    ...     if step % 20 == 0:
+    ...         print(f"step {step}: loss {float(keras.ops.sum(theta * theta)):.4f}")
+    ...     optimizer.apply([2 * theta], [theta])
+    step 0: loss 5.0000
+    step 20: loss 0.0032
+    step 40: loss 0.0000
+    >>> optimizer.learning_rate = 0.1
+
+    Reference: Duchi, Hazan and Singer, "Adaptive subgradient methods for online learning and
+    stochastic optimization", JMLR 2011.
+    """
+
+    epsilon = Hyperparameter("(0, inf)")
+
+    slots = ("accumulator",)
+
+    def __init__(self, learning_rate: Any = 0.01, epsilon: float = 1e-8, **kwargs: Any) -> None:
+        super().__init__(learning_rate, **kwargs)
+        self.epsilon = epsilon
+
+    def rule(self, g: Any, h: SimpleNamespace, accumulator: Any) -> tuple[Any, ...]:
+        """Returns Δ and the sum of squares."""
+        accumulator = accumulator + ops.square(g)
+        return h.learning_rate * g / ops.sqrt(accumulator + h.epsilon), accumulator

@@ -1,0 +1,120 @@
+"""AdaMax: Adam with another norm than the second."""
+
+from math import inf, isinf
+from types import SimpleNamespace
+from typing import Any
+
+from keras import ops
+
+from kerastools._core._hyperparameter import DecayRate, Hyperparameter
+from kerastools._core._live_optimizer import LiveOptimizer
+from kerastools._core._registration import register
+
+
+@register
+class AdaMax(LiveOptimizer):
+    """AdaMax: Adam whose step is divided by the largest recent gradient.
+
+    More stable than Adam where single gradients are far larger than the rest, embeddings for
+    instance; learning rates about twice Adam's.
+
+    With weights θ, gradient g, learning rate η and t the number of this variable's steps:
+
+        t ← t + 1
+        m ← β₁m + (1 − β₁)g
+        u ← max(β₂u, |g|)
+        θ ← θ − η m / (1 − β₁ᵗ) / (u + ε)
+
+    That is the limit p → ∞ of the exponentially weighted L^p norm
+
+        u ← (β₂ᵖuᵖ + (1 − β₂ᵖ)|g|ᵖ)^(1/p)
+
+    which `norm_order` p gives for finite p, divided by (1 − β₂ᵖᵗ)^(1/p) as Adam's root is; at
+    p = 2 it is Adam with β₂² and ε outside the root.
+
+    Every number but p is live: `optimizer.beta_2 = 0.99` acts on the running `fit` without tracing
+    again. Each may be a function of the step (of real updates, from 0) instead. Each variable
+    counts its own steps, so that one that joins late begins with steps of η.
+
+    Args:
+        learning_rate: η, at least 0; a number, a `keras.optimizers.schedules.LearningRateSchedule`
+            or a function of the step.
+        beta_1: β₁ in [0, 1), the memory of the mean.
+        beta_2: β₂ in [0, 1), by which the norm fades in each step.
+        epsilon: ε, greater than 0, beside the norm: it only keeps 0/0 away.
+        norm_order: p, at least 1.
+        weight_decay: λ of decoupled decay, θ ← θ − ηλθ, at each step; `None` for none.
+        clipvalue: Gradients are clipped to [−c, c], element by element.
+        clipnorm: Each variable's gradient is scaled back to this norm where it is longer.
+        global_clipnorm: All gradients together are scaled back to this norm. The three can be
+            combined; they act in this order, under `tf.distribute` on the sum over replicas.
+        **kwargs: `name`, `use_ema`, `ema_momentum`, `ema_overwrite_frequency`,
+            `loss_scale_factor` and `gradient_accumulation_steps`, as in
+            `keras.optimizers.Optimizer`.
+
+    Raises:
+        ValueError: If a number is outside its interval.
+
+    Example:
+
+    >>> import keras
+    >>> import numpy as np
+    >>> theta = keras.Variable(np.array([1.0, -2.0], "float32"))
+    >>> optimizer = AdaMax(0.1)
+    >>> for step in range(41):
+    ...     if step % 20 == 0:
+    ...         print(f"step {step}: loss {float(keras.ops.sum(theta * theta)):.4f}")
+    ...     optimizer.apply([2 * theta], [theta])
+    step 0: loss 5.0000
+    step 20: loss 0.2684
+    step 40: loss 0.0040
+    >>> optimizer.beta_2 = 0.99
+
+    Reference: Kingma and Ba, "Adam: a method for stochastic optimization", ICLR 2015, section 7.1.
+    """
+
+    beta_1 = DecayRate()
+    beta_2 = DecayRate()
+    epsilon = Hyperparameter("(0, inf)")
+
+    scalar_slots = ("step",)
+    slots = ("momentum", "norm")
+
+    def __init__(
+        self,
+        learning_rate: Any = 2e-3,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        norm_order: float = inf,
+        **kwargs: Any,
+    ) -> None:
+        if not norm_order >= 1:
+            raise ValueError(
+                f"AdaMax needs norm_order to be at least 1. Received norm_order={norm_order!r}."
+            )
+        super().__init__(learning_rate, **kwargs)
+        self.beta_1 = beta_1
+        self.beta_2 = beta_2
+        self.epsilon = epsilon
+        self.norm_order = float(norm_order)
+
+    def rule(self, g: Any, h: SimpleNamespace, t: Any, m: Any, u: Any) -> tuple[Any, ...]:
+        """Returns Δ and the slots anew."""
+        t, p = t + 1, self.norm_order
+        m = h.beta_1.average(m, g)
+        faded, new = h.beta_2.beta * u, ops.abs(g)
+        largest = ops.maximum(faded, new)
+        if isinf(p):
+            u = u_hat = largest
+        else:
+            # Powers of ratios to the largest, because those of the numbers over- and underflow.
+            unit = ops.where(largest > 0, largest, ops.ones_like(largest))
+            powers = (faded / unit) ** p + h.beta_2.bias(p) * (new / unit) ** p
+            u = largest * powers ** (1 / p)
+            u_hat = u / h.beta_2.bias(p * t) ** (1 / p)
+        return h.learning_rate * m / h.beta_1.bias(t) / (u_hat + h.epsilon), t, m, u
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor; the hyperparameters as they are now."""
+        return {**super().get_config(), "norm_order": self.norm_order}

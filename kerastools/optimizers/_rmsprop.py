@@ -1,0 +1,113 @@
+"""RMSProp: AdaGrad that forgets."""
+
+from types import SimpleNamespace
+from typing import Any
+
+from keras import ops
+
+from kerastools._core._hyperparameter import DecayRate, Hyperparameter
+from kerastools._core._live_optimizer import LiveOptimizer
+from kerastools._core._registration import register
+
+
+@register
+class RMSProp(LiveOptimizer):
+    """RMSProp: the step is the gradient over the root of its mean square.
+
+    A steady choice for recurrent nets and reinforcement learning; learning rates like Adam's. The
+    mean square begins at 0 and is not corrected for it, so that the first steps are up to
+    1/√(1 − ρ) times as long as the later ones.
+
+    With weights θ, gradient g and learning rate η:
+
+        G ← ρG + (1 − ρ)g²
+        θ ← θ − ηg / √(G + ε)
+
+    With `centered`, the variance stands under the root: ḡ ← ρḡ + (1 − ρ)g, and G − ḡ² in place of
+    G. With `momentum` γ, v ← γv + ηg/√(G + ε) and θ ← θ − v.
+
+    Every number is live: `optimizer.rho = 0.99` acts on the running `fit` without tracing
+    again. Each may be a function of the step (of real updates, from 0) instead.
+
+    Args:
+        learning_rate: η, at least 0; a number, a `keras.optimizers.schedules.LearningRateSchedule`
+            or a function of the step.
+        rho: ρ in [0, 1), the memory of the mean square.
+        epsilon: ε, greater than 0, compared with squares of gradients.
+        momentum: γ in [0, 1), or `None` for none, which saves the velocity.
+        centered: Whether the variance takes the place of the mean square.
+        weight_decay: λ of decoupled decay, θ ← θ − ηλθ, at each step; `None` for none.
+        clipvalue: Gradients are clipped to [−c, c], element by element.
+        clipnorm: Each variable's gradient is scaled back to this norm where it is longer.
+        global_clipnorm: All gradients together are scaled back to this norm. The three can be
+            combined; they act in this order, under `tf.distribute` on the sum over replicas.
+        **kwargs: `name`, `use_ema`, `ema_momentum`, `ema_overwrite_frequency`,
+            `loss_scale_factor` and `gradient_accumulation_steps`, as in
+            `keras.optimizers.Optimizer`.
+
+    Raises:
+        ValueError: If a number is outside its interval.
+
+    Example:
+
+    >>> import keras
+    >>> import numpy as np
+    >>> theta = keras.Variable(np.array([1.0, -2.0], "float32"))
+    >>> optimizer = RMSProp(0.05)
+    >>> for step in range(41):
+    ...     if step % 20 == 0:
+    ...         print(f"step {step}: loss {float(keras.ops.sum(theta * theta)):.4f}")
+    ...     optimizer.apply([2 * theta], [theta])
+    step 0: loss 5.0000
+    step 20: loss 0.6057
+    step 40: loss 0.0377
+    >>> optimizer.rho = 0.99
+
+    References: Tieleman and Hinton, "Lecture 6.5: RMSProp", Neural networks for machine learning,
+    2012; Graves, "Generating sequences with recurrent neural networks", 2013 (centred).
+    """
+
+    rho = DecayRate()
+    epsilon = Hyperparameter("(0, inf)")
+    momentum = Hyperparameter("[0, 1)")
+
+    slots: tuple[str, ...] = ("mean_square",)
+
+    def __init__(
+        self,
+        learning_rate: Any = 1e-3,
+        rho: float = 0.9,
+        epsilon: float = 1e-8,
+        momentum: float | None = None,
+        centered: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(learning_rate, **kwargs)
+        self.rho = rho
+        self.epsilon = epsilon
+        self.momentum = momentum
+        self.centered = centered
+        if centered:
+            self.slots = (*self.slots, "mean")
+        if momentum is not None:
+            self.slots = (*self.slots, "velocity")
+
+    def rule(self, g: Any, h: SimpleNamespace, square: Any, *more: Any) -> tuple[Any, ...]:
+        """Returns Δ and the slots anew."""
+        square = h.rho.average(square, ops.square(g))
+        slots = [square]
+        spread = square
+        if self.centered:
+            mean = h.rho.average(more[0], g)
+            slots.append(mean)
+            # A variance, but rounding may take it below 0.
+            spread = ops.maximum(square - ops.square(mean), 0)
+        delta = h.learning_rate * g / ops.sqrt(spread + h.epsilon)
+        if h.momentum is not None:
+            delta = h.momentum * more[-1] + delta
+            slots.append(delta)
+        return delta, *slots
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor; the hyperparameters as they are now."""
+        return {**super().get_config(), "centered": self.centered}
