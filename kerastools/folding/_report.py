@@ -9,26 +9,29 @@ from kerastools._core._table import format_table
 
 @dataclass(frozen=True)
 class FoldOutcome:
-    """What became of one batch normalisation.
+    """What became of one layer that computes a⊗x + b in inference.
 
     Attributes:
-        batch_norm: Its name, after the names of the nested models that hold it.
-        into: The layer that took it in, or `None` if it was kept.
+        layer: Its name, after the names of the nested models that hold it.
+        kind: Its class: `"BatchNormalization"`, `"Normalization"` or `"Rescaling"`, or a subclass.
+        into: The layers that took it in, or `None` if it was kept.
         reason: Why it was kept, or `None` if it was folded.
     """
 
-    batch_norm: str
+    layer: str
+    kind: str
     into: str | None
     reason: str | None
 
 
 @dataclass(frozen=True)
 class FoldReport:
-    """What `fold_batch_norm` did; printed, it is a table with a line per batch normalisation.
+    """What `fold_batch_norm` did; printed, it is a table with a line per layer it looked at.
 
     Attributes:
         model: Name of the model.
-        outcomes: One `FoldOutcome` per call of a batch normalisation, in the model's order.
+        outcomes: One `FoldOutcome` per call of a batch normalisation, `Normalization` or
+            `Rescaling`, in the model's order.
         num_layers: Layers before and after, those of nested models included.
         num_parameters: Weights before and after.
     """
@@ -41,12 +44,16 @@ class FoldReport:
     @property
     def num_folded(self) -> int:
         """Batch normalisations that are gone."""
-        return sum(outcome.into is not None for outcome in self.outcomes)
+        return sum(outcome.into is not None for outcome in self._batch_norms)
 
     @property
     def num_kept(self) -> int:
         """Batch normalisations that stayed."""
-        return len(self.outcomes) - self.num_folded
+        return len(self._batch_norms) - self.num_folded
+
+    @property
+    def _batch_norms(self) -> list[FoldOutcome]:
+        return [o for o in self.outcomes if o.kind not in ("Normalization", "Rescaling")]
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the report as plain dictionaries, tuples and numbers."""
@@ -55,13 +62,14 @@ class FoldReport:
 
     def __str__(self) -> str:
         rows = [
-            (o.batch_norm, f"folded into {o.into}" if o.into else f"kept: {o.reason}")
+            (o.layer, f"folded into {o.into}" if o.into else f"kept: {o.reason}")
             for o in self.outcomes
         ]
         (layers, fewer_layers), (weights, fewer_weights) = self.num_layers, self.num_parameters
         title = (
-            f'Model "{self.model}": {self.num_folded} of {len(self.outcomes)} batch norms folded, '
-            f"{layers} layers became {fewer_layers}, {weights:,} parameters {fewer_weights:,}"
+            f'Model "{self.model}": {self.num_folded} of {self.num_folded + self.num_kept} batch '
+            f"norms folded, {layers} layers became {fewer_layers}, {weights:,} parameters "
+            f"{fewer_weights:,}"
         )
-        table = format_table(("batch norm", "outcome"), rows)
+        table = format_table(("layer", "outcome"), rows)
         return f"{title}\n\n{table}" if rows else title

@@ -1,14 +1,14 @@
-"""Batch normalisation in inference as z = a⊗x + b."""
+"""Layers that compute z = a⊗x + b in inference."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
 import numpy as np
 
 
-class CannotFold(Exception):  # noqa: N818 - no error: the batch norm stays where it is
-    """Why a batch norm stays; the message goes into the report."""
+class CannotFold(Exception):  # noqa: N818 - no error: the layer stays where it is
+    """Why a layer stays; the message goes into the report."""
 
 
 @dataclass(frozen=True)
@@ -23,34 +23,123 @@ class Affine:
     scale: np.ndarray
     shift: np.ndarray
 
-    def along(self, axis: int) -> "Affine":
+    @classmethod
+    def of_vectors(cls, scale: Any, shift: Any, axis: int, rank: int) -> "Affine":
+        """Returns a and b, vectors along `axis` of x or numbers, for an x of `rank` axes."""
+        scale, shift = np.broadcast_arrays(np.atleast_1d(scale), np.atleast_1d(shift))
+        shape = [1] * (rank - 1)
+        shape[axis - 1] = -1
+        return cls(scale.reshape(shape), shift.reshape(shape))
+
+    @property
+    def shifts(self) -> bool:
+        """Whether b is not zero."""
+        return bool(self.shift.any())
+
+    def without_shift(self) -> "Affine":
+        """Returns a⊗x."""
+        return replace(self, shift=np.zeros_like(self.shift))
+
+    def along(self, axis: int, size: int | None = None) -> "Affine":
         """Returns a and b as vectors along `axis` of x, or raises if they vary along others."""
         others = [i for i in range(self.scale.ndim) if i != axis - 1 and self.scale.shape[i] != 1]
         if others:
             raise CannotFold(
                 f"works along axis {others[0] + 1}, while the layer's channels are axis {axis}"
             )
-        return Affine(self.scale.reshape(-1), self.shift.reshape(-1))
+        size = size or self.scale.size
+        return Affine(*(np.broadcast_to(v.reshape(-1), size) for v in (self.scale, self.shift)))
+
+    def reshaped(self, source: Any, target: Any) -> "Affine":
+        """Returns a and b for x of shape `source` after its reshaping to `target`."""
+        before, after = source[1:], target[1:]
+        if None in before or None in after:
+            if self.scale.size == 1:
+                return Affine(*(v.reshape([1] * len(after)) for v in self._pair))
+            raise CannotFold("a reshape between has sizes that are open")
+        arrays = (np.broadcast_to(v, before).reshape(after) for v in self._pair)
+        return Affine(*arrays)._compressed()
+
+    def _compressed(self) -> "Affine":
+        """Returns the same with size 1 along every axis along which a and b are constant."""
+        scale, shift = self._pair
+        for axis in range(scale.ndim):
+            first = [v.take([0], axis) for v in (scale, shift)]
+            if (scale == first[0]).all() and (shift == first[1]).all():
+                scale, shift = first
+        return Affine(scale, shift)
+
+    def split(self, axis: int, sizes: list[int]) -> list["Affine"]:
+        """Returns the parts for inputs of `sizes` that are concatenated along `axis`."""
+        if self.scale.shape[axis - 1] == 1:
+            return [self] * len(sizes)
+        ends = np.cumsum(sizes)[:-1]
+        return [
+            Affine(a, b)
+            for a, b in zip(*(np.split(v, ends, axis - 1) for v in self._pair), strict=True)
+        ]
+
+    @property
+    def _pair(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.scale, self.shift
 
 
-def inference_affine(batch_norm: Any, rank: int) -> Affine:
-    """Returns a = γ/√(σ²+ε) and b = β − aμ of a built `BatchNormalization` on inputs of `rank`."""
-    axis = batch_norm.axis % rank
+def affine_of(layer: Any, rank: int) -> Affine:
+    """Returns what a built layer of `AFFINE_LAYERS` does in inference to inputs of `rank` axes."""
+    affine = AFFINE_LAYERS[type(layer)](layer, rank)
+    if not (np.isfinite(affine.scale).all() and np.isfinite(affine.shift).all()):
+        raise CannotFold("its weights or moving statistics are not finite")
+    return affine
+
+
+def _batch_normalization(layer: Any, rank: int) -> Affine:
+    """Returns a = γ/√(σ²+ε) and b = β − aμ."""
+    axis = layer.axis % rank
     if axis == 0:
         raise CannotFold("normalises along the batch axis")
-    mean = to_float64(batch_norm.moving_mean)
-    variance = to_float64(batch_norm.moving_variance) + batch_norm.epsilon
-    if not np.all(variance > 0):
+    mean = to_float64(layer.moving_mean)
+    variance = to_float64(layer.moving_variance) + layer.epsilon
+    if (variance <= 0).any():
         raise CannotFold(f"moving_variance + epsilon is {variance.min():.3g}, not positive")
-    gamma = to_float64(batch_norm.gamma) if batch_norm.scale else np.ones_like(mean)
-    beta = to_float64(batch_norm.beta) if batch_norm.center else np.zeros_like(mean)
+    gamma = to_float64(layer.gamma) if layer.scale else np.ones_like(mean)
+    beta = to_float64(layer.beta) if layer.center else np.zeros_like(mean)
     a = gamma / np.sqrt(variance)
-    b = beta - a * mean
-    if not (np.isfinite(a).all() and np.isfinite(b).all()):
-        raise CannotFold("its weights or moving statistics are not finite")
-    shape = [1] * (rank - 1)
-    shape[axis - 1] = -1
-    return Affine(a.reshape(shape), b.reshape(shape))
+    return Affine.of_vectors(a, beta - a * mean, axis, rank)
+
+
+def _normalization(layer: Any, rank: int) -> Affine:
+    """Returns a = 1/max(σ, ε) and b = −aμ."""
+    if layer.invert:
+        raise CannotFold("inverts a normalisation")
+    mean, variance = (to_float64(v) for v in (layer.mean, layer.variance))
+    a = 1 / np.maximum(np.sqrt(variance), keras.backend.epsilon())
+    if np.max(np.abs(a * mean)) > _FAR_FROM_ZERO:
+        raise CannotFold("its mean is so far from zero that subtracting it first is more exact")
+    if mean.ndim > rank or (mean.ndim == rank and mean.shape[0] != 1):
+        raise CannotFold("normalises along the batch axis")
+    shape = (1,) * (rank - mean.ndim) + mean.shape
+    return Affine(a.reshape(shape[1:]), (-a * mean).reshape(shape[1:]))
+
+
+def _rescaling(layer: Any, rank: int) -> Affine:
+    scale, offset = (np.asarray(v, "float64") for v in (layer.scale, layer.offset))
+    if scale.size > 1 or offset.size > 1:
+        if keras.config.image_data_format() != "channels_last":
+            raise CannotFold("scales channels first")
+        if max(scale.ndim, offset.ndim) > 1:
+            raise CannotFold("scales along several axes")
+    return Affine.of_vectors(scale, offset, rank - 1, rank)
+
+
+# Exactly these: a subclass may compute something else.
+AFFINE_LAYERS = {
+    keras.layers.BatchNormalization: _batch_normalization,
+    keras.layers.Normalization: _normalization,
+    keras.layers.Rescaling: _rescaling,
+}
+# Standard deviations between the mean and zero, which cost as much accuracy when W(x − μ) becomes
+# Wx − Wμ.
+_FAR_FROM_ZERO = 100.0
 
 
 def to_float64(variable: Any) -> np.ndarray:
