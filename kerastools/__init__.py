@@ -12,6 +12,7 @@ from kerastools import (
     initializers,
     layers,
     optimizers,
+    pretraining,
     transfer,
 )
 
@@ -30,6 +31,7 @@ __all__ = [
     "initializers",
     "layers",
     "optimizers",
+    "pretraining",
     "search",
     "transfer",
 ]
