@@ -13,6 +13,7 @@ from kerastools._core._fans import num_gates
 from kerastools._core._layers import PlacedLayer, walk
 from kerastools._core._table import format_table
 from kerastools.initializers._for_layer import check_scheme, for_layer
+from kerastools.initializers._variance_scaling import VarianceScaling
 
 __all__ = ["initialize"]
 
@@ -33,10 +34,11 @@ def initialize(
     | tanh, logistic, softmax, none, others | Glorot | 2 / (fan_in + fan_out) |
 
     Every variable gets a draw of its own; in Keras two layers that share a seeded initializer get
-    the same numbers, and so do the query and key kernels of an attention layer. Biases, scales,
-    moving statistics, recurrent kernels and embeddings start again from the layer's own
-    initializers. Left as they are: layers with `trainable=False`, and variables that no initializer
-    of their layer is named after, such as the statistics of an adapted `Normalization`.
+    the same numbers, and so do the query and key kernels of an attention layer. Recurrent kernels
+    become orthogonal gate by gate. Biases, scales, moving statistics and embeddings start again
+    from the layer's own initializers. Left as they are: layers with `trainable=False`, and
+    variables that no initializer of their layer is named after, such as the statistics of an
+    adapted `Normalization`.
 
     Weights that were trained before are lost. Nothing is changed unless every value could be drawn.
 
@@ -105,9 +107,8 @@ def _plan(placed: PlacedLayer, scheme: str, seeds: Any) -> list[_Step]:
     for variable, sequence in zip(placed.weights, seeds, strict=False):
         seed = int(sequence.generate_state(1)[0] >> 1)
         shape = tuple(variable.shape)
-        initializer = by_name.get(variable.name)
-        fans = initializer.fans(shape) if initializer else None
-        initializer = initializer or _own_initializer(layer, variable.name)
+        initializer = by_name.get(variable.name) or _own_initializer(layer, variable.name)
+        fans = initializer.fans(shape) if isinstance(initializer, VarianceScaling) else None
         if initializer is None or not layer.trainable:
             steps.append(_Step(placed.path, variable, activation, "(kept)", None, None))
             continue

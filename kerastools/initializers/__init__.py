@@ -1,6 +1,9 @@
 """Initializers whose fans are right for every kernel, mirroring `keras.initializers`."""
 
+from kerastools.initializers._delta_orthogonal import DeltaOrthogonal
 from kerastools.initializers._for_layer import for_layer
+from kerastools.initializers._gain import gain
+from kerastools.initializers._gated_orthogonal import GatedOrthogonal
 from kerastools.initializers._glorot_normal import GlorotNormal
 from kerastools.initializers._glorot_uniform import GlorotUniform
 from kerastools.initializers._he_normal import HeNormal
@@ -10,6 +13,8 @@ from kerastools.initializers._lecun_uniform import LecunUniform
 from kerastools.initializers._variance_scaling import VarianceScaling
 
 __all__ = [
+    "DeltaOrthogonal",
+    "GatedOrthogonal",
     "GlorotNormal",
     "GlorotUniform",
     "HeNormal",
@@ -18,4 +23,5 @@ __all__ = [
     "LecunUniform",
     "VarianceScaling",
     "for_layer",
+    "gain",
 ]

@@ -7,7 +7,8 @@ import keras
 import numpy as np
 
 from kerastools._core._activations import activation_name, own_activation
-from kerastools._core._fans import kernel_axes
+from kerastools._core._fans import kernel_axes, num_gates
+from kerastools.initializers._gated_orthogonal import GatedOrthogonal
 from kerastools.initializers._glorot_normal import GlorotNormal
 from kerastools.initializers._glorot_uniform import GlorotUniform
 from kerastools.initializers._he_normal import HeNormal
@@ -37,17 +38,17 @@ def for_layer(
     scheme: str = "auto",
     seed: int | None = None,
     activation: Any = None,
-) -> dict[str, VarianceScaling]:
+) -> dict[str, keras.initializers.Initializer]:
     """Returns the initializer that suits each kernel of `layer`, by the variable's name.
 
     Use it where Keras's own fans are wrong: depthwise, separable and transposed convolutions, the
     fused gates of recurrent cells. `kerastools.calibration.initialize` does it for a whole model.
 
     With `"auto"` the activation decides: He for ReLU and its variants, LeCun for SELU, Glorot for
-    tanh, logistic, softmax and none. Two kernels are decided otherwise. The depthwise half of a
+    tanh, logistic, softmax and none. Three kernels are decided otherwise. The depthwise half of a
     separable convolution is followed by no activation, so LeCun keeps the second moment of its
-    signal. An embedding is a look-up that sums nothing, and a recurrent kernel is best orthogonal:
-    `"auto"` has no initializer for these and leaves them to the layer's own.
+    signal. A recurrent kernel is orthogonal gate by gate. An embedding is a look-up that sums
+    nothing: `"auto"` has no initializer for it and leaves it to the layer's own.
 
     Args:
         layer: A layer, built or not.
@@ -83,15 +84,17 @@ def for_layer(
     if activation is None:
         activation = own_activation(layer)
     axes = kernel_axes(layer)
-    chosen = {name: _choose(scheme, name, activation) for name in axes}
     seeds = np.random.SeedSequence(seed).generate_state(len(axes)).tolist()
-    return {
-        name: SCHEMES[chosen[name]](
-            seed=None if seed is None else own_seed, **dataclasses.asdict(axes[name])
-        )
-        for name, own_seed in zip(axes, seeds, strict=True)
-        if chosen[name]
-    }
+    initializers = {}
+    for (kernel, its_axes), own_seed in zip(axes.items(), seeds, strict=True):
+        kernel_seed = None if seed is None else own_seed
+        chosen = _choose(scheme, kernel, activation)
+        if chosen == "orthogonal":
+            initializers[kernel] = GatedOrthogonal(gates=num_gates(layer), seed=kernel_seed)
+        elif chosen:
+            fans = dataclasses.asdict(its_axes)
+            initializers[kernel] = SCHEMES[chosen](seed=kernel_seed, **fans)
+    return initializers
 
 
 def check_scheme(scheme: str, caller: str) -> None:
@@ -107,8 +110,10 @@ def _choose(scheme: str, kernel: str, activation: Any) -> str:
     """Returns the name of the scheme for one kernel, empty where it is the layer's own."""
     if scheme != "auto":
         return scheme
-    if kernel in ("embeddings", "recurrent_kernel"):
+    if kernel == "embeddings":
         return ""
+    if kernel == "recurrent_kernel":
+        return "orthogonal"
     if kernel == "depthwise_kernel":
         return "lecun_normal"
     name = activation_name(activation)
