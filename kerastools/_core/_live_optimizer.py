@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from kerastools._core._clipping import clip_by_value, clip_to_norm
+from kerastools._core._clipping import clip_by_value, clip_to_norm, clip_units, norm
 from kerastools._core._hyperparameter import Hyperparameter, check, shortest
 from kerastools._core._optimizer_hooks import OptimizerHooks
 from kerastools._core._slots import learning_rate_source
@@ -40,6 +40,7 @@ class LiveOptimizer(OptimizerHooks):
     clipvalue = Hyperparameter("(0, inf]")
     clipnorm = Hyperparameter("(0, inf]")
     global_clipnorm = Hyperparameter("(0, inf]")
+    adaptive_clipnorm = Hyperparameter("(0, inf]")
 
     # Names of the slots, first those of one number per variable.
     scalar_slots: tuple[str, ...] = ()
@@ -52,6 +53,8 @@ class LiveOptimizer(OptimizerHooks):
         clipvalue: float | None = None,
         clipnorm: float | None = None,
         global_clipnorm: float | None = None,
+        adaptive_clipnorm: float | None = None,
+        skip_nonfinite: bool = False,
         **kwargs: Any,
     ) -> None:
         unknown = set(kwargs) - set(_OTHER_KERAS_ARGUMENTS)
@@ -63,6 +66,12 @@ class LiveOptimizer(OptimizerHooks):
         self.clipvalue = clipvalue
         self.clipnorm = clipnorm
         self.global_clipnorm = global_clipnorm
+        self.adaptive_clipnorm = adaptive_clipnorm
+        self.skip_nonfinite = skip_nonfinite
+        if skip_nonfinite or global_clipnorm is not None:
+            self._gradient_norm = self._add_reading("gradient_norm", "float32")
+            self._clipped_steps = self._add_reading("clipped_steps", "int32")
+            self._skipped_steps = self._add_reading("skipped_steps", "int32")
 
     def rule(self, g: Any, h: SimpleNamespace, *slots: Any) -> tuple[Any, ...]:
         """Returns the step Δ that is subtracted from the weights, and the slots anew."""
@@ -78,6 +87,25 @@ class LiveOptimizer(OptimizerHooks):
     def learning_rate(self, value: Any) -> None:
         keras.optimizers.Optimizer.learning_rate.fset(self, check(value, *_RATE, self))
 
+    @property
+    def gradient_norm(self) -> Any:
+        """Norm of all gradients in the last step, before clipping; a scalar variable.
+
+        Known where it is needed, with `global_clipnorm` or `skip_nonfinite`, else `None`.
+        `global_clipnorm=float("inf")` clips nothing and asks for it.
+        """
+        return getattr(self, "_gradient_norm", None)
+
+    @property
+    def clipped_steps(self) -> Any:
+        """Number of steps that `global_clipnorm` has shortened, or `None`; a scalar variable."""
+        return getattr(self, "_clipped_steps", None)
+
+    @property
+    def skipped_steps(self) -> Any:
+        """Number of steps that `skip_nonfinite` has left out, or `None`; a scalar variable."""
+        return getattr(self, "_skipped_steps", None)
+
     def build(self, variables: list[Any]) -> None:
         """Creates the slots of `variables`."""
         if self.built:
@@ -88,8 +116,10 @@ class LiveOptimizer(OptimizerHooks):
             setattr(self, f"{name}_slots", slots)
 
     def begin_update(self) -> None:
-        """Forgets the numbers of the last step."""
+        """Forgets the numbers of the last step, and asks whether this one is to be skipped."""
         self._read.numbers = {}
+        if self.skip_nonfinite:
+            self._read.finite = ops.isfinite(ops.convert_to_tensor(self._gradient_norm))
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Moves `variable` by the rule."""
@@ -100,13 +130,16 @@ class LiveOptimizer(OptimizerHooks):
 
         theta = ops.cast(variable, dtype)
         g = ops.cast(gradient, dtype)
+        if h.adaptive_clipnorm is not None:
+            g = clip_units(g, theta, h.adaptive_clipnorm)
         delta, *new_slots = self.rule(g, h, *(ops.cast(slot, dtype) for slot in slots))
         if h.weight_decay is not None and self.decays(variable):
             delta = delta + h.learning_rate * h.weight_decay * theta
 
-        self.assign(variable, theta - delta)
-        for slot, value in zip(slots, new_slots, strict=True):
-            self.assign(slot, value)
+        for old, new in zip([variable, *slots], [theta - delta, *new_slots], strict=True):
+            if self.skip_nonfinite:
+                new = ops.where(self._read.finite, new, ops.cast(old, dtype))
+            self.assign(old, new)
 
     def slots_of(self, index: int) -> list[Any]:
         """Returns the slots of one variable, in the order in which the rule takes them."""
@@ -122,12 +155,23 @@ class LiveOptimizer(OptimizerHooks):
     def clip_gradients(self, gradients: list[Any]) -> list[Any]:
         """Clips by value, then each gradient's norm, then the norm of all; those that are set."""
         gradients = [ops.convert_to_tensor(g, sparse=False) for g in gradients]
+        length = None
+        if self.gradient_norm is not None:
+            length = norm(gradients)
+            self._gradient_norm.assign(ops.cast(length, "float32"))
+            skipped = ops.logical_not(ops.isfinite(length)) if self.skip_nonfinite else False
+            self._skipped_steps.assign_add(ops.cast(skipped, "int32"))
         if self.clipvalue is not None:
             gradients = [clip_by_value(g, self.clipvalue) for g in gradients]
+            length = None
         if self.clipnorm is not None:
             gradients = [clip_to_norm([g], self.clipnorm)[0] for g in gradients]
+            length = None
         if self.global_clipnorm is not None:
-            gradients = clip_to_norm(gradients, self.global_clipnorm)
+            length = norm(gradients) if length is None else length
+            clipped = ops.isfinite(length) & (length > ops.cast(self.global_clipnorm, length.dtype))
+            self._clipped_steps.assign_add(ops.cast(clipped, "int32"))
+            gradients = clip_to_norm(gradients, self.global_clipnorm, length)
         return gradients
 
     def get_config(self) -> dict[str, Any]:
@@ -135,7 +179,8 @@ class LiveOptimizer(OptimizerHooks):
         config = super().get_config()
         if isinstance(config["learning_rate"], float):
             config["learning_rate"] = float(shortest(self.learning_rate))
-        return config | {name: d.config(self) for name, d in _declared(type(self)).items()}
+        numbers = {name: d.config(self) for name, d in _declared(type(self)).items()}
+        return config | numbers | {"skip_nonfinite": self.skip_nonfinite}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
@@ -149,6 +194,9 @@ class LiveOptimizer(OptimizerHooks):
 
     def _slot_names(self) -> tuple[str, ...]:
         return (*self.scalar_slots, *self.slots)
+
+    def _add_reading(self, name: str, dtype: str) -> Any:
+        return self.add_variable(shape=(), dtype=dtype, aggregation="only_first_replica", name=name)
 
     def _add_slot(self, name: str, variable: Any) -> Any:
         if getattr(variable, "overwrite_with_gradient", False):

@@ -39,8 +39,13 @@ class RMSProp(LiveOptimizer):
         weight_decay: λ of decoupled decay, θ ← θ − ηλθ, at each step; `None` for none.
         clipvalue: Gradients are clipped to [−c, c], element by element.
         clipnorm: Each variable's gradient is scaled back to this norm where it is longer.
-        global_clipnorm: All gradients together are scaled back to this norm. The three can be
-            combined; they act in this order, under `tf.distribute` on the sum over replicas.
+        global_clipnorm: All gradients together are scaled back to this norm.
+        adaptive_clipnorm: Each unit's gradient is scaled back to this many times the norm of its
+            weights (Brock et al. 2021; 0.01 there). The four can be combined; they act in this
+            order, under `tf.distribute` on the sum over replicas.
+        skip_nonfinite: Whether a step with a gradient that is NaN or infinite is left out: weights
+            and slots stay as they are, `skipped_steps` counts it. With this or `global_clipnorm`,
+            `gradient_norm` holds the norm of the last step and `clipped_steps` counts too.
         **kwargs: `name`, `use_ema`, `ema_momentum`, `ema_overwrite_frequency`,
             `loss_scale_factor` and `gradient_accumulation_steps`, as in
             `keras.optimizers.Optimizer`.

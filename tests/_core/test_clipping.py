@@ -1,7 +1,7 @@
 import numpy as np
 from keras import ops
 
-from kerastools._core._clipping import clip_by_value, clip_to_norm, norm
+from kerastools._core._clipping import clip_by_value, clip_to_norm, clip_units, norm
 
 
 def tensors(*arrays):
@@ -44,3 +44,16 @@ def test_zero_stays_zero_and_an_infinite_limit_is_none():
     np.testing.assert_array_equal(ops.convert_to_numpy(zero), 0.0)
     (g,) = clip_to_norm(tensors([3.0, 4.0]), float("inf"))
     np.testing.assert_array_equal(ops.convert_to_numpy(g), [3.0, 4.0])
+
+
+def test_units_are_clipped_to_a_part_of_their_weights():
+    g, theta = tensors([[30.0, 0.3], [40.0, 0.4]], [[3.0, 3.0], [4.0, 4.0]])
+    # Columns: gradient norms 50 and 0.5, weight norms 5; a tenth of that is allowed.
+    clipped = ops.convert_to_numpy(clip_units(g, theta, 0.1))
+    np.testing.assert_allclose(clipped, [[0.3, 0.3], [0.4, 0.4]], rtol=1e-6)
+
+
+def test_a_vector_is_one_unit_and_zero_weights_may_move():
+    g, zero = tensors([3e20, 4e20], [0.0, 0.0])
+    clipped = ops.convert_to_numpy(clip_units(g, zero, 0.1))
+    np.testing.assert_allclose(clipped, [0.6e-4, 0.8e-4], rtol=1e-6)
