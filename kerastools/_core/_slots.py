@@ -9,6 +9,8 @@ from typing import Any
 
 import keras
 
+_VARIABLE_LISTS = ("_variables", "_trainable_variables")
+
 
 def known_variables(optimizer: Any) -> list[Any]:
     """Returns the variables that `optimizer` was built for, in its order."""
@@ -22,6 +24,18 @@ def optimizer_tree(optimizer: Any) -> Iterator[Any]:
         for item in value if isinstance(value, list | tuple) else [value]:
             if isinstance(item, keras.optimizers.Optimizer) and item is not optimizer:
                 yield from optimizer_tree(item)
+
+
+def slot_variables(optimizer: Any) -> list[Any]:
+    """Returns every slot of `optimizer`, and of those that it wraps, in a steady order."""
+    return [
+        slot
+        for part in optimizer_tree(optimizer)
+        for name, value in vars(part).items()
+        if name not in _VARIABLE_LISTS and _is_slots(value, len(known_variables(part)))
+        for slot in value
+        if slot is not None
+    ]
 
 
 def learning_rate_source(optimizer: Any) -> Any:
@@ -78,7 +92,7 @@ class _Snapshot:
         """Yields (old value, new value) of each attribute that `build` has set anew."""
         for name, new in vars(self.optimizer).items():
             old = self.attributes.get(name)
-            if new is not old and name not in ("_variables", "_trainable_variables"):
+            if new is not old and name not in _VARIABLE_LISTS:
                 yield old, new
 
     def pairs(self) -> list[tuple[Any, Any]]:

@@ -3,5 +3,6 @@
 from kerastools.callbacks._evaluation_weights import EvaluationWeights
 from kerastools.callbacks._freeze_schedule import FreezeSchedule
 from kerastools.callbacks._phase import Phase
+from kerastools.callbacks._plateau import Plateau
 
-__all__ = ["EvaluationWeights", "FreezeSchedule", "Phase"]
+__all__ = ["EvaluationWeights", "FreezeSchedule", "Phase", "Plateau"]

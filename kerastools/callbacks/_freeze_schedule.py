@@ -13,6 +13,7 @@ from kerastools._core._registration import register
 from kerastools._core._table import format_table
 from kerastools.callbacks._phase import Phase
 from kerastools.callbacks._phase_rate import PhaseRate
+from kerastools.callbacks._progress import Progress
 from kerastools.optimizers._rebind import rebind
 
 _POLICIES = ("inference", "train")
@@ -23,13 +24,16 @@ class Transition:
     """One begin of a phase, as `FreezeSchedule.history` lists them.
 
     Attributes:
-        epoch: The epoch before which the phase began, counted from 0 as in `History.epoch`.
+        epoch: The epoch before which, or in which, the phase began; counted from 0 as in
+            `History.epoch`.
+        step: How many steps of that epoch came before.
         phase: The number of the phase, counted from 0.
         layers: What it trains, as it was written.
         num_weights: How many weight arrays train.
     """
 
     epoch: int
+    step: int
     phase: int
     layers: Any
     num_weights: int
@@ -53,15 +57,16 @@ class FreezeSchedule(keras.callbacks.Callback):
 
     All is checked when training begins, before anything is changed. Afterwards the flags stay as
     the last phase had them, so that the model, its optimizer and a saved file agree and `fit` can
-    go on; the learning rate is given back without the phase's multiplier. The phases are placed by
-    epoch number: `fit(initial_epoch=5)` begins in the phase of epoch 5.
+    go on; the learning rate is given back without the phase's multiplier. A `fit` whose
+    `initial_epoch` is where the last one with this object ended goes on in the same phase; with a
+    new object, the phase follows from the epoch number, if all before it count epochs only.
 
     Callbacks that set the learning rate at each epoch's begin and stand later in the list overrule
     the phase's. Put `keras.callbacks.BackupAndRestore` after this one.
 
     Args:
         phases: One `Phase` after the other, or a tuple of its arguments, `("head", 3)`; all but the
-            last need `epochs`.
+            last need an end.
         batch_norm: What the batch normalisation of frozen layers does. `"inference"`: it uses its
             moving statistics and keeps them, which is right for small or shifted batches and for
             all cached features; when its layer is unfrozen, it goes over to batch statistics.
@@ -76,7 +81,8 @@ class FreezeSchedule(keras.callbacks.Callback):
     Raises:
         ValueError: If `phases` is empty, a phase but the last has no end, or `batch_norm` is
             unknown. When training begins: if a layer is not found, a phase would train nothing, or
-            the learning rate cannot be set as asked; the model is then as it was.
+            the learning rate cannot be set as asked; the model is then as it was. At the end of the
+            first epoch: if what a `Plateau` monitors is not in the logs.
         TypeError: If something else than a `Phase` stands in `phases`.
 
     Example:
@@ -92,10 +98,10 @@ class FreezeSchedule(keras.callbacks.Callback):
     [(0, 'head'), (2, 'b|head')]
     >>> print(schedule)
     FreezeSchedule, batch_norm="inference"
-    phase   epochs   layers   learning rate
-    ─────────────────────────────────────────
-        1   1–2      head     × 1
-        2   3–       b|head   × 0.1
+    phase   layers   lasts        learning rate
+    ─────────────────────────────────────────────
+        1   head     2 epochs     × 1
+        2   b|head   to the end   × 0.1
 
     Reference: Howard and Ruder, "Universal language model fine-tuning for text classification",
     ACL 2018 (gradual unfreezing).
@@ -109,17 +115,13 @@ class FreezeSchedule(keras.callbacks.Callback):
         self.batch_norm = batch_norm
         self.history: list[Transition] = []
         self._states: list[TrainableState] = []
-        self._phase: int | None = None
-        self._rate: PhaseRate | None = None
+        self._rate: Any = None  # A PhaseRate while training.
+        self._progress: Any = None  # A Progress from the first epoch on.
+        self._goes_on_at = 0
+        self._begun = False
+        self._epoch = 0
+        self._batch = 0
         _check(self.phases, batch_norm)
-
-    def phase_at(self, epoch: int) -> int:
-        """Returns the number of the phase that `epoch` belongs to; both are counted from 0."""
-        for i, phase in enumerate(self.phases[:-1]):
-            epoch -= int(phase.epochs or 0)
-            if epoch < 0:
-                return i
-        return len(self.phases) - 1
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Finds the layers of every phase and checks all, before anything is changed."""
@@ -132,23 +134,45 @@ class FreezeSchedule(keras.callbacks.Callback):
         self._states = self._find_states()
         rebind(self.model.optimizer, self.model)
         self._rate = rate
-        self._phase = None
-        self.history = []
+        self._begun = False
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Goes over to the phase of `epoch`, if it is another."""
-        phase = self.phase_at(epoch)
-        if phase == self._phase or self._rate is None:
-            return
-        self._states[phase].set()
-        self._rate.begin(self.phases[phase])
-        rebind(self.model.optimizer, self.model)
-        self._phase = phase
-        count = len(self.model.trainable_weights)
-        self.history.append(Transition(epoch, phase, self.phases[phase].layers, count))
+        """Goes over to the next phase if the last has ended."""
+        self._epoch = epoch
+        if self._progress is None or epoch == 0 or epoch != self._goes_on_at:
+            progress = self._locate(epoch)
+            self.history = []
+            self._enter(progress, step=0)
+        elif self._at_end():
+            self._enter(self._next(), step=0)
+        elif not self._begun:
+            self._begin()
+
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Goes over to the next phase if the last has made its steps."""
+        self._batch = batch
+        if self._phase.steps is not None and self._at_end():
+            if hasattr(self.model, "jax_state_sync"):
+                self.model.jax_state_sync()  # During an epoch JAX keeps the weights elsewhere.
+            self._enter(self._next(), step=batch)
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Counts the steps, of which one call may make several."""
+        # With steps_per_execution Keras numbers the last call of an epoch as if it were full.
+        num_batches = (self.params or {}).get("steps") or batch + 1
+        self._progress.steps += min(batch + 1, num_batches) - self._batch
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Looks whether the phase has ended; the last one may end training."""
+        self._goes_on_at = epoch + 1
+        self._progress.end_epoch(self._phase, logs or {}, self.model)
+        if self._is_last() and self._progress.done:
+            self.model.stop_training = True
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Gives the learning rate back."""
+        """Gives the learning rate back, and the best state if the last phase restores it."""
+        if self._is_last():
+            self._progress.restore_best(self.model)
         if self._rate is not None:
             self._rate.release()
             self._rate = None
@@ -164,15 +188,59 @@ class FreezeSchedule(keras.callbacks.Callback):
         return cls([Phase.from_config(p) for p in config["phases"]], config["batch_norm"])
 
     def __str__(self) -> str:
-        rows, first = [], 1
+        rows = []
         for i, phase in enumerate(self.phases, 1):
-            last = "" if phase.epochs is None else first + phase.epochs - 1
             rate = phase.learning_rate
             shown = f"× {phase.lr_multiplier:g}" if rate is None else f"{rate:g}"
-            rows.append((i, f"{first}–{last}", _text(phase.layers), shown))
-            first += phase.epochs or 0
+            rows.append((i, _text(phase.layers), phase.lasts(), shown))
         title = f'FreezeSchedule, batch_norm="{self.batch_norm}"'
-        return format_table(("phase", "epochs", "layers", "learning rate"), rows, title)
+        return format_table(("phase", "layers", "lasts", "learning rate"), rows, title)
+
+    @property
+    def _phase(self) -> Phase:
+        return self.phases[self._progress.phase]
+
+    def _is_last(self) -> bool:
+        return self._progress.phase == len(self.phases) - 1
+
+    def _at_end(self) -> bool:
+        return not self._is_last() and self._progress.ended(self._phase)
+
+    def _locate(self, epoch: int) -> Progress:
+        """Returns where `epoch` stands in the schedule."""
+        left = epoch
+        for i, phase in enumerate(self.phases[:-1]):
+            if left == 0:
+                return Progress(i)
+            if phase.epochs is None or phase.steps is not None or phase.until is not None:
+                raise ValueError(
+                    f"FreezeSchedule cannot tell which phase epoch {epoch} belongs to: phase "
+                    f"{phase.layers!r} lasts {phase.lasts()}. Go on with the object that was used "
+                    "before, or begin with initial_epoch=0."
+                )
+            if left < phase.epochs:
+                return Progress(i, left)
+            left -= phase.epochs
+        return Progress(len(self.phases) - 1, left)
+
+    def _next(self) -> Progress:
+        self._progress.restore_best(self.model)
+        return Progress(self._progress.phase + 1)
+
+    def _enter(self, progress: Progress, step: int) -> None:
+        self._progress = progress
+        self._begin()
+        count = len(self.model.trainable_weights)
+        self.history.append(
+            Transition(self._epoch, step, progress.phase, self._phase.layers, count)
+        )
+
+    def _begin(self) -> None:
+        """Sets flags and learning rate and fits the optimizer to them."""
+        self._states[self._progress.phase].set()
+        self._rate.begin(self._phase)
+        rebind(self.model.optimizer, self.model)
+        self._begun = True
 
     def _find_states(self) -> list[TrainableState]:
         tree = LayerTree(self.model)
@@ -211,10 +279,10 @@ def _check(phases: list[Phase], batch_norm: str) -> None:
     if not phases:
         raise ValueError("FreezeSchedule needs at least one Phase. Received an empty list.")
     for i, phase in enumerate(phases):
-        if phase.epochs is None and i < len(phases) - 1:
+        if not phase.ends and i < len(phases) - 1:
             raise ValueError(
-                f"FreezeSchedule needs epochs in every phase but the last. Received {phase!r} at "
-                f"position {i} of {len(phases)}, after which the next would never begin."
+                "FreezeSchedule needs epochs, steps or until in every phase but the last. Received "
+                f"{phase!r} at position {i} of {len(phases)}, after which the next never begins."
             )
     if batch_norm not in _POLICIES:
         raise ValueError(

@@ -1,11 +1,13 @@
 """One phase of a `FreezeSchedule`."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
 
 from kerastools._core._registration import register
+from kerastools.callbacks._plateau import Plateau
 
 
 @register
@@ -22,29 +24,40 @@ class Phase:
             expression for a whole name or path (`"b|head"`, `r"block_1[4-6]_.*"`); `"head"`, the
             last layer that has weights. A list joins several. A layer that contains others, a
             nested model for one, stands for all of them.
-        epochs: How many epochs the phase lasts, at least 1; None, allowed in the last phase only,
-            to the end of training. The last phase goes on to the end in any case.
+        epochs: After how many epochs the phase ends, at least 1; an epoch in whose middle it begins
+            counts. Of `epochs`, `steps` and `until`, the first that comes ends the phase. Every
+            phase but the last needs one; the last goes on to the end of training.
         lr_multiplier: What the optimizer's learning rate is multiplied by during the phase; it is
             relative to the rate of the optimizer, not to the previous phase's. Works with a
             `LearningRateSchedule` too, which goes on undisturbed. Default 1.
         learning_rate: The learning rate of the phase, instead of a multiplier. Not possible where
             the optimizer follows a `LearningRateSchedule`.
+        steps: After how many training steps the phase ends, in the middle of an epoch too.
+        until: A `Plateau`, or a function of the number of epochs that the phase has lasted and the
+            last epoch's logs, which returns True at the end of the phase. In the last phase it ends
+            training. To save the schedule, decorate the function with
+            `keras.saving.register_keras_serializable`.
 
     Raises:
-        ValueError: If a number is out of range, `layers` is empty, or both rates are given.
+        ValueError: If a number is out of range, `layers` is empty, both rates are given, or `until`
+            cannot be called.
 
     Example:
 
-    >>> Phase("head", epochs=3)
-    Phase(layers='head', epochs=3, lr_multiplier=1.0, learning_rate=None)
-    >>> Phase("block_5_*|head", lr_multiplier=0.1).epochs is None
-    True
+    >>> Phase("head", epochs=3).lasts()
+    '3 epochs'
+    >>> Phase("block_5_*", lr_multiplier=0.1, epochs=9, until=Plateau("val_loss")).lasts()
+    '9 epochs or val_loss plateau of 2'
     """
 
     layers: Any
     epochs: int | None = None
     lr_multiplier: float = 1.0
     learning_rate: float | None = None
+    steps: int | None = field(default=None, kw_only=True)
+    until: Plateau | Callable[[int, dict[str, Any]], bool] | None = field(
+        default=None, kw_only=True
+    )
 
     def __post_init__(self) -> None:
         if isinstance(self.layers, str | list | tuple) and not self.layers:
@@ -52,10 +65,17 @@ class Phase:
                 f"Phase needs at least one layer that trains. Received layers={self.layers!r}. "
                 'Pass a name, a pattern such as "block_5_*", or "all".'
             )
-        if self.epochs is not None and (int(self.epochs) != self.epochs or self.epochs < 1):
+        for name in ("epochs", "steps"):
+            number = getattr(self, name)
+            if number is not None and (int(number) != number or number < 1):
+                raise ValueError(
+                    f"Phase needs {name} to be an integer of at least 1, or None. Received "
+                    f"{name}={number!r}."
+                )
+        if not (self.until is None or isinstance(self.until, Plateau) or callable(self.until)):
             raise ValueError(
-                f"Phase needs epochs to be an integer of at least 1, or None for the rest of "
-                f"training. Received epochs={self.epochs!r}."
+                "Phase needs until to be a Plateau or a function of epochs and logs. Received "
+                f"{self.until!r} of type {type(self.until).__name__}."
             )
         for name in ("lr_multiplier", "learning_rate"):
             rate = getattr(self, name)
@@ -67,6 +87,20 @@ class Phase:
                 f"learning_rate={self.learning_rate} and lr_multiplier={self.lr_multiplier}."
             )
 
+    @property
+    def ends(self) -> bool:
+        """Whether anything ends this phase before training ends."""
+        return any(end is not None for end in (self.epochs, self.steps, self.until))
+
+    def lasts(self) -> str:
+        """Returns how long the phase lasts, in words."""
+        ends = [
+            "" if self.epochs is None else f"{self.epochs} epoch{'s' * (self.epochs > 1)}",
+            "" if self.steps is None else f"{self.steps} step{'s' * (self.steps > 1)}",
+            "" if self.until is None else getattr(self.until, "__name__", str(self.until)),
+        ]
+        return " or ".join(filter(None, ends)) or "to the end"
+
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments as plain data; a layer as its name."""
         return {
@@ -74,12 +108,15 @@ class Phase:
             "epochs": self.epochs,
             "lr_multiplier": self.lr_multiplier,
             "learning_rate": self.learning_rate,
+            "steps": self.steps,
+            "until": keras.saving.serialize_keras_object(self.until),
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Phase":
         """Returns the phase that `get_config` described."""
-        return cls(**config)
+        until = keras.saving.deserialize_keras_object(config["until"])
+        return cls(**{**config, "until": until})
 
 
 def _as_names(layers: Any) -> Any:

@@ -8,10 +8,12 @@ import pytest
 from keras import ops
 
 from kerastools import optimizers
-from kerastools.callbacks import FreezeSchedule, Phase
+from kerastools.callbacks import FreezeSchedule, Phase, Plateau
 
 X = np.random.default_rng(0).normal(size=(48, 6)).astype("float32")
 Y = np.random.default_rng(1).normal(size=(48, 2)).astype("float32")
+# Where nothing depends on the compiled step, TensorFlow need not trace it again in every phase.
+EAGERLY = keras.backend.backend() == "tensorflow"
 
 
 class Recorder(keras.callbacks.Callback):
@@ -162,7 +164,7 @@ def test_a_late_joiner_steps_by_at_most_the_learning_rate():
             self.model.optimizer.iterations.assign(2000)
 
     model = make_model()
-    model.compile(keras.optimizers.Adam(1e-3), "mse")
+    model.compile(keras.optimizers.Adam(1e-3), "mse", run_eagerly=EAGERLY)
     _, recorder = fit(model, [Phase("head", epochs=1), Phase("a|head")], 2, callbacks=[Far()])
     last = [recorder.begins[-1]["weights"], recorder.ends[-1]["weights"]]
     (kernel,) = (path for path in last[0] if path.endswith("a/kernel"))
@@ -172,7 +174,7 @@ def test_a_late_joiner_steps_by_at_most_the_learning_rate():
 
 def test_the_learning_rate_follows_the_phases_and_is_given_back():
     model = make_model()
-    model.compile(keras.optimizers.SGD(0.5), "mse")
+    model.compile(keras.optimizers.SGD(0.5), "mse", run_eagerly=EAGERLY)
     phases = [Phase("head", 1), Phase("c|head", 1, 0.1), Phase("c", 1, learning_rate=0.25)]
     _, recorder = fit(model, [*phases, Phase("all")], 4)
     rates = [end["learning_rate"] for end in recorder.ends]
@@ -186,7 +188,7 @@ def test_what_others_do_to_the_learning_rate_is_kept():
             self.model.optimizer.learning_rate = self.model.optimizer.learning_rate * 0.5
 
     model = make_model()
-    model.compile(keras.optimizers.SGD(0.8), "mse")
+    model.compile(keras.optimizers.SGD(0.8), "mse", run_eagerly=EAGERLY)
     _, recorder = fit(model, [Phase("head", 2), Phase("all", lr_multiplier=0.1)], 3, [Halve()])
     assert [e["learning_rate"] for e in recorder.begins] == pytest.approx([0.8, 0.4, 0.02])
     assert float(model.optimizer.learning_rate) == pytest.approx(0.1)
@@ -196,7 +198,7 @@ def test_what_others_do_to_the_learning_rate_is_kept():
 def test_a_learning_rate_schedule_goes_on_under_the_multiplier(optimizer, tmp_path):
     schedule = keras.optimizers.schedules.InverseTimeDecay(0.1, 1, 1.0)
     model = make_model()
-    model.compile(optimizer(schedule), "mse")
+    model.compile(optimizer(schedule), "mse", run_eagerly=EAGERLY)
     _, recorder = fit(model, [Phase("head", 1), Phase("all", 1, 0.1), Phase("c")], 3)
     # 3 steps an epoch: 0.1 / (1 + step).
     assert [e["learning_rate"] for e in recorder.ends] == pytest.approx(
@@ -214,7 +216,7 @@ def test_a_learning_rate_schedule_goes_on_under_the_multiplier(optimizer, tmp_pa
 
 def test_frozen_batch_norm_keeps_its_statistics_and_thaws_with_its_layer():
     model = make_model(norm=True)
-    model.compile("adam", "mse")
+    model.compile("adam", "mse", run_eagerly=EAGERLY)
     _, recorder = fit(model, [Phase("head", 1), Phase("norm|head", 1)], 2)
     for epoch, moves in enumerate([False, True]):
         begin, end = recorder.begins[epoch]["weights"], recorder.ends[epoch]["weights"]
@@ -224,7 +226,7 @@ def test_frozen_batch_norm_keeps_its_statistics_and_thaws_with_its_layer():
 
 def test_batch_norm_of_frozen_layers_trains_when_asked_to():
     model = make_model(norm=True)
-    model.compile("adam", "mse")
+    model.compile("adam", "mse", run_eagerly=EAGERLY)
     _, recorder = fit(model, [Phase("head", 1)], 1, batch_norm="train")
     begin, end = recorder.begins[0]["weights"], recorder.ends[0]["weights"]
     for path in begin:
@@ -236,7 +238,7 @@ def test_batch_norm_without_weights_of_its_own_is_frozen_too():
     keras.utils.set_random_seed(0)
     norm = keras.layers.BatchNormalization(center=False, scale=False, name="norm")
     model = keras.Sequential([keras.Input((6,)), norm, keras.layers.Dense(2, name="head")])
-    model.compile("sgd", "mse")
+    model.compile("sgd", "mse", run_eagerly=EAGERLY)
     _, recorder = fit(model, [Phase("head", 1), Phase("all", 1)], 2)
     path = next(p for p in recorder.begins[0]["weights"] if p.endswith("moving_mean"))
     a, b, c = (w["weights"][path] for w in (recorder.begins[0], *recorder.ends))
@@ -250,7 +252,7 @@ def test_the_kernel_under_a_lora_update_stays_frozen():
         layer = model.get_layer("c")
         layer.enable_lora(2)
         layer.trainable = not frozen_before
-        model.compile("sgd", "mse")
+        model.compile("sgd", "mse", run_eagerly=EAGERLY)
         before = layer.get_weights()
         fit(model, [Phase("head", 1), Phase("all", 1)], 2)
         moved = [not np.array_equal(a, b) for a, b in zip(before, layer.get_weights(), strict=True)]
@@ -267,7 +269,7 @@ def test_weights_that_were_frozen_one_by_one_stay_frozen():
     model = make_model()
     bias = model.get_layer("c").bias
     bias.trainable = False
-    model.compile("sgd", "mse")
+    model.compile("sgd", "mse", run_eagerly=EAGERLY)
     before = ops.convert_to_numpy(bias)
     fit(model, [Phase("head", 1), Phase("all", 1)], 2)
     np.testing.assert_array_equal(ops.convert_to_numpy(bias), before)
@@ -275,7 +277,7 @@ def test_weights_that_were_frozen_one_by_one_stay_frozen():
 
 def test_children_that_train_are_seen_through_a_frozen_parent():
     model = make_model()
-    model.compile("sgd", "mse")
+    model.compile("sgd", "mse", run_eagerly=EAGERLY)
     fit(model, [Phase("trunk/b", 1)], 1)
     trunk = model.get_layer("trunk")
     assert [layer_of(v.path) for v in trunk.trainable_variables] == ["b", "b"]
@@ -288,7 +290,7 @@ def test_a_layer_that_is_shared_by_two_parents_trains():
     second = keras.Sequential([keras.Input((6,)), keras.layers.Dense(6), shared], name="second")
     head = keras.layers.Dense(2, name="head")
     model = keras.Sequential([keras.Input((6,)), first, second, head])
-    model.compile("sgd", "mse")
+    model.compile("sgd", "mse", run_eagerly=EAGERLY)
     _, recorder = fit(model, [Phase("shared", 1), Phase("head", 1), Phase("first", 1)], 3)
     assert recorder.begins[0]["trains"] == {"shared"}
     assert recorder.begins[1]["trains"] == {"head"}
@@ -314,7 +316,9 @@ def test_mixed_precision_keeps_the_loss_scale():
 
 def test_gradient_accumulation_goes_on():
     model = make_model()
-    model.compile(keras.optimizers.Adam(0.01, gradient_accumulation_steps=2), "mse")
+    model.compile(
+        keras.optimizers.Adam(0.01, gradient_accumulation_steps=2), "mse", run_eagerly=EAGERLY
+    )
     _, recorder = fit(model, [Phase("head", 1), Phase("c|head", 1)], 2)
     # The phase ends in the middle of a window: what was accumulated is kept.
     old, new = recorder.ends[0]["slots"], recorder.begins[1]["slots"]
@@ -326,7 +330,9 @@ def test_gradient_accumulation_goes_on():
 
 def test_averaged_weights_end_in_their_own_layers():
     model = make_model()
-    model.compile(keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.5), "mse")
+    model.compile(
+        keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.5), "mse", run_eagerly=EAGERLY
+    )
     _, recorder = fit(model, [Phase("all", 1), Phase("b|c|head", 1)], 2)
     end = recorder.ends[-1]
     for layer in (*model.get_layer("trunk").layers[1:], *model.layers[1:]):
@@ -345,10 +351,95 @@ def test_several_steps_per_execution():
     assert int(model.optimizer.iterations) == 15
 
 
+class Losses(keras.callbacks.Callback):
+    """Gives the epochs the validation losses that a test wants."""
+
+    def __init__(self, values):
+        super().__init__()
+        self.values = values
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs["val_loss"] = self.values[epoch]
+
+
+def test_a_phase_ends_at_a_plateau_and_the_last_plateau_ends_training():
+    model = make_model()
+    model.compile("sgd", "mse", run_eagerly=EAGERLY)
+    phases = [
+        Phase("head", until=Plateau("val_loss", patience=2)),
+        Phase("c|head", epochs=2, until=Plateau("val_loss", patience=5)),
+        Phase("all", until=lambda epochs, logs: epochs == 3),
+    ]
+    recorder = Recorder()
+    schedule = FreezeSchedule(phases)
+    losses = Losses([5, 4, 4, float("nan"), 3, 2, 1, 1, 1, 1])
+    model.fit(X, Y, epochs=10, callbacks=[losses, schedule, recorder], verbose=0)
+    assert [t.epoch for t in schedule.history] == [0, 4, 6]
+    assert len(recorder.ends) == 9
+
+
+def test_the_best_state_of_a_phase_is_restored():
+    model = make_model()
+    model.compile(keras.optimizers.Adam(0.01), "mse", run_eagerly=EAGERLY)
+    plateau = Plateau("val_loss", patience=2, restore_best=True)
+    recorder, schedule = Recorder(), FreezeSchedule([Phase("c|head", until=plateau), Phase("c")])
+    losses = Losses([3, 1, 2, 2, 1])
+    model.fit(X, Y, epochs=5, batch_size=16, callbacks=[losses, schedule, recorder], verbose=0)
+    best, begin = recorder.ends[1], recorder.begins[4]
+    assert_equal(best["weights"], begin["weights"], best["weights"].keys())
+    assert_equal(best["slots"], begin["slots"], begin["slots"].keys())
+    assert begin["iterations"] == 12
+    # In the last phase training ends with it.
+    schedule = FreezeSchedule([Phase("all", until=plateau)])
+    model.fit(X, Y, epochs=9, callbacks=[losses, schedule, recorder], verbose=0)
+    assert len(recorder.ends) == 4
+    for path, value in recorder.ends[1]["weights"].items():
+        (weight,) = (v for v in model.weights if v.path == path)
+        np.testing.assert_array_equal(ops.convert_to_numpy(weight), value)
+
+
+@pytest.mark.parametrize("steps_per_execution", [1, 2])
+def test_a_phase_ends_in_the_middle_of_an_epoch(steps_per_execution):
+    # 3 steps an epoch; 4 steps of the head, then the rest.
+    model, reference = make_model(), make_model()
+    model.compile(keras.optimizers.Adam(0.01), "mse", steps_per_execution=steps_per_execution)
+    batches = [(X[i : i + 16], Y[i : i + 16]) for i in (0, 16, 32)] * 2
+    schedule, _ = fit(model, [Phase("head", steps=4), Phase("all")], 2)
+    second = schedule.history[1]
+    reference.compile(keras.optimizers.Adam(0.01), "mse")
+    for layer in (reference.get_layer("trunk"), reference.get_layer("c")):
+        layer.trainable = False
+    split = 3 * second.epoch + second.step
+    assert split == (4 if steps_per_execution == 1 else 5)
+    for i, (x, y) in enumerate(batches):
+        if i == split:
+            for layer in (reference.get_layer("trunk"), reference.get_layer("c")):
+                layer.trainable = True
+            optimizers.rebind(reference.optimizer, reference)
+        reference.train_on_batch(x, y)
+    assert int(model.optimizer.iterations) == 6
+    for one, other in zip(model.get_weights(), reference.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_plateau_that_is_not_in_the_logs_is_refused():
+    model = make_model()
+    model.compile("sgd", "mse", run_eagerly=EAGERLY)
+    with pytest.raises(ValueError, match=r"needs .val_loss. in the logs.*validation_data"):
+        fit(model, [Phase("head", until=Plateau("val_loss")), Phase("all")], 2)
+
+
+def test_an_epoch_whose_phase_is_unknown_is_refused():
+    model = make_model()
+    model.compile("sgd", "mse", run_eagerly=EAGERLY)
+    with pytest.raises(ValueError, match="cannot tell which phase epoch 1 belongs to"):
+        fit(model, [Phase("head", steps=4), Phase("all")], 2, initial_epoch=1)
+
+
 def test_a_run_in_pieces_equals_one_run():
     whole, pieces = make_model(), make_model()
     for model in (whole, pieces):
-        model.compile(optimizers.Adam(0.01), "mse")
+        model.compile(optimizers.Adam(0.01), "mse", run_eagerly=EAGERLY)
     fit(whole, PHASES, 4)
     schedule = FreezeSchedule(PHASES)
     for epoch in range(4):
@@ -366,7 +457,7 @@ def test_an_interrupted_run_does_not_keep_the_multiplier():
             raise KeyboardInterrupt
 
     model = make_model()
-    model.compile(keras.optimizers.SGD(0.5), "mse")
+    model.compile(keras.optimizers.SGD(0.5), "mse", run_eagerly=EAGERLY)
     schedule = FreezeSchedule([Phase("all", lr_multiplier=0.1)])
     with pytest.raises(KeyboardInterrupt):
         model.fit(X, Y, callbacks=[schedule, Stop()], verbose=0)
@@ -390,7 +481,7 @@ def test_an_interrupted_run_does_not_keep_the_multiplier():
 )
 def test_the_ways_to_name_layers(layers, trains):
     model = make_model()
-    model.compile("sgd", "mse")
+    model.compile("sgd", "mse", run_eagerly=EAGERLY)
     schedule = FreezeSchedule([Phase(layers, 1)])
     schedule.set_model(model)
     schedule.on_train_begin()
@@ -401,7 +492,7 @@ def test_the_ways_to_name_layers(layers, trains):
 def test_a_layer_can_be_passed_itself_and_head_is_the_last_layer_with_weights():
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2), keras.layers.Dense(2)])
     model.add(keras.layers.ReLU())
-    model.compile("sgd", "mse")
+    model.compile("sgd", "mse", run_eagerly=EAGERLY)
     schedule = FreezeSchedule([Phase(model.layers[0], 1), Phase("head")])
     schedule.set_model(model)
     schedule.on_train_begin()
@@ -430,7 +521,7 @@ def test_a_wrong_schedule_is_refused_before_anything_is_changed(phases, message)
     model.add(keras.layers.Dropout(0.1, name="drop"))
     model.get_layer("trunk").get_layer("a").trainable = False
     model.get_layer("c").bias.trainable = False
-    model.compile("sgd", "mse")
+    model.compile("sgd", "mse", run_eagerly=EAGERLY)
     model.fit(X, Y, verbose=0)
     flags = [v.trainable for v in model.weights]
     before, variables = model.get_weights(), list(model.optimizer.variables)
@@ -446,10 +537,10 @@ def test_a_wrong_schedule_is_refused_before_anything_is_changed(phases, message)
 def test_a_rate_that_cannot_be_set_is_refused():
     model = make_model()
     schedule = keras.optimizers.schedules.InverseTimeDecay(0.1, 1, 1.0)
-    model.compile(keras.optimizers.SGD(schedule), "mse")
+    model.compile(keras.optimizers.SGD(schedule), "mse", run_eagerly=EAGERLY)
     with pytest.raises(ValueError, match="Use lr_multiplier with a LearningRateSchedule"):
         fit(model, [Phase("all", learning_rate=0.1)], 1)
-    model.compile(keras.optimizers.SGD(lambda: 0.1), "mse")
+    model.compile(keras.optimizers.SGD(lambda: 0.1), "mse", run_eagerly=EAGERLY)
     with pytest.raises(ValueError, match="compile with a number"):
         fit(model, [Phase("all", lr_multiplier=0.1)], 1)
 
@@ -459,10 +550,20 @@ def test_a_rate_that_cannot_be_set_is_refused():
     [
         (lambda: FreezeSchedule([]), ValueError, "at least one Phase"),
         (lambda: FreezeSchedule(["head"]), TypeError, "list of Phase objects"),
-        (lambda: FreezeSchedule([Phase("a"), Phase("b")]), ValueError, "in every phase but the"),
+        (
+            lambda: FreezeSchedule([Phase("a"), Phase("b")]),
+            ValueError,
+            "in every phase but the last",
+        ),
         (lambda: FreezeSchedule([Phase("a")], "freeze"), ValueError, "batch_norm to be one of"),
         (lambda: Phase("a", epochs=0), ValueError, "at least 1"),
         (lambda: Phase("a", epochs=1.5), ValueError, "at least 1"),
+        (lambda: Phase("a", steps=0), ValueError, "steps to be an integer"),
+        (lambda: Phase("a", until=3), ValueError, "until to be a Plateau"),
+        (lambda: Plateau("f1"), ValueError, 'mode="min" or mode="max"'),
+        (lambda: Plateau("loss", mode="down"), ValueError, 'mode="min" or mode="max"'),
+        (lambda: Plateau("loss", 0), ValueError, "patience to be an integer"),
+        (lambda: Plateau("loss", min_delta=-1), ValueError, "min_delta >= 0"),
         (lambda: Phase([]), ValueError, "at least one layer"),
         (lambda: Phase("a", lr_multiplier=-1), ValueError, "lr_multiplier to be a number >= 0"),
         (lambda: Phase("a", learning_rate=float("nan")), ValueError, "learning_rate to be a"),
@@ -476,13 +577,19 @@ def test_wrong_arguments_are_refused(make, error, message):
 
 def test_a_schedule_is_plain_data():
     schedule = FreezeSchedule(
-        [(["a", "b*"], 2), Phase("all", learning_rate=1e-4)], batch_norm="train"
+        [
+            (["a", "b*"], 2),
+            Phase("a", steps=7, until=Plateau("val_acc", 3)),
+            Phase("all", learning_rate=1e-4),
+        ],
+        batch_norm="train",
     )
     config = json.loads(json.dumps(schedule.get_config()))
     again = FreezeSchedule.from_config(config)
     assert again.get_config() == schedule.get_config()
     assert str(again) == str(schedule)
     assert "a, b*" in str(schedule)
+    assert "7 steps or val_acc plateau of 3" in str(schedule)
     assert "0.0001" in str(schedule)
 
 
