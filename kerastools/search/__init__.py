@@ -1,8 +1,10 @@
 """Hyperparameter search with keras-tuner: search spaces and models to search over."""
 
+import importlib
+
 try:
-    import keras_tuner  # noqa: F401
-    import tensorboard  # noqa: F401
+    for _name in ("keras_tuner", "tensorboard"):
+        importlib.import_module(_name)
 except ImportError as error:
     raise ImportError(
         "kerastools.search needs keras-tuner and tensorboard (keras-tuner imports tensorboard in "
@@ -10,7 +12,16 @@ except ImportError as error:
     ) from error
 
 from kerastools.search._deep_dense import DeepDense
+from kerastools.search._population_tuner import PopulationTuner
 from kerastools.search._spaces import betas, dropout, learning_rate, momentum
 from kerastools.search._spread_seed import spread_seed
 
-__all__ = ["DeepDense", "betas", "dropout", "learning_rate", "momentum", "spread_seed"]
+__all__ = [
+    "DeepDense",
+    "PopulationTuner",
+    "betas",
+    "dropout",
+    "learning_rate",
+    "momentum",
+    "spread_seed",
+]

@@ -1,0 +1,57 @@
+"""State files that are whole at any moment, whenever the process is killed."""
+
+import json
+import os
+from typing import Any
+
+import numpy as np
+
+
+def write_json(path: str, state: Any) -> None:
+    """Writes `state` beside `path` and moves it there: readers see the old file or the new one."""
+    _replace(path, lambda file: file.write(json.dumps(state).encode()))
+
+
+def write_arrays(path: str, arrays: list[np.ndarray]) -> None:
+    """Writes `arrays`, in their order, as `write_json` does."""
+    _replace(path, lambda file: np.savez(file, *arrays))
+
+
+def read_arrays(path: str) -> list[np.ndarray]:
+    """Returns what `write_arrays` wrote."""
+    with np.load(path) as archive:
+        return [archive[f"arr_{i}"] for i in range(len(archive.files))]
+
+
+def save_atomically(oracle: Any) -> None:
+    """Makes `oracle` write its files with `write_json`, on this one object.
+
+    keras-tuner truncates a file and then writes it: a process that is killed in between leaves half
+    a file, and the search cannot be resumed.
+    """
+
+    def save() -> None:
+        write_json(oracle._get_oracle_fname(), oracle.get_state())
+
+    def save_trial(trial: Any) -> None:
+        folder = oracle._get_trial_dir(trial.trial_id)
+        write_json(os.path.join(folder, "trial.json"), trial.get_state())
+
+    oracle.save = save
+    oracle._save_trial = save_trial
+
+
+def drop_unrecorded(oracle: Any) -> None:
+    """Forgets trials whose file was written and that `oracle.json` does not know of.
+
+    The process was killed between the two. keras-tuner would count such a trial and never run it.
+    """
+    known = set(oracle.start_order)
+    oracle.trials = {name: trial for name, trial in oracle.trials.items() if name in known}
+
+
+def _replace(path: str, write: Any) -> None:
+    beside = f"{path}.{os.getpid()}.tmp"
+    with open(beside, "wb") as file:
+        write(file)
+    os.replace(beside, path)

@@ -1,0 +1,155 @@
+import functools
+
+import keras
+import numpy as np
+import pytest
+
+from kerastools._core._stacked_keras import count_names_anew
+from kerastools.layers import Dropout
+from kerastools.optimizers import SGD, Adam
+from kerastools.search._description import describe, difference
+
+pytestmark = pytest.mark.tensorflow
+
+FACTOR = 2.0
+
+
+class Scale(keras.layers.Layer):
+    def __init__(self, factor):
+        super().__init__()
+        self.hidden_factor = [factor, {"a": np.array([factor])}]
+
+    def call(self, x):
+        return x * self.hidden_factor[0]
+
+
+def scaled(x, factor):
+    return x * factor
+
+
+def build(**changes):
+    count_names_anew()
+    c = {
+        "units": 3,
+        "rate": 0.1,
+        "keras_rate": 0.1,
+        "factor": 2.0,
+        "partial": 2.0,
+        "default": 2.0,
+        "layer": 2.0,
+        "l2": 0.01,
+        "order": 1,
+        "learning_rate": 0.1,
+        "momentum": 0.9,
+        "beta": 0.9,
+        "clipnorm": 1.0,
+        "optimizer": SGD,
+        "stddev": 0.1,
+        "seed": 1,
+        "trainable": True,
+        "loss": "mse",
+        "metrics": ("mae",),
+    } | changes
+    factor = c["factor"]
+    inputs = keras.Input((4,))
+    x = keras.layers.Dense(
+        c["units"],
+        kernel_initializer=keras.initializers.RandomNormal(stddev=c["stddev"], seed=c["seed"]),
+        kernel_regularizer=keras.regularizers.L2(c["l2"]),
+        trainable=c["trainable"],
+    )(inputs)
+    x = Dropout(c["rate"], seed=c["seed"])(x)
+    x = keras.layers.Dropout(c["keras_rate"], seed=c["seed"])(x)
+    x = keras.layers.Lambda(lambda x: x * factor)(x)
+    x = keras.layers.Activation(functools.partial(scaled, factor=c["partial"]))(x)
+    x = keras.layers.Lambda(lambda x, scale=c["default"]: x * scale)(x)
+    x = Scale(c["layer"])(x)
+    y = keras.layers.Dense(c["units"])(x)
+    pair = [x, y][:: c["order"]]
+    model = keras.Model(inputs, keras.layers.Subtract()(pair))
+    if c["optimizer"] is SGD:
+        optimizer = SGD(c["learning_rate"], c["momentum"], clipnorm=c["clipnorm"])
+    else:
+        optimizer = Adam(c["learning_rate"], c["beta"])
+    model.compile(optimizer, c["loss"], metrics=list(c["metrics"]))
+    return model
+
+
+def test_two_builds_of_one_configuration_are_equal():
+    assert difference(describe(build()), describe(build())) is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rate": 0.4},
+        {"learning_rate": 0.01},
+        {"momentum": 0.5},
+        {"clipnorm": 0.1},
+        {"stddev": 1.0},
+        {"seed": 2},
+    ],
+)
+def test_what_is_held_in_a_variable_makes_no_difference(change):
+    assert difference(describe(build()), describe(build(**change))) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"units": 4}, "units is 4 and was 3"),
+        ({"keras_rate": 0.2}, "dropout_1.rate is 0.2"),
+        ({"factor": 3.0}, "lambda.function.factor is 3.0"),
+        ({"partial": 3.0}, "factor is 3.0"),
+        ({"default": 3.0}, "defaults.0 is 3.0"),
+        ({"layer": 3.0}, "hidden_factor.0 is 3.0"),
+        ({"l2": 0.1}, "kernel_regularizer.l2 is 0.1"),
+        ({"order": -1}, "call"),
+        ({"clipnorm": None}, "optimizer.clipnorm is None"),
+        ({"optimizer": Adam}, "optimizer is kerastools.optimizers._adam.Adam"),
+        ({"trainable": False}, "dense.trainable is False"),
+        ({"loss": "mae"}, "loss is 'mae'"),
+        ({"loss": lambda a, b: keras.ops.mean(a - b)}, "loss is function"),
+        ({"metrics": ()}, "metrics"),
+    ],
+)
+def test_everything_else_does_and_is_named(change, named):
+    change = difference(describe(build()), describe(build(**change)))
+    assert named in str(change)
+
+
+def test_a_global_that_a_function_reads_makes_a_difference(monkeypatch):
+    def lossy():
+        return build(loss=lambda a, b: FACTOR * keras.ops.mean(a - b))
+
+    before = describe(lossy())
+    monkeypatch.setitem(globals(), "FACTOR", 3.0)
+    assert "FACTOR is 3.0" in str(difference(before, describe(lossy())))
+
+
+def test_training_makes_no_difference():
+    model = build()
+    before = describe(model)
+    model.fit(np.ones((8, 4)), np.ones((8, 3)), verbose=0)
+    assert difference(before, describe(model)) is None
+
+
+def test_subclassed_models_are_described_by_their_attributes():
+    class Own(keras.Model):
+        def __init__(self, factor):
+            super().__init__()
+            self.factor = factor
+            self.dense = keras.layers.Dense(2)
+
+        def call(self, x):
+            return self.dense(x) * self.factor
+
+    def own(factor):
+        count_names_anew()
+        model = Own(factor)
+        model.compile("sgd", "mse")
+        model(np.ones((1, 3)))
+        return describe(model)
+
+    assert difference(own(1.0), own(1.0)) is None
+    assert "factor is 2.0" in str(difference(own(1.0), own(2.0)))

@@ -1,0 +1,389 @@
+import json
+import os
+import subprocess
+import sys
+
+import keras
+import keras_tuner
+import numpy as np
+import pytest
+
+from kerastools.layers import Dropout
+from kerastools.optimizers import SGD, Adam
+from kerastools.search import PopulationTuner, dropout, learning_rate, momentum
+
+pytestmark = pytest.mark.tensorflow
+
+rng = np.random.default_rng(0)
+X = rng.normal(size=(96, 6)).astype("float32")
+Y = (X[:, :3] + 0.2 * rng.normal(size=(96, 3))).argmax(axis=1)
+DATA = {"x": X[:64], "y": Y[:64], "validation_data": (X[64:], Y[64:]), "batch_size": 16}
+FIT = {**DATA, "epochs": 2, "verbose": 0}
+
+
+class Counter(keras.layers.Layer):
+    """Counts how often Python runs its call: once per trace."""
+
+    traces = 0
+
+    def call(self, x):
+        Counter.traces += 1
+        return x
+
+
+def build(hp, units=12):
+    model = keras.Sequential(
+        [
+            keras.Input((6,)),
+            keras.layers.Dense(units, activation="tanh"),
+            keras.layers.BatchNormalization(),
+            Counter(),
+            Dropout(dropout(hp)),
+            keras.layers.Dense(3, activation="softmax"),
+        ]
+    )
+    optimizer = SGD(learning_rate(hp, 1e-3), momentum(hp), nesterov="shifted")
+    model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
+    return model
+
+
+class Quick(keras_tuner.HyperModel):
+    """Scores a trial by a random number instead of training it."""
+
+    def __init__(self, builder=build):
+        super().__init__()
+        self.builder = builder
+
+    def build(self, hp):
+        return self.builder(hp)
+
+    def fit(self, hp, model, *args, **kwargs):
+        return float(np.random.random())
+
+
+def tuner_in(folder, builder=build, objective="val_loss", **arguments):
+    return PopulationTuner(
+        builder,
+        objective,
+        **{"max_trials": 4, "seed": 3, "directory": folder, **arguments},
+    )
+
+
+def scores(tuner):
+    return {name: trial.score for name, trial in sorted(tuner.oracle.trials.items())}
+
+
+def newly_compiled(tuner):
+    return [way for way in tuner.ways.values() if way.startswith("newly compiled")]
+
+
+class Watched(PopulationTuner):
+    """Keeps every trial's last weights and the number of traces its training took."""
+
+    def on_epoch_begin(self, trial, model, epoch, logs=None):
+        if epoch == 0:
+            self.__dict__.setdefault("traces", {})[trial.trial_id] = -Counter.traces
+
+    def on_epoch_end(self, trial, model, epoch, logs=None):
+        self.__dict__.setdefault("weights", {})[trial.trial_id] = model.get_weights()
+        if epoch == FIT["epochs"] - 1:
+            self.traces[trial.trial_id] += Counter.traces
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    tuner = Watched(
+        build, "val_loss", max_trials=3, seed=5, directory=tmp_path_factory.mktemp("search")
+    )
+    tuner.search(**FIT)
+    return tuner
+
+
+def require_equal_to_alone(tuner, name):
+    """Bitwise, weights and score: the only difference is which compiled step computed them."""
+    trial = tuner.oracle.trials[name]
+    alone = tuner._build(trial)
+    keras.utils.set_random_seed(tuner._trial_seed(trial, 0))
+    history = alone.fit(**FIT).history
+    for mine, own in zip(tuner.weights[name], alone.get_weights(), strict=True):
+        np.testing.assert_array_equal(mine, own)
+    assert trial.score == min(history["val_loss"])
+
+
+def test_trials_that_differ_in_numbers_share_one_trace(searched):
+    assert searched.traces["0"] > 0
+    assert searched.traces["1"] == searched.traces["2"] == 0
+    assert newly_compiled(searched) == ["newly compiled: the first of its kind"]
+
+
+def test_a_trial_on_a_reused_model_equals_a_fresh_build_trained_alone(searched):
+    require_equal_to_alone(searched, "2")
+
+
+@pytest.mark.parametrize("chosen", [Adam, keras.optimizers.Adam])
+def test_so_does_one_with_adam(tmp_path, chosen):
+    def builder(hp):
+        model = build(keras_tuner.HyperParameters())
+        live = {}
+        if chosen is Adam:
+            live = {"beta_1": hp.Float("beta_1", 0.5, 0.9), "clipnorm": hp.Float("clip", 0.1, 1.0)}
+            live |= {"epsilon": hp.Float("e", 1e-8, 0.1), "weight_decay": hp.Float("decay", 0, 0.1)}
+        model.compile(chosen(learning_rate(hp), **live), "sparse_categorical_crossentropy")
+        return model
+
+    tuner = Watched(builder, "val_loss", max_trials=2, seed=5, directory=tmp_path)
+    tuner.search(**FIT)
+    assert len(newly_compiled(tuner)) == 1
+    require_equal_to_alone(tuner, "1")
+
+
+def test_best_model_is_the_best_epoch_with_its_optimizer(searched):
+    best = searched.oracle.get_best_trials(1)[0]
+    model = searched.get_best_models(1)[0]
+    loss = model.evaluate(*DATA["validation_data"], verbose=0)[0]
+    assert loss == pytest.approx(best.score, rel=1e-6)
+    assert int(model.optimizer.iterations) == 4 * (best.best_step + 1)
+    assert searched.get_best_hyperparameters()[0].values == best.hyperparameters.values
+    searched.results_summary()
+
+
+def test_half_a_state_file_is_never_left(searched, monkeypatch):
+    path = os.path.join(searched.project_dir, "oracle.json")
+    with open(path) as file:
+        whole = json.load(file)
+
+    def fail(*args, **kwargs):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        searched.oracle.save()
+    with open(path) as file:
+        assert json.load(file) == whole
+
+
+def test_a_structural_hyperparameter_has_a_model_compiled_for_each_value(tmp_path):
+    def builder(hp):
+        return build(hp, units=hp.Choice("units", [4, 7]))
+
+    tuner = tuner_in(tmp_path, Quick(builder), max_trials=8)
+    tuner.search()
+    assert len(newly_compiled(tuner)) == 2
+    assert "layer.dense.units is" in newly_compiled(tuner)[1]
+
+
+@pytest.mark.parametrize("use", ["twice", "in a closure", "on the builder"])
+def test_a_number_that_reaches_more_than_a_variable_is_structural(tmp_path, use):
+    class Builder(Quick):
+        def build(self, hp):
+            self.rate = rate = dropout(hp)
+            other = {
+                "twice": keras.layers.GaussianNoise(rate),
+                "in a closure": keras.layers.Lambda(lambda x: x * rate),
+                "on the builder": keras.layers.Lambda(lambda x: x * self.rate),
+            }[use]
+            model = keras.Sequential([keras.Input((6,)), Dropout(rate), other])
+            model.compile(Adam(learning_rate(hp)), "mse")
+            return model
+
+    tuner = tuner_in(tmp_path, Builder(), max_trials=4)
+    tuner.search()
+    rates = {trial.hyperparameters["dropout"] for trial in tuner.oracle.trials.values()}
+    assert len(newly_compiled(tuner)) == len(rates) > 1
+
+
+def test_a_search_that_was_interrupted_repeats_the_unfinished_trial(tmp_path):
+    class Interrupted(Quick):
+        def fit(self, hp, model, *args, **kwargs):
+            if len(tuner.oracle.trials) == 3:
+                raise KeyboardInterrupt
+            return super().fit(hp, model)
+
+    tuner = tuner_in(tmp_path, Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        tuner.search()
+    resumed = tuner_in(tmp_path, Quick())
+    resumed.search()
+    assert sorted(resumed.ways) == ["2", "3"]
+    whole = tuner_in(tmp_path / "whole", Quick())
+    whole.search()
+    assert scores(resumed) == scores(whole)
+
+
+@pytest.mark.slow
+def test_sigkill_at_any_moment_loses_nothing_and_counts_nothing_twice(tmp_path):
+    script = tmp_path / "search.py"
+    script.write_text(
+        "import sys\nsys.path.insert(0, sys.argv[2])\n"
+        "from test_population_tuner import tuner_in, Quick\n"
+        "tuner_in(sys.argv[1], Quick(), max_trials=12).search()\n"
+    )
+    command = [sys.executable, "-u", script, tmp_path / "runs", os.path.dirname(__file__)]
+    for lines in (1, 3):
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            for _ in range(lines):
+                assert process.stdout.readline().strip()
+            process.kill()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    resumed = tuner_in(tmp_path / "runs", Quick(), max_trials=12)
+    whole = tuner_in(tmp_path / "whole", Quick(), max_trials=12)
+    whole.search()
+    assert sorted(resumed.oracle.end_order) == sorted(whole.oracle.end_order)
+    assert scores(resumed) == scores(whole)
+
+
+def test_seeds_repeat_a_search_and_share_nothing_with_their_neighbours(tmp_path):
+    found = {}
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        tuner = tuner_in(tmp_path / name, Quick(), seed=seed)
+        tuner.search()
+        found[name] = scores(tuner)
+    assert found["a"] == found["b"]
+    assert not set(found["a"].values()) & set(found["c"].values())
+
+
+def test_executions_of_a_trial_differ_and_are_averaged(tmp_path):
+    drawn = []
+
+    class Recorded(Quick):
+        def fit(self, hp, model, *args, **kwargs):
+            drawn.append(super().fit(hp, model))
+            return drawn[-1]
+
+    tuner = tuner_in(tmp_path, Recorded(), max_trials=1, executions_per_trial=2)
+    tuner.search()
+    assert drawn[0] != drawn[1]
+    assert tuner.oracle.trials["0"].score == pytest.approx(np.mean(drawn))
+
+
+def test_a_builder_that_fails_in_some_trials_does_not_end_the_search(tmp_path):
+    def builder(hp):
+        if hp.Choice("broken", [False, True], default=False):
+            raise RuntimeError("this one cannot be built")
+        return build(hp)
+
+    tuner = tuner_in(tmp_path, Quick(builder), max_trials=6)
+    with pytest.warns(UserWarning, match="failed: RuntimeError: this one cannot be built"):
+        tuner.search()
+    statuses = [trial.status for trial in tuner.oracle.trials.values()]
+    assert set(statuses) == {"COMPLETED", "FAILED"}
+    assert len(statuses) == 6
+
+
+def test_a_diverged_trial_is_failed_and_the_next_begins_sound(tmp_path):
+    def builder(hp):
+        model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(3)])
+        model.compile(SGD(hp.Choice("rate", [1e38, 0.1], default=0.1)), "mse")
+        return model
+
+    tuner = tuner_in(tmp_path, builder)
+    with pytest.warns(UserWarning, match="diverged: the loss is not finite in epoch"):
+        tuner.search(X, X[:, :3] * 1e3, validation_split=0.25, epochs=2, verbose=0)
+    statuses = {t.hyperparameters["rate"]: t.status for t in tuner.oracle.trials.values()}
+    assert statuses == {1e38: "FAILED", 0.1: "COMPLETED"}
+
+
+@pytest.mark.filterwarnings("ignore:Trial . failed")
+def test_a_search_whose_trials_all_fail_says_so(tmp_path):
+    class Broken(Quick):
+        def fit(self, hp, model, *args, **kwargs):
+            raise RuntimeError("no space on device")
+
+    with pytest.raises(RuntimeError, match=r"(?s)All 4 trials .* failed.*no space on device"):
+        tuner_in(tmp_path, Broken()).search()
+
+
+def test_a_callback_that_changes_or_stops_the_model_spoils_no_later_trial(tmp_path):
+    class Freeze(keras.callbacks.Callback):
+        epochs = 0
+
+        def on_epoch_end(self, epoch, logs=None):
+            Freeze.epochs += 1
+            self.model.stop_training = True
+            self.model.layers[0].trainable = False
+
+    tuner = tuner_in(tmp_path, max_trials=2)
+    tuner.search(**FIT, callbacks=[Freeze()])
+    assert Freeze.epochs == 2
+    assert len(newly_compiled(tuner)) == 2
+    assert tuner.ways["1"] == "newly compiled: training changed the one that was kept"
+
+
+def without(*names):
+    return {k: v for k, v in FIT.items() if k not in names}
+
+
+def fixed(hp, units=12):
+    return build(keras_tuner.HyperParameters(), units)
+
+
+@pytest.mark.parametrize(
+    ("builder", "objective", "fit", "error", "message"),
+    [
+        (lambda hp: build(hp) and None, "val_loss", FIT, TypeError, "It returned None"),
+        (
+            lambda hp: keras.Sequential([keras.Input((6,)), Dropout(dropout(hp))]),
+            "val_loss",
+            FIT,
+            ValueError,
+            "before compile",
+        ),
+        (build, keras_tuner.Objective("val_f1", "max"), FIT, ValueError, "'val_f1'; reported are"),
+        (build, "val_loss", without("validation_data"), ValueError, "Pass validation_data="),
+        (build, None, FIT, ValueError, "needs an objective, such as"),
+        (
+            lambda hp: fixed(hp, hp.Int("units", 2, 9)),
+            "val_loss",
+            FIT,
+            ValueError,
+            r"units \(layer.dense.units is",
+        ),
+        (fixed, "val_loss", FIT, ValueError, "asked for none"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_the_first_trial(
+    tmp_path, builder, objective, fit, error, message
+):
+    tuner = tuner_in(tmp_path, builder, objective)
+    with pytest.raises(error, match=message):
+        tuner.search(**fit)
+    assert tuner.oracle.trials == {}
+
+
+def test_a_directory_of_another_search_is_refused_and_left_alone(searched):
+    def other(hp):
+        return build(hp, units=hp.Int("units", 2, 9))
+
+    path = os.path.join(searched.project_dir, "oracle.json")
+    before = os.stat(path).st_mtime_ns
+    with pytest.raises(ValueError, match="'units' is unknown"):
+        tuner_in(searched.directory, other)
+    with pytest.raises(ValueError, match=r"another search .*val_loss"):
+        tuner_in(searched.directory, objective="val_accuracy")
+    assert os.stat(path).st_mtime_ns == before
+
+
+def test_bad_arguments_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="seed=-1"):
+        tuner_in(tmp_path, seed=-1)
+    oracle = keras_tuner.oracles.RandomSearchOracle("val_loss")
+    with pytest.raises(ValueError, match="takes the objective from the oracle"):
+        tuner_in(tmp_path, oracle=oracle)
+    with pytest.raises(ValueError, match="HyperbandOracle"):
+        tuner_in(tmp_path, objective=None, oracle=keras_tuner.oracles.HyperbandOracle("val_loss"))
+
+
+@pytest.mark.parametrize("kind", ["BayesianOptimizationOracle", "GridSearchOracle"])
+def test_other_oracles_choose_the_configurations(tmp_path, kind):
+    oracle = getattr(keras_tuner.oracles, kind)("val_loss", max_trials=3, seed=1)
+    tuner = tuner_in(tmp_path, Quick(), objective=None, oracle=oracle)
+    tuner.search()
+    assert len(scores(tuner)) == 3
+
+
+def test_a_line_for_each_trial_says_where_the_search_stands(tmp_path, capsys):
+    tuner_in(tmp_path, Quick(), max_trials=2).search()
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    assert lines[1].startswith("trial 1  2/2  val_loss ")
+    assert "live: compiled before" in lines[1]
