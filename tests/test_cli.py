@@ -1,0 +1,107 @@
+"""The commands do what the functions do, and their exit codes say whether they did."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from kerastools.cli import main
+
+
+@pytest.fixture
+def saved(tmp_path):
+    model = keras.Sequential(
+        [keras.Input((4,), name="x"), layers.Dense(3), layers.BatchNormalization(), layers.ReLU()],
+        name="net",
+    )
+    model.layers[1].moving_mean.assign([1.0, -2.0, 3.0])
+    model.save(tmp_path / "model.keras")
+    return tmp_path / "model.keras"
+
+
+def predict(path):
+    x = np.random.default_rng(0).normal(size=(5, 4))
+    return keras.ops.convert_to_numpy(keras.models.load_model(path)(x))
+
+
+def test_fold_writes_the_folded_model_and_prints_the_report(saved, tmp_path, capsys):
+    output = tmp_path / "folded.keras"
+    assert main(["fold", str(saved), str(output)]) == 0
+    assert "1 of 1 batch norms folded" in capsys.readouterr().out
+    assert len(keras.models.load_model(output).layers) == 2
+    np.testing.assert_allclose(predict(output), predict(saved), rtol=1e-5, atol=1e-6)
+
+
+def test_fold_replaces_only_when_asked(saved, capsys):
+    before = saved.read_bytes()
+    assert main(["fold", str(saved), str(saved)]) == 1
+    assert "--overwrite" in capsys.readouterr().err
+    assert saved.read_bytes() == before
+    assert main(["fold", str(saved), str(saved), "--overwrite"]) == 0
+    assert len(keras.models.load_model(saved).layers) == 2
+    assert [p.name for p in saved.parent.iterdir()] == ["model.keras"]
+
+
+@pytest.mark.tensorflow
+def test_export_writes_a_version(saved, tmp_path, capsys):
+    target = tmp_path / "served"
+    assert main(["export", str(saved), str(target)]) == 0
+    assert "1 folded, 0 kept" in capsys.readouterr().out
+    assert (target / "1" / "saved_model.pb").exists()
+    assert main(["export", str(saved), str(target), "--version", "1"]) == 1
+    assert "overwrite=True" in capsys.readouterr().err
+    again = ["--version", "1", "--overwrite", "--no-fold", "--no-freeze", "--tolerance", "1e-4"]
+    assert main(["export", str(saved), str(target), *again]) == 0
+    assert "not asked for" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fold", "missing.keras", "out.keras"], "there is no file"),
+        (["fold", "missing.keras", "out.h5"], "must end in .keras"),
+        (["export", "missing.keras", "served"], "there is no file"),
+    ],
+)
+def test_what_cannot_be_done_exits_with_1(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 1
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["melt"], ["fold"], ["export", "a", "b", "--version", "x"]]
+)
+def test_a_wrong_command_exits_with_2(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert "usage: kerastools" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["fold", "export"])
+def test_help_shows_an_example(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    assert f"Example: kerastools {command} trained.keras" in capsys.readouterr().out
+
+
+def test_runs_as_a_module(saved, tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "kerastools.cli",
+        "fold",
+        str(saved),
+        str(tmp_path / "o.keras"),
+    ]
+    done = subprocess.run(
+        command, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[1]
+    )
+    assert "batch norms folded" in done.stdout
