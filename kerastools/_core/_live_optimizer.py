@@ -145,6 +145,12 @@ class LiveOptimizer(OptimizerHooks):
         """Returns the slots of one variable, in the order in which the rule takes them."""
         return [getattr(self, f"{name}_slots")[index] for name in self._slot_names()]
 
+    def live_numbers(self) -> list[str]:
+        """Returns the names of the numbers that may be set while training."""
+        sources = {name: getattr(self, d.attribute) for name, d in _declared(type(self)).items()}
+        sources["learning_rate"] = learning_rate_source(self)
+        return [name for name, source in sources.items() if isinstance(source, keras.Variable)]
+
     def hyperparameters(self, dtype: str) -> SimpleNamespace:
         """Returns the hyperparameters as the rule reads them, by name; read once per update."""
         if dtype not in self._read.numbers:

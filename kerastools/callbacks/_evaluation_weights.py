@@ -5,6 +5,7 @@ from typing import Any
 import keras
 
 from kerastools._core._evaluation_point import EvaluationPoint
+from kerastools.callbacks._live_numbers import innermost
 
 
 class EvaluationWeights(keras.callbacks.Callback):
@@ -41,7 +42,7 @@ class EvaluationWeights(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Refuses Keras's moving average."""
-        optimizer = _innermost(self.model.optimizer)
+        optimizer = innermost(self.model.optimizer)
         if optimizer.use_ema:
             raise ValueError(
                 f"EvaluationWeights received a {type(optimizer).__name__} with use_ema=True. Keras "
@@ -81,17 +82,10 @@ class EvaluationWeights(keras.callbacks.Callback):
 
     def _to_evaluation(self) -> bool:
         """Puts the evaluation weights in; returns whether the training weights were there."""
-        optimizer = _innermost(self.model.optimizer)
+        optimizer = innermost(self.model.optimizer)
         return isinstance(optimizer, EvaluationPoint) and optimizer.to_evaluation()
 
     def _to_training(self) -> None:
-        optimizer = _innermost(self.model.optimizer)
+        optimizer = innermost(self.model.optimizer)
         if isinstance(optimizer, EvaluationPoint):
             optimizer.to_training()
-
-
-def _innermost(optimizer: Any) -> Any:
-    """Returns the optimizer inside `LossScaleOptimizer` and the like."""
-    while hasattr(optimizer, "inner_optimizer"):
-        optimizer = optimizer.inner_optimizer
-    return optimizer

@@ -1,0 +1,103 @@
+"""A number of the optimizer that follows a function."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import ops
+
+from kerastools.callbacks._live_numbers import innermost, require_live
+
+
+class HyperparameterScheduler(keras.callbacks.Callback):
+    """Sets one number of the optimizer from a function of the epoch or of the step.
+
+    Works for everything that is live: learning rate, momentum, β₁, β₂, ρ, ε, weight decay and
+    clipping thresholds of `kerastools.optimizers`; the learning rate of Keras's optimizers. The
+    number acts at once, without another trace, and stands in the epoch's logs under its name.
+
+    For a schedule per step, a function given to the optimizer itself,
+    `Adam(beta_1=function_of_the_step)`, costs nothing; here the model's state is fetched in every
+    batch on JAX. Use this callback where the function is not made of tensor operations, or where
+    the number goes by the epoch.
+
+    Args:
+        name: The optimizer's attribute, `"beta_1"` for instance.
+        function: A function of the epoch or step, both counted from 0, that returns the number; a
+            `keras.optimizers.schedules.LearningRateSchedule` will do. The step goes on from the
+            optimizer's `iterations` when training is resumed.
+        per: `"epoch"` or `"batch"`.
+
+    Raises:
+        ValueError: If `per` is neither; and at the start of training if the number is not live. A
+            value outside the number's interval is refused by the optimizer.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from kerastools.optimizers import SGD
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    >>> model.compile(SGD(0.05, momentum=0.5), "mse")
+    >>> scheduler = HyperparameterScheduler("momentum", lambda epoch: 0.5 + 0.1 * epoch)
+    >>> x, y = np.ones((8, 2)), np.ones((8, 1))
+    >>> history = model.fit(x, y, epochs=3, verbose=0, callbacks=[scheduler])
+    >>> [round(momentum, 3) for momentum in history.history["momentum"]]
+    [0.5, 0.6, 0.7]
+    """
+
+    def __init__(self, name: str, function: Callable[[int], Any], per: str = "epoch") -> None:
+        super().__init__()
+        if per not in ("epoch", "batch"):
+            raise ValueError(
+                f'HyperparameterScheduler needs per to be "epoch" or "batch". Received per={per!r}.'
+            )
+        if not callable(function):
+            raise ValueError(
+                "HyperparameterScheduler needs a function of the epoch or step. Received "
+                f"function={function!r}. A constant needs no schedule."
+            )
+        self.name = name
+        self.function = function
+        self.per = per
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Refuses a number that is not live, and asks how far training has come."""
+        optimizer = innermost(self.model.optimizer)
+        require_live(optimizer, self.name, "HyperparameterScheduler")
+        self._step = int(ops.convert_to_numpy(optimizer.iterations))
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Sets the number of this epoch."""
+        if self.per == "epoch":
+            self._set(epoch)
+
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Sets the number of this step."""
+        if self.per == "batch":
+            self._first = batch
+            self._set(self._step)
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Counts; one call covers several steps with `steps_per_execution`."""
+        if self.per == "batch":
+            self._step += batch - self._first + 1
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Tells the number as it stands."""
+        if logs is not None:
+            logs[self.name] = float(getattr(innermost(self.model.optimizer), self.name))
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor as plain data."""
+        function = keras.saving.serialize_keras_object(self.function)
+        return {"name": self.name, "function": function, "per": self.per}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "HyperparameterScheduler":
+        """Returns the callback that `get_config` described."""
+        function = keras.saving.deserialize_keras_object(config["function"])
+        return cls(**config | {"function": function})
+
+    def _set(self, index: int) -> None:
+        value = float(ops.convert_to_numpy(self.function(index)))
+        setattr(innermost(self.model.optimizer), self.name, value)
