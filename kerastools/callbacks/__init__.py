@@ -2,7 +2,16 @@
 
 from kerastools.callbacks._evaluation_weights import EvaluationWeights
 from kerastools.callbacks._freeze_schedule import FreezeSchedule
+from kerastools.callbacks._hyperparameter_scheduler import HyperparameterScheduler
+from kerastools.callbacks._one_cycle import OneCycle
 from kerastools.callbacks._phase import Phase
 from kerastools.callbacks._plateau import Plateau
 
-__all__ = ["EvaluationWeights", "FreezeSchedule", "Phase", "Plateau"]
+__all__ = [
+    "EvaluationWeights",
+    "FreezeSchedule",
+    "HyperparameterScheduler",
+    "OneCycle",
+    "Phase",
+    "Plateau",
+]
