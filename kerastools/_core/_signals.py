@@ -1,6 +1,5 @@
 """What flows forward and backward through each layer of a model, measured without changing it."""
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +9,8 @@ import numpy as np
 from keras import ops, tree
 
 from kerastools._core._fans import is_kernel
-from kerastools._core._graph import Graph, has_graph, read_graph
+from kerastools._core._graph import read_graph
+from kerastools._core._run import call_in_training, run_graph
 
 LossFunction = Callable[[Any, Any], Any]
 
@@ -49,8 +49,14 @@ def measure(
 
     def forward(values: list[Any]) -> tuple[Any, list[Any]]:
         calls: list[tuple[str, Any, Any]] = []
+
+        def apply(path: str, operation: Any, args: Any, kwargs: Any) -> Any:
+            result = call_in_training(operation, args, kwargs)
+            calls.append((path, operation, tree.flatten(result)[0]))
+            return result
+
         with keras.StatelessScope(zip(variables, values, strict=True)):
-            outputs = _run(graph, _as_inputs(graph, x), "", calls)
+            outputs = run_graph(graph, x, apply)
             predictions = outputs[0]
             if len(outputs) > 1:
                 predictions = tree.pack_sequence_as(graph.output_structure, outputs)
@@ -81,41 +87,6 @@ def measure(
             )
         )
     return float(_to_numpy(value)), records
-
-
-def _run(graph: Graph, inputs: list[Any], prefix: str, calls: list[Any]) -> list[Any]:
-    """Computes the outputs of `graph`; appends (path, operation, output) for each call."""
-    tensors = {id(t): value for t, value in zip(graph.inputs, inputs, strict=True)}
-    for call in graph.calls:
-        operation = call.operation
-        args, kwargs = call.filled_in(tensors)
-        path = prefix + operation.name
-        if has_graph(operation):
-            inner = Graph(operation)
-            outputs = _run(inner, _as_inputs(inner, args[0]), f"{path}/", calls)
-        else:
-            if isinstance(operation, keras.Layer) and _takes_training(operation):
-                kwargs["training"] = True
-            outputs = tree.flatten(operation(*args, **kwargs))
-            calls.append((path, operation, outputs[0]))
-        tensors.update(zip(map(id, call.outputs), outputs, strict=False))
-    return [tensors[id(t)] for t in graph.outputs]
-
-
-def _as_inputs(graph: Graph, x: Any) -> list[Any]:
-    """Returns `x`, an array or a structure of arrays, in the order of the graph's inputs."""
-    if isinstance(x, dict):
-        structure = graph.input_structure
-        keys = structure if isinstance(structure, dict) else [t.name for t in graph.inputs]
-        x = [x[key] for key in keys]
-    return [
-        ops.convert_to_tensor(value, dtype=symbol.dtype)
-        for value, symbol in zip(tree.flatten(x), graph.inputs, strict=True)
-    ]
-
-
-def _takes_training(layer: Any) -> bool:
-    return "training" in inspect.signature(layer.call).parameters
 
 
 def _differentiate(

@@ -1,4 +1,4 @@
-"""Setting the scale of a model's weights before training."""
+"""Drawing all weights of a model anew, by the scheme that suits each layer."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,8 +14,6 @@ from kerastools._core._layers import PlacedLayer, walk
 from kerastools._core._table import format_table
 from kerastools.initializers._for_layer import check_scheme, for_layer
 from kerastools.initializers._variance_scaling import VarianceScaling
-
-__all__ = ["initialize"]
 
 
 def initialize(
