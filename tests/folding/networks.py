@@ -2,10 +2,20 @@
 
 import keras
 import numpy as np
+import pytest
 from keras import layers
 
 from kerastools._core._graph import Graph, sublayers
 from kerastools.folding import fold_batch_norm
+
+# What was decided in NumPy and in the graph is decided alike on every backend.
+ON_ONE_BACKEND = pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="does not depend on the backend"
+)
+BIAS = pytest.mark.parametrize(
+    "use_bias",
+    [pytest.param(True, id="bias"), pytest.param(False, id="no bias", marks=ON_ONE_BACKEND)],
+)
 
 
 def randomise(model, seed=0):

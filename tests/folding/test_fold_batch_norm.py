@@ -11,6 +11,8 @@ from keras import layers
 import kerastools
 from kerastools.folding import fold_batch_norm
 from tests.folding.networks import (
+    BIAS,
+    ON_ONE_BACKEND,
     PRODUCERS,
     assert_same,
     fold,
@@ -35,7 +37,7 @@ def reason(model):
     return kept.split("; ")[0]
 
 
-@pytest.mark.parametrize("use_bias", [True, False], ids=["bias", "no bias"])
+@BIAS
 @pytest.mark.parametrize("name", PRODUCERS)
 def test_batch_norm_folds_into_the_linear_layer_before_it(name, use_bias):
     shape, producer = PRODUCERS[name]
@@ -75,6 +77,7 @@ def test_channels_first_folds_where_only_the_graph_can_be_built():
         np.testing.assert_array_equal(last, first)
 
 
+@ON_ONE_BACKEND
 @pytest.mark.parametrize("center", [True, False])
 @pytest.mark.parametrize("scale", [True, False])
 def test_scale_and_center_may_be_off(scale, center):
@@ -94,6 +97,7 @@ def test_folded_weights_equal_the_equation_in_float64_to_the_bit():
     np.testing.assert_array_equal(bias, (a * c + (beta - a * mean)).astype("float32"))
 
 
+@ON_ONE_BACKEND
 def test_large_means_lose_no_accuracy():
     """|μ|/σ = 1e4: a fold in float32 would be 300 times less exact than one in float64."""
     model = network((5,), layers.Dense(4), layers.BatchNormalization(epsilon=1e-8))
@@ -156,6 +160,7 @@ def test_folds_through_layers_that_do_nothing_in_inference():
     assert float(folded.layers[-2].rate) == float(model.layers[-3].rate)
 
 
+@ON_ONE_BACKEND
 def test_two_batch_norms_in_a_row_both_fold():
     model = network((5,), layers.Dense(4), layers.BatchNormalization(), layers.BatchNormalization())
     assert fold(model)[1].num_folded == 2
@@ -178,6 +183,7 @@ def residual_network():
     return randomise(keras.Model(inputs, {"logits": head, "features": x}, name="residual"))
 
 
+@ON_ONE_BACKEND
 def test_functional_graph_with_branches_operators_and_a_dictionary_of_outputs():
     model = residual_network()
     folded, report = fold(model)
@@ -196,6 +202,7 @@ def test_functional_graph_with_branches_operators_and_a_dictionary_of_outputs():
     assert kept == {layer.name for layer in folded.layers}
 
 
+@ON_ONE_BACKEND
 def test_several_inputs_in_a_dictionary():
     a, b = keras.Input((4,), name="a"), keras.Input((3,), name="b")
     x = layers.BatchNormalization()(layers.Dense(5)(a))
@@ -241,6 +248,7 @@ def test_the_argument_is_left_alone():
         np.testing.assert_array_equal(a, b)
 
 
+@ON_ONE_BACKEND
 def test_surviving_layers_keep_name_flags_regularizers_dtype_and_random_state():
     keep = layers.Dense(4, kernel_regularizer="l2", name="keep", dtype="mixed_bfloat16")
     model = network(
@@ -264,6 +272,7 @@ def test_surviving_layers_keep_name_flags_regularizers_dtype_and_random_state():
     np.testing.assert_array_equal(*map(keras.ops.convert_to_numpy, states))
 
 
+@ON_ONE_BACKEND
 def test_result_is_sequential_where_the_model_was():
     model = network((5,), layers.Dense(4), layers.BatchNormalization(), layers.ReLU())
     folded = fold_batch_norm(model)
@@ -271,6 +280,7 @@ def test_result_is_sequential_where_the_model_was():
     assert [type(layer) for layer in folded.layers] == [layers.Dense, layers.ReLU]
 
 
+@ON_ONE_BACKEND
 def test_output_name_of_a_folded_batch_norm_stays():
     model = network((5,), layers.Dense(4, name="d"), layers.BatchNormalization(name="scores"))
     assert fold_batch_norm(model).layers[-1].name == "scores"
@@ -297,6 +307,7 @@ def test_saved_result_loads_without_kerastools(tmp_path):
     np.testing.assert_allclose(np.load(tmp_path / "y.npy"), outputs(folded, x)[0], rtol=1e-6)
 
 
+@ON_ONE_BACKEND
 def test_folding_twice_changes_nothing_more():
     folded = fold_batch_norm(residual_network())
     again, report = fold_batch_norm(folded, return_report=True)
@@ -305,6 +316,7 @@ def test_folding_twice_changes_nothing_more():
         np.testing.assert_array_equal(a, b)
 
 
+@ON_ONE_BACKEND
 def test_model_without_batch_norm_is_copied():
     model = network((5,), layers.Dense(4))
     folded, report = fold(model)
@@ -329,6 +341,7 @@ def test_layers_that_only_a_copy_by_hand_can_carry():
     assert fold(model)[1].num_folded == 1
 
 
+@ON_ONE_BACKEND
 class TestKept:
     """What must not be folded stays, exact, with its reason."""
 
@@ -471,6 +484,7 @@ class TestKept:
         assert reason(model) == "lies inside td of type TimeDistributed, whose call is unknown"
 
 
+@ON_ONE_BACKEND
 class TestRefused:
     """Models whose graph cannot be read get an error that says how to mend it."""
 

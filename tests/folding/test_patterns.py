@@ -7,7 +7,9 @@ from keras import layers
 
 from kerastools.folding import fold_batch_norm
 from tests.folding.networks import (
+    BIAS,
     CONSUMERS,
+    ON_ONE_BACKEND,
     assert_same,
     fold,
     network,
@@ -17,7 +19,7 @@ from tests.folding.networks import (
 )
 
 
-@pytest.mark.parametrize("use_bias", [True, False], ids=["bias", "no bias"])
+@BIAS
 @pytest.mark.parametrize("name", CONSUMERS)
 def test_batch_norm_folds_forward_into_the_linear_layer_after_it(name, use_bias):
     shape, consumer = CONSUMERS[name]
@@ -27,6 +29,7 @@ def test_batch_norm_folds_forward_into_the_linear_layer_after_it(name, use_bias)
     assert report.outcomes[0].into == "c"
 
 
+@ON_ONE_BACKEND
 def test_dense_relu_batch_norm_stacks_fold_completely():
     """The order that Keras users write most, where nothing folds backwards."""
     model = network(
@@ -43,6 +46,7 @@ def test_dense_relu_batch_norm_stacks_fold_completely():
     assert len(folded.layers) == 4
 
 
+@ON_ONE_BACKEND
 def test_convolutions_with_relu_fold_forward_through_pooling_and_flatten():
     model = network(
         (12, 12, 3),
@@ -57,6 +61,7 @@ def test_convolutions_with_relu_fold_forward_through_pooling_and_flatten():
     assert fold(model)[1].num_folded == 2
 
 
+@ON_ONE_BACKEND
 def test_folds_into_all_consumers_at_once():
     x = keras.Input((8, 8, 3))
     z = layers.BatchNormalization(name="n")(layers.ReLU()(x))
@@ -67,6 +72,7 @@ def test_folds_into_all_consumers_at_once():
     assert set(report.outcomes[0].into.split(" and ")) == {"a", "b", "c"}
 
 
+@ON_ONE_BACKEND
 def test_one_consumer_that_cannot_keeps_all_others_as_they_were():
     x = keras.Input((8, 8, 3))
     z = layers.BatchNormalization(name="n")(layers.ReLU()(x))
@@ -94,6 +100,7 @@ def test_a_shift_does_not_pass_zero_padding_but_a_scale_does(same):
     assert fold(model)[1].num_folded == 1
 
 
+@ON_ONE_BACKEND
 def test_zero_padding_passes_a_scale_only():
     parts = lambda norm: (layers.Conv2D(4, 3), layers.ZeroPadding2D(1, name="pad"), norm)  # noqa: E731
     model = network((8, 8, 3), *parts(layers.BatchNormalization(name="n")))
@@ -126,6 +133,7 @@ PASSAGES = {
 }
 
 
+@ON_ONE_BACKEND
 @pytest.mark.parametrize("name", [n for n in PASSAGES if n not in ("flatten", "reshape")])
 def test_folds_backwards_through(name):
     shape, between = PASSAGES[name]
@@ -140,6 +148,7 @@ def test_folds_forwards_through(name):
     assert fold(network(shape, *parts))[1].num_folded == 1
 
 
+@ON_ONE_BACKEND
 def test_dense_reshaped_to_an_image_takes_a_batch_norm_over_its_channels():
     """The first block of an image generator."""
     model = network(
@@ -154,6 +163,7 @@ def test_dense_reshaped_to_an_image_takes_a_batch_norm_over_its_channels():
     assert fold(model)[1].num_folded == 2
 
 
+@ON_ONE_BACKEND
 def test_flattened_features_fold_backwards_only_where_each_has_its_own_weights():
     norm = lambda: layers.BatchNormalization(name="n")  # noqa: E731
     model = network((4, 3), layers.Conv1D(2, 1), layers.Flatten(), norm())
@@ -162,6 +172,7 @@ def test_flattened_features_fold_backwards_only_where_each_has_its_own_weights()
     assert fold(model)[1].num_folded == 1
 
 
+@ON_ONE_BACKEND
 def test_reshape_of_open_sizes_is_refused():
     model = network(
         (None, 4), layers.Dense(4), layers.Reshape((-1, 2)), layers.BatchNormalization()
@@ -194,6 +205,7 @@ def test_splits_over_concatenate():
     assert report.outcomes[0].into == "a and b"
 
 
+@ON_ONE_BACKEND
 def test_concatenate_along_another_axis_passes_whole():
     x = keras.Input((8, 3))
     parts = [layers.Conv1D(4, 3)(x), layers.Conv1D(4, 2)(x)]
@@ -208,6 +220,7 @@ def test_splits_over_add_with_the_shift_in_one_branch():
     assert fold(randomise(keras.Model(x, z)))[1].num_folded == 1
 
 
+@ON_ONE_BACKEND
 def test_add_with_an_identity_branch_or_broadcasting_is_refused():
     x = keras.Input((8, 8, 3))
     y = layers.Conv2D(3, 3, padding="same")(x)
@@ -219,6 +232,7 @@ def test_add_with_an_identity_branch_or_broadcasting_is_refused():
     assert "different shapes" in reasons(fold(randomise(model))[1])["n"]
 
 
+@ON_ONE_BACKEND
 def test_add_of_a_tensor_to_itself_is_refused():
     x = keras.Input((4,))
     y = layers.Dense(3)(x)
@@ -242,17 +256,20 @@ def test_einsum_dense_takes_a_batch_norm_after_it(shape, equation, output_shape,
     assert fold(network(shape, einsum, layers.BatchNormalization()))[1].num_folded == 1
 
 
+@ON_ONE_BACKEND
 def test_einsum_dense_takes_a_batch_norm_over_its_heads():
     einsum = layers.EinsumDense("abc,cde->abde", (6, 2, 3), bias_axes="e")
     assert fold(network((6, 5), einsum, layers.BatchNormalization(axis=2)))[1].num_folded == 1
 
 
+@ON_ONE_BACKEND
 def test_einsum_dense_refuses_axes_without_weights():
     einsum = layers.EinsumDense("abc,cd->abd", (6, 4))
     model = network((6, 5), einsum, layers.BatchNormalization(axis=1, name="n"))
     assert "no weights for" in reasons(fold(model)[1])["n"]
 
 
+@ON_ONE_BACKEND
 def test_batch_norms_in_a_row_at_the_input_fold_forward():
     model = network((5,), layers.BatchNormalization(), layers.BatchNormalization(), layers.Dense(4))
     assert fold(model)[1].num_folded == 2
@@ -280,6 +297,7 @@ def test_adapted_normalization_folds():
     assert report.outcomes[0].into
 
 
+@ON_ONE_BACKEND
 def test_rescaling_without_offset_passes_same_padding():
     parts = layers.Rescaling(1 / 127.5), layers.Conv2D(4, 3, padding="same")
     assert len(fold(network((8, 8, 3), *parts))[0].layers) == 1
@@ -287,11 +305,13 @@ def test_rescaling_without_offset_passes_same_padding():
     assert len(fold(network((8, 8, 3), *parts))[0].layers) == 2
 
 
+@ON_ONE_BACKEND
 def test_normalization_far_from_zero_is_kept_because_subtracting_first_is_more_exact():
     year = layers.Normalization(mean=[2020.0], variance=[1.0], name="n")
     assert "more exact" in reasons(fold(network((1,), year, layers.Dense(4)))[1])["n"]
 
 
+@ON_ONE_BACKEND
 def test_integer_input_is_not_given_to_a_layer_that_expects_floats():
     x = keras.Input((8, 8, 3), dtype="uint8")
     y = layers.Conv2D(4, 3)(layers.Rescaling(1 / 255, name="n")(x))
@@ -299,6 +319,7 @@ def test_integer_input_is_not_given_to_a_layer_that_expects_floats():
     assert "changes the dtype" in reasons(report)["n"]
 
 
+@ON_ONE_BACKEND
 def test_masked_average_is_left_alone():
     x = keras.Input((5, 3))
     y = layers.Dense(4)(layers.Masking(0.0)(x))
