@@ -79,7 +79,8 @@ class MaskedTokens:
         if pad != 0 or mask is None:
             raise ValueError(
                 'MaskedTokens needs a tokenizer with the tokens "[PAD]", of id 0, and "[MASK]". '
-                f"Received one in which their ids are {pad} and {mask}. Train one with train_tokenizer."
+                f"Received one in which their ids are {pad} and {mask}. Train one with "
+                "train_tokenizer."
             )
         if len(self._ordinary()) < 2:
             raise ValueError(

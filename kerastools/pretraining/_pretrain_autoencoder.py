@@ -124,7 +124,7 @@ def pretrain_autoencoder(
         if greedy:
             return _pretrain_greedily(encoder, steps, x, tied, end, loss, training, backup)
         decoder = mirror(steps, end, tied, seed, "decoder")
-    model = keras.Model(encoder.inputs, decoder(encoder.outputs[0]), name="autoencoder")
+    model = keras.Model(encoder.inputs[0], decoder(encoder.outputs[0]), name="autoencoder")
     training.check_noise(x.shape[1:])
     training.run(model, x, backup)
     model.compile(model.optimizer, loss)  # A loss by name can be saved with the model.
@@ -198,7 +198,7 @@ def _pretrain_greedily(
         part = keras.Model(block[0].input, block[-1].output)
         above = end if i == 0 else kernel.activation
         decoder = mirror(block, above, tied, training.seed + i, f"decoder_of_{kernel.layer.name}")
-        model = keras.Model(part.inputs, decoder(part.outputs[0]), name=f"stage_{i + 1}")
+        model = keras.Model(part.inputs[0], decoder(part.outputs[0]), name=f"stage_{i + 1}")
         stage = training if i == 0 else replace(training, elementwise=keras.losses.get("mse"))
         if stage.fit.get("verbose") != 0:
             print(f"{_NAME}: layer {i + 1} of {len(blocks)}, {kernel.layer.name}")
@@ -211,7 +211,7 @@ def _pretrain_greedily(
     for decoder in reversed(decoders):
         outputs = decoder(outputs)
     decoder = keras.Model(code, outputs, name="decoder")
-    model = keras.Model(encoder.inputs, decoder(encoder.outputs[0]), name="autoencoder")
+    model = keras.Model(encoder.inputs[0], decoder(encoder.outputs[0]), name="autoencoder")
     model.compile(fresh_optimizer(training.optimizer, 1e-3), loss)
     history.set_model(model)
     history.epoch = list(range(training.epochs))

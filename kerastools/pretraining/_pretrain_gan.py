@@ -92,7 +92,7 @@ def pretrain_gan(
         features = keras.layers.Flatten(name="flat")(features)
     # With zero weights the discriminator starts undecided, whatever the trunk returns.
     logit = keras.layers.Dense(1, kernel_initializer="zeros", name="real")
-    discriminator = keras.Model(trunk.inputs, logit(features), name="discriminator")
+    discriminator = keras.Model(trunk.inputs[0], logit(features), name="discriminator")
     gan = GAN(discriminator, generator, penalty, seed)
     if optimizer is None:
         optimizer = keras.optimizers.Adam(5e-4, beta_1=0.5)

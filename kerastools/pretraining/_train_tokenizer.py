@@ -53,7 +53,7 @@ def train_tokenizer(
         ) from error
     texts = check_texts(texts, _NAME)
     tokenizer = tokenizers.Tokenizer(tokenizers.models.WordPiece(unk_token="[UNK]"))
-    steps = [tokenizers.normalizers.NFC()]
+    steps: list[Any] = [tokenizers.normalizers.NFC()]
     if lowercase:
         steps.append(tokenizers.normalizers.Lowercase())
     tokenizer.normalizer = tokenizers.normalizers.Sequence(steps)
