@@ -77,6 +77,22 @@ def kernel_axes(layer: keras.layers.Layer) -> dict[str, KernelAxes]:
     return {}
 
 
+def incoming_axes(layer: keras.layers.Layer) -> dict[str, Axes]:
+    """Returns the axes of each kernel of `layer` along which one unit's incoming weights lie.
+
+    They are those that one output value sums over; of an embedding, which sums nothing, the row.
+    """
+    found = {}
+    for name, axes in kernel_axes(layer).items():
+        named = axes.in_axis + axes.out_axis + axes.batch_axis
+        # A convolution has its positions besides; no other kind has axes that are not named.
+        rank = max(len(named), getattr(layer, "rank", 0) + 2)
+        apart = {a % rank for a in axes.out_axis + axes.batch_axis}
+        summed = tuple(a for a in range(rank) if a not in apart)
+        found[name] = summed or tuple(a % rank for a in axes.out_axis)
+    return found
+
+
 def is_kernel(variable: Any) -> bool:
     """Whether `variable` is a kernel: it has two axes or more, and is no bias.
 

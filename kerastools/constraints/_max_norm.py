@@ -27,9 +27,10 @@ class MaxNorm(keras.constraints.Constraint):
         max_value: r, the largest norm allowed; in units of the weights, greater than 0.
         axis: The axes that are summed over: an integer, a tuple, or `"auto"`, every axis but the
             last, which is right for `Dense`, `Conv1D`, `Conv2D` and `Conv3D` (a Dense column, a
-            whole filter). A depthwise kernel `(..., channels, multiplier)` needs its spatial axes,
-            `(0, 1)` in 2-D, and a transposed convolution's kernel `(..., out, in)` needs
-            `(0, 1, 3)`.
+            whole filter) and for recurrent layers (a gate's column). For every other kind
+            `kerastools.constraints.for_layer` knows the axes: a depthwise kernel `(..., channels,
+            multiplier)` needs its spatial axes, `(0, 1)` in 2-D, and a transposed convolution's
+            kernel `(..., out, in)` needs `(0, 1, 3)`.
 
     Raises:
         ValueError: If `max_value` is not greater than 0, or `axis` is not one of the above.
