@@ -70,6 +70,14 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         help="largest difference allowed, relative to the largest output; by default 0.005",
     )
+    export.add_argument(
+        "--warm-up",
+        type=int,
+        nargs="+",
+        default=[],
+        metavar="BATCH",
+        help="batch sizes that TensorFlow Serving tries when it loads the model, such as 1 32",
+    )
     export.set_defaults(run=_export)
     return parser
 
@@ -112,6 +120,7 @@ def _export(options: argparse.Namespace) -> None:
         version=options.version,
         overwrite=options.overwrite,
         tolerance=options.tolerance,
+        warm_up=options.warm_up,
     )
     print(report)
 

@@ -55,8 +55,10 @@ def test_export_writes_a_version(saved, tmp_path, capsys):
     assert main(["export", str(saved), str(target), "--version", "1"]) == 1
     assert "overwrite=True" in capsys.readouterr().err
     again = ["--version", "1", "--overwrite", "--no-fold", "--no-freeze", "--tolerance", "1e-4"]
+    again += ["--warm-up", "1", "8"]
     assert main(["export", str(saved), str(target), *again]) == 0
     assert "not asked for" in capsys.readouterr().out
+    assert (target / "1" / "assets.extra" / "tf_serving_warmup_requests").exists()
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """What was exported, and how far it is from the model."""
 
 import dataclasses
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from kerastools._core._table import format_table
@@ -40,6 +42,16 @@ class ExportReport:
     tolerance: float
     num_nodes: int
     size_bytes: int
+
+    @property
+    def serving_config(self) -> str:
+        """The model's entry in TensorFlow Serving's `--model_config_file`.
+
+        It belongs into `model_config_list { ... }`.
+        """
+        base = Path(self.path).resolve().parent
+        name, path = (json.dumps(text, ensure_ascii=False) for text in (base.name, str(base)))
+        return f'config {{ name: {name} base_path: {path} model_platform: "tensorflow" }}'
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the report as plain dictionaries, tuples, strings and numbers."""

@@ -1,7 +1,7 @@
 """Writing a model as a SavedModel that serves fast and is known to be right."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from kerastools._core._graph import Graph, read_graph, sublayers
 from kerastools.export._export_report import ExportReport
 from kerastools.export._signature import input_names, output_names, sample_inputs
 from kerastools.export._staging import appears_at_once
+from kerastools.export._warm_up import write_warm_up
 from kerastools.folding import fold_batch_norm
 
 _NAME = "export_savedmodel"
@@ -29,6 +30,7 @@ def export_savedmodel(
     overwrite: bool = False,
     sample: Any = None,
     tolerance: float | None = None,
+    warm_up: Sequence[int] = (),
 ) -> ExportReport:
     """Writes `model` to `path/<version>/` as a SavedModel for inference, and proves it equal.
 
@@ -40,6 +42,13 @@ def export_savedmodel(
     The signature `serving_default` takes and returns tensors by name: inputs are called after the
     keys of the input dictionary or the input layers, outputs after the keys of the output
     dictionary or the layers that make them. The batch may have any size, unless the model fixes it.
+
+    To take raw data or return other things than the model does, wrap it before: both become part of
+    the graph, and the comparison covers them.
+
+        pixels = keras.Input((None, None, 3), dtype="uint8", name="pixels")
+        x = keras.layers.Rescaling(1 / 255)(keras.layers.Resizing(96, 96)(pixels))
+        served = keras.Model(pixels, {"probabilities": keras.ops.softmax(model(x))})
 
     After writing, the SavedModel is loaded again and compared with `model` on `sample`. Only then
     does it appear under its name, in one step: whatever happens before, `path` has no new version.
@@ -56,6 +65,9 @@ def export_savedmodel(
             normal numbers, 0 and 1 for integers (0 to 255 for uint8), 32 for sizes that are open.
         tolerance: Largest difference allowed, relative to the largest output. By default 5e-3, or
             0.1 if a layer computes in half precision; float32 typically gives 1e-6 to 1e-4.
+        warm_up: Batch sizes, such as `(1, 32)`, for which TensorFlow Serving makes a request when
+            it loads the model, so that no client waits for the first, slow one. The rows are those
+            of the comparison.
 
     Returns:
         An `ExportReport`.
@@ -63,8 +75,8 @@ def export_savedmodel(
     Raises:
         TypeError: If `model` is not a `keras.Model`.
         ValueError: If the backend is not TensorFlow, the model is subclassed or not built, the
-            version is taken or not a number, the sample does not fit, or the SavedModel computes
-            something else than the model. Nothing is left behind.
+            version is taken or not a number, the sample or a batch size does not fit, or the
+            SavedModel computes something else than the model. Nothing is left behind.
 
     Example:
 
@@ -88,8 +100,9 @@ def export_savedmodel(
     root = Path(path)
     version = _checked_version(root, version, overwrite)
     served, report = fold_batch_norm(model, return_report=True) if fold else (model, None)
+    _check_warm_up(graph, warm_up)
     inputs = sample_inputs(graph, sample, _NAME)
-    expected = _flat_numpy(model(inputs, training=False))
+    expected = _predictions(model, inputs)
     if not all(np.isfinite(y).all() for y in expected if np.issubdtype(y.dtype, np.floating)):
         raise ValueError(
             f'{_NAME} compares outputs, but model "{model.name}" returns NaN or infinity on the '
@@ -101,6 +114,9 @@ def export_savedmodel(
         tolerance = 0.1 if half else 5e-3
     with appears_at_once(root, version) as directory:
         frozen, note = _write(served, graph, directory, freeze)
+        if warm_up:
+            named = dict(zip(input_names(graph), keras.tree.flatten(inputs), strict=True))
+            write_warm_up(directory, root.resolve().name, named, warm_up)
         return _checked_report(
             directory,
             root / str(version),
@@ -137,8 +153,24 @@ def _checked_version(root: Path, version: int | None, overwrite: bool) -> int:
     return version
 
 
-def _flat_numpy(structure: Any) -> list[np.ndarray]:
-    return [keras.ops.convert_to_numpy(x) for x in keras.tree.flatten(structure)]
+def _check_warm_up(graph: Graph, batch_sizes: Sequence[int]) -> None:
+    fixed = {t.shape[0] for t in graph.inputs} - {None}
+    for size in batch_sizes:
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1 or fixed - {size}:
+            expected = f"{fixed.pop()}, which the model fixes" if fixed else "integers of 1 or more"
+            raise ValueError(
+                f"{_NAME} needs warm_up to hold batch sizes: {expected}. "
+                f"Received warm_up={tuple(batch_sizes)}."
+            )
+
+
+def _predictions(model: Any, inputs: Any) -> list[np.ndarray]:
+    """Returns the outputs as `predict` computes them."""
+    import tensorflow as tf
+
+    # Compiled: layers that resize uint8 images round to integers eagerly, but not in a graph.
+    outputs = tf.function(lambda x: model(x, training=False), autograph=False)(inputs)
+    return [keras.ops.convert_to_numpy(y) for y in keras.tree.flatten(outputs)]
 
 
 def _write(served: Any, graph: Graph, directory: Path, freeze: bool) -> tuple[bool, str | None]:

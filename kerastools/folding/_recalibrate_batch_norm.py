@@ -1,6 +1,7 @@
 """Statistics of batch normalisation that fit the weights as they are."""
 
 import contextlib
+import inspect
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -22,7 +23,8 @@ def recalibrate_batch_norm(model: keras.Model, data: Any, batch_size: int = 256)
     replaces them by the mean and variance over `data`. Use it before `fold_batch_norm`.
 
     Each batch b of n_b rows goes through the model once, with batch normalisation in training mode
-    and everything else in inference (dropout is off). With μ_b and σ²_b the statistics of its
+    and everything else in inference (dropout and
+    augmentation are off). With μ_b and σ²_b the statistics of its
     batches, and n = Σn_b:
 
         μ  = Σ n_b μ_b / n
@@ -164,6 +166,9 @@ def _run(
         elif id(layer) in moving and call.argument("training") is not False:
             outputs = layer(*args, **{**kwargs, "training": True})
             observe(layer, len(inputs[0]))
+        elif "training" in inspect.signature(layer.call).parameters:
+            # Told so: augmentation layers are on by default.
+            outputs = layer(*args, **{**kwargs, "training": False})
         else:
             outputs = layer(*args, **kwargs)
         for symbolic, tensor in zip(call.outputs, keras.tree.flatten(outputs), strict=True):

@@ -366,3 +366,19 @@ def test_the_example_of_the_docstring_runs():
     names = {"keras": keras, "export_savedmodel": export_savedmodel}
     example = doctest.DocTestParser().get_doctest(text, names, "example", None, None)
     assert doctest.DocTestRunner().run(example).failed == 0
+
+
+def test_preprocessing_and_postprocessing_wrapped_around_are_exported_with_it(net, tmp_path):
+    pixels = keras.Input((None, None, 3), dtype="uint8", name="pixels")
+    x = layers.Rescaling(1 / 255)(layers.Resizing(12, 12)(pixels))
+    served = keras.Model(pixels, {"best": keras.ops.argmax(net(x), axis=-1), "all": net(x)})
+    report = export_savedmodel(served, tmp_path)
+    assert report.inputs == {"pixels": ("uint8", (None, None, None, 3))}
+    assert report.fold.num_folded == 2
+    data = np.random.default_rng(2).integers(0, 256, (2, 20, 30, 3)).astype("uint8")
+    import tensorflow as tf
+
+    got = serve(tmp_path / "1", pixels=tf.constant(data))
+    want = served.predict(data, verbose=0)
+    np.testing.assert_allclose(got["all"], want["all"], rtol=0, atol=1e-5)
+    np.testing.assert_array_equal(got["best"], want["best"])

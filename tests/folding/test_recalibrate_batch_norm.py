@@ -60,11 +60,12 @@ def test_a_last_batch_that_is_not_full_is_left_out():
 
 
 @ON_ONE_BACKEND
-def test_dropout_is_off():
-    model = network((4,), layers.Dropout(0.9), layers.BatchNormalization())
-    x = rows(32, 4)
+def test_dropout_and_augmentation_are_off():
+    noise = layers.RandomBrightness(1.0, value_range=(-99, 99))
+    model = network((4, 4, 3), noise, layers.Dropout(0.9), layers.BatchNormalization())
+    x = rows(32, 4, 4, 3)
     recalibrate_batch_norm(model, x)
-    np.testing.assert_allclose(model.layers[1].moving_mean, x.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(model.layers[-1].moving_mean, x.mean((0, 1, 2)), rtol=1e-5)
 
 
 @ON_ONE_BACKEND
