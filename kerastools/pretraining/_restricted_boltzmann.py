@@ -136,7 +136,7 @@ class RestrictedBoltzmann(keras.Model):
 
     def free_energy(self, v: Any) -> Any:
         """Returns F(v) = −log p(v), up to a constant, for each row."""
-        v = ops.convert_to_tensor(v, dtype=self.compute_dtype)
+        v = ops.convert_to_tensor(v, dtype=self.variable_dtype)
         if self.visible == "gaussian":
             own = 0.5 * ops.sum(ops.square(v - self.visible_bias), axis=-1)
         else:
@@ -145,19 +145,19 @@ class RestrictedBoltzmann(keras.Model):
 
     def gibbs(self, v: Any, steps: int = 1) -> Any:
         """Returns the visible units after `steps` of sampling h from v and v from h."""
-        v = ops.convert_to_tensor(v, dtype=self.compute_dtype)
+        v = ops.convert_to_tensor(v, dtype=self.variable_dtype)
         for _ in range(steps):
             v = self._sample_visible(self._bits(ops.sigmoid(self._to_hidden(v))))
         return v
 
     def reconstruct(self, v: Any) -> Any:
         """Returns the mean of the visible units, given the probabilities of the hidden."""
-        v = ops.convert_to_tensor(v, dtype=self.compute_dtype)
+        v = ops.convert_to_tensor(v, dtype=self.variable_dtype)
         return self._mean_visible(ops.sigmoid(self._to_hidden(v)))
 
     def pseudo_likelihood(self, v: Any) -> Any:
         """Returns n · log p(vᵢ | the others) for each row, with one random i of the n bits."""
-        v = ops.convert_to_tensor(v, dtype=self.compute_dtype)
+        v = ops.convert_to_tensor(v, dtype=self.variable_dtype)
         num_visible = v.shape[-1]
         chosen = keras.random.randint((ops.shape(v)[0],), 0, num_visible, seed=self.seed_generator)
         flip = ops.one_hot(chosen, num_visible, dtype=v.dtype)
@@ -174,8 +174,8 @@ class RestrictedBoltzmann(keras.Model):
         training: bool = True,
     ) -> Any:
         """Returns J, whose gradient is that of contrastive divergence."""
-        v = ops.cast(x, self.compute_dtype)
-        start = v if self.num_chains is None else ops.cast(self.chains, self.compute_dtype)
+        v = ops.cast(x, self.variable_dtype)
+        start = v if self.num_chains is None else ops.cast(self.chains, self.variable_dtype)
         sample = ops.stop_gradient(self.gibbs(start, self.gibbs_steps))
         if training and self.num_chains is not None:
             self.chains.assign(sample)
