@@ -3,6 +3,7 @@
 from kerastools.callbacks._evaluation_weights import EvaluationWeights
 from kerastools.callbacks._freeze_schedule import FreezeSchedule
 from kerastools.callbacks._hyperparameter_scheduler import HyperparameterScheduler
+from kerastools.callbacks._learning_rate_finder import LearningRateFinder
 from kerastools.callbacks._one_cycle import OneCycle
 from kerastools.callbacks._phase import Phase
 from kerastools.callbacks._plateau import Plateau
@@ -11,6 +12,7 @@ __all__ = [
     "EvaluationWeights",
     "FreezeSchedule",
     "HyperparameterScheduler",
+    "LearningRateFinder",
     "OneCycle",
     "Phase",
     "Plateau",
