@@ -92,6 +92,42 @@ class LayerTree:
         } & self._may_train
         return [v for v in self.model.weights if id(v) in chosen]
 
+    def levels(self, selector: Any, caller: str) -> list[list[Any]]:
+        """Returns the weights of each level of `selector`, the topmost level first.
+
+        The entries of a list are levels, from the top down. Otherwise each layer with weights is
+        one, together with the normalisation above it; the last layer of the model is the topmost.
+        """
+        if isinstance(selector, list | tuple):
+            groups = [self.select(one, caller) for one in selector]
+        else:
+            inside = {id(p) for a in self.select(selector, caller) for p in sublayers(a)}
+            groups = []
+            for _, layer in self.owners():
+                if id(layer) in inside:
+                    if groups and "Normalization" in type(layer).__name__:
+                        groups[-1].append(layer)
+                    else:
+                        groups.append([layer])
+            groups.reverse()
+        seen: set[int] = set()
+        levels = []
+        for group in groups:
+            weights = [v for v in self.weights_of(group) if id(v) not in seen]
+            seen |= {id(v) for v in weights}
+            levels.append(weights)
+        return levels
+
+    def owners(self) -> list[tuple[str, Any]]:
+        """Returns (path, layer) of layers with trainable weights of their own, the lowest first."""
+        first = {id(layer): (path, layer) for path, layer in reversed(self.paths)}
+        return [
+            (path, layer)
+            for path, layer in self.paths
+            if first[id(layer)][0] == path
+            and any(id(v) in self._may_train for v in self._own[id(layer)])
+        ]
+
     def state_training(self, layers: Iterable[Any]) -> TrainableState:
         """Returns the flags with which `layers`, and all inside them, train and no others."""
         layers = list(layers)

@@ -10,13 +10,18 @@ from kerastools._core._checks import require_built
 from kerastools._core._graph import sublayers
 from kerastools._core._layer_tree import LayerTree, TrainableState
 from kerastools._core._registration import register
+from kerastools._core._slots import optimizer_tree
+from kerastools._core._step_sizes import set_factors
 from kerastools._core._table import format_table
 from kerastools.callbacks._phase import Phase
 from kerastools.callbacks._phase_rate import PhaseRate
+from kerastools.callbacks._plot_phases import plot_phases
 from kerastools.callbacks._progress import Progress
 from kerastools.optimizers._rebind import rebind
 
 _POLICIES = ("inference", "train")
+# A longer list of layers is shortened in the table.
+_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -29,14 +34,16 @@ class Transition:
         step: How many steps of that epoch came before.
         phase: The number of the phase, counted from 0.
         layers: What it trains, as it was written.
-        num_weights: How many weight arrays train.
+        trained: The paths of the layers that train and have weights, the lowest first.
+        num_steps: How many steps an epoch has, if that was known.
     """
 
     epoch: int
     step: int
     phase: int
     layers: Any
-    num_weights: int
+    trained: tuple[str, ...]
+    num_steps: int | None
 
 
 @register
@@ -114,7 +121,10 @@ class FreezeSchedule(keras.callbacks.Callback):
         self.phases = [_as_phase(phase, i) for i, phase in enumerate(phases)]
         self.batch_norm = batch_norm
         self.history: list[Transition] = []
+        self._logs: list[tuple[int, dict[str, float]]] = []
+        self._owners: list[tuple[str, Any]] = []
         self._states: list[TrainableState] = []
+        self._factors: list[dict[int, float]] = []
         self._rate: Any = None  # A PhaseRate while training.
         self._progress: Any = None  # A Progress from the first epoch on.
         self._goes_on_at = 0
@@ -127,11 +137,12 @@ class FreezeSchedule(keras.callbacks.Callback):
         """Finds the layers of every phase and checks all, before anything is changed."""
         if self._rate is not None:
             self._rate.release()  # The run before was interrupted.
+            self._scale({})
         require_built(self.model, "FreezeSchedule")
         rate = PhaseRate(self.model.optimizer)
         for phase in self.phases:
             rate.check(phase)
-        self._states = self._find_states()
+        self._states, self._factors = self._find_states()
         rebind(self.model.optimizer, self.model)
         self._rate = rate
         self._begun = False
@@ -141,7 +152,7 @@ class FreezeSchedule(keras.callbacks.Callback):
         self._epoch = epoch
         if self._progress is None or epoch == 0 or epoch != self._goes_on_at:
             progress = self._locate(epoch)
-            self.history = []
+            self.history, self._logs = [], []
             self._enter(progress, step=0)
         elif self._at_end():
             self._enter(self._next(), step=0)
@@ -165,6 +176,7 @@ class FreezeSchedule(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Looks whether the phase has ended; the last one may end training."""
         self._goes_on_at = epoch + 1
+        self._logs.append((epoch, dict(logs or {})))
         self._progress.end_epoch(self._phase, logs or {}, self.model)
         if self._is_last() and self._progress.done:
             self.model.stop_training = True
@@ -176,6 +188,9 @@ class FreezeSchedule(keras.callbacks.Callback):
         if self._rate is not None:
             self._rate.release()
             self._rate = None
+            if any(self._factors):
+                self._scale({})
+                rebind(self.model.optimizer, self.model)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments as plain data, which JSON can hold."""
@@ -190,11 +205,30 @@ class FreezeSchedule(keras.callbacks.Callback):
     def __str__(self) -> str:
         rows = []
         for i, phase in enumerate(self.phases, 1):
-            rate = phase.learning_rate
-            shown = f"× {phase.lr_multiplier:g}" if rate is None else f"{rate:g}"
-            rows.append((i, _text(phase.layers), phase.lasts(), shown))
+            rows.append((i, _text(phase.layers), phase.lasts(), phase.rate()))
         title = f'FreezeSchedule, batch_norm="{self.batch_norm}"'
         return format_table(("phase", "layers", "lasts", "learning rate"), rows, title)
+
+    def plot(self, target: Any = None) -> Any:
+        """Draws the losses of the last training, and below them which layer trained when.
+
+        Args:
+            target: The path of a picture to write (its ending says the format, such as `.png`). By
+                default the figure is neither written nor shown.
+
+        Returns:
+            The matplotlib figure.
+
+        Raises:
+            ValueError: If no epoch of training has ended with this schedule.
+            ImportError: If matplotlib is missing; `pip install 'kerastools[plot]'` brings it.
+        """
+        if not self._logs:
+            raise ValueError(
+                "FreezeSchedule.plot needs a training to draw. Received a schedule with which no "
+                "epoch has ended. Pass it to fit first: model.fit(x, y, callbacks=[schedule])."
+            )
+        return plot_phases(self._logs, self.history, [path for path, _ in self._owners], target)
 
     @property
     def _phase(self) -> Phase:
@@ -230,26 +264,37 @@ class FreezeSchedule(keras.callbacks.Callback):
     def _enter(self, progress: Progress, step: int) -> None:
         self._progress = progress
         self._begin()
-        count = len(self.model.trainable_weights)
-        self.history.append(
-            Transition(self._epoch, step, progress.phase, self._phase.layers, count)
+        trained = {id(v) for v in self.model.trainable_weights}
+        paths = tuple(
+            p for p, layer in self._owners if any(id(v) in trained for v in layer.weights)
         )
+        num_steps = (self.params or {}).get("steps")
+        layers = self._phase.layers
+        self.history.append(Transition(self._epoch, step, progress.phase, layers, paths, num_steps))
 
     def _begin(self) -> None:
         """Sets flags and learning rate and fits the optimizer to them."""
         self._states[self._progress.phase].set()
         self._rate.begin(self._phase)
+        self._scale(self._factors[self._progress.phase])
         rebind(self.model.optimizer, self.model)
         self._begun = True
 
-    def _find_states(self) -> list[TrainableState]:
+    def _scale(self, factors: dict[int, float]) -> None:
+        for part in optimizer_tree(self.model.optimizer):
+            set_factors(part, factors)
+
+    def _find_states(self) -> tuple[list[TrainableState], list[dict[int, float]]]:
+        """Returns for every phase the flags, and the factors of learning rates by variable."""
         tree = LayerTree(self.model)
+        self._owners = tree.owners()
         norms = [
             layer
             for layer in sublayers(self.model)
             if isinstance(layer, keras.layers.BatchNormalization)
         ]
-        states = []
+        states: list[TrainableState] = []
+        factors: list[dict[int, float]] = []
         for phase in self.phases:
             layers = tree.select(phase.layers, "FreezeSchedule")
             if not tree.weights_of(layers):
@@ -261,7 +306,11 @@ class FreezeSchedule(keras.callbacks.Callback):
             if self.batch_norm == "train":
                 layers = [*layers, *norms]
             states.append(tree.state_training(layers))
-        return states
+            factors.append({})
+            if phase.layer_decay is not None:
+                for i, level in enumerate(tree.levels(phase.layers, "FreezeSchedule")):
+                    factors[-1] |= dict.fromkeys(map(id, level), phase.layer_decay**i)
+        return states, factors
 
 
 def _as_phase(phase: Any, position: int) -> Phase:
@@ -292,5 +341,8 @@ def _check(phases: list[Phase], batch_norm: str) -> None:
 
 def _text(layers: Any) -> str:
     if isinstance(layers, list | tuple):
-        return ", ".join(_text(one) for one in layers)
+        parts = [_text(one) for one in layers]
+        if len(parts) > _SHOWN:
+            return f"{parts[0]} to {parts[-1]} ({len(parts)})"
+        return ", ".join(parts)
     return layers.name if isinstance(layers, keras.Layer) else layers

@@ -33,6 +33,12 @@ class Phase:
         learning_rate: The learning rate of the phase, instead of a multiplier. Not possible where
             the optimizer follows a `LearningRateSchedule`.
         steps: After how many training steps the phase ends, in the middle of an epoch too.
+        layer_decay: What the learning rate is multiplied by from each level to the one below it, in
+            (0, 1]; lower layers, which are more general, then change less. The levels are the
+            entries of the list `layers`, from the top down; or else the single layers with weights,
+            each with the normalisation above it, the last layer of the model at the top. Usual: 0.4
+            (1/2.6 in the paper below) to 0.75 per block. Keras's decoupled weight decay is not
+            scaled. Like a multiplier, it ends with training and is not saved with the model.
         until: A `Plateau`, or a function of the number of epochs that the phase has lasted and the
             last epoch's logs, which returns True at the end of the phase. In the last phase it ends
             training. To save the schedule, decorate the function with
@@ -48,6 +54,9 @@ class Phase:
     '3 epochs'
     >>> Phase("block_5_*", lr_multiplier=0.1, epochs=9, until=Plateau("val_loss")).lasts()
     '9 epochs or val_loss plateau of 2'
+
+    Reference: Howard and Ruder, "Universal language model fine-tuning for text classification",
+    ACL 2018 (discriminative fine-tuning).
     """
 
     layers: Any
@@ -55,6 +64,7 @@ class Phase:
     lr_multiplier: float = 1.0
     learning_rate: float | None = None
     steps: int | None = field(default=None, kw_only=True)
+    layer_decay: float | None = field(default=None, kw_only=True)
     until: Plateau | Callable[[int, dict[str, Any]], bool] | None = field(
         default=None, kw_only=True
     )
@@ -72,6 +82,11 @@ class Phase:
                     f"Phase needs {name} to be an integer of at least 1, or None. Received "
                     f"{name}={number!r}."
                 )
+        if self.layer_decay is not None and not 0 < float(self.layer_decay) <= 1:
+            raise ValueError(
+                f"Phase needs layer_decay in (0, 1], the factor from one level to the one below. "
+                f"Received layer_decay={self.layer_decay!r}."
+            )
         if not (self.until is None or isinstance(self.until, Plateau) or callable(self.until)):
             raise ValueError(
                 "Phase needs until to be a Plateau or a function of epochs and logs. Received "
@@ -101,6 +116,12 @@ class Phase:
         ]
         return " or ".join(filter(None, ends)) or "to the end"
 
+    def rate(self) -> str:
+        """Returns the learning rate, in words."""
+        rate = self.learning_rate
+        base = f"× {self.lr_multiplier:g}" if rate is None else f"{rate:g}"
+        return base if self.layer_decay is None else f"{base}, × {self.layer_decay:g} per level"
+
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments as plain data; a layer as its name."""
         return {
@@ -109,6 +130,7 @@ class Phase:
             "lr_multiplier": self.lr_multiplier,
             "learning_rate": self.learning_rate,
             "steps": self.steps,
+            "layer_decay": self.layer_decay,
             "until": keras.saving.serialize_keras_object(self.until),
         }
 

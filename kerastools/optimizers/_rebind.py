@@ -5,8 +5,9 @@ from typing import Any
 import keras
 
 from kerastools._core._checks import require_built
-from kerastools._core._own_steps import count_own_steps, joined_at
+from kerastools._core._evaluation_point import EvaluationPoint
 from kerastools._core._slots import known_variables, optimizer_tree, rebuild_slots
+from kerastools._core._step_sizes import joined_at, set_joined
 
 
 def rebind(optimizer: Any, model: Any) -> Any:
@@ -24,7 +25,8 @@ def rebind(optimizer: Any, model: Any) -> Any:
       at the variable's value. A variable that joins late counts its own steps: its first steps are
       those it would take with a new optimizer. With Keras's Adam alone they would be up to 5.9
       times too large, because it corrects the bias of all by the steps of the run;
-    - slots of variables that left are dropped.
+    - slots of variables that left are dropped. Where the optimizer evaluates beside the weights
+      that it trains (exact Nesterov momentum), these variables stop at their evaluation weights.
 
     It works with every optimizer that keeps its state in lists parallel to its variables, made in
     `build`: all of this package and of `keras.optimizers`, also wrapped in `LossScaleOptimizer` or
@@ -99,10 +101,16 @@ def _refuse_strangers(optimizer: Any, model: Any, compiled_with: Any) -> None:
 
 
 def _rebuild(optimizer: Any, wanted: list[Any]) -> None:
+    parts = list(optimizer_tree(optimizer))
     joined: dict[int, int] = {}
-    for part in optimizer_tree(optimizer):
-        joined.update(zip(map(id, known_variables(part)), joined_at(part), strict=True))
+    for part in parts:
+        joined |= dict.fromkeys(map(id, known_variables(part)), 0) | joined_at(part)
+    # What leaves stays at the weights that are meant, which the optimizer may train beside.
+    swapped = [part for part in parts if isinstance(part, EvaluationPoint) and part.to_evaluation()]
     rebuild_slots(optimizer, wanted)
-    for part in optimizer_tree(optimizer):
+    for part in swapped:
+        part.to_training()
+    for part in parts:
         now = int(keras.ops.convert_to_numpy(part.iterations))
-        count_own_steps(part, [joined.get(id(v), now) for v in known_variables(part)])
+        steps = {id(v): joined.get(id(v), now) for v in known_variables(part)}
+        set_joined(part, {key: step for key, step in steps.items() if step})

@@ -1,5 +1,19 @@
 """Reusing what a model has learned for another task."""
 
 from kerastools.transfer._reuse_layers import reuse_layers
+from kerastools.transfer._schedules import (
+    discriminative,
+    gradual,
+    layer_groups,
+    linear_probe_then_fine_tune,
+    surgical,
+)
 
-__all__ = ["reuse_layers"]
+__all__ = [
+    "discriminative",
+    "gradual",
+    "layer_groups",
+    "linear_probe_then_fine_tune",
+    "reuse_layers",
+    "surgical",
+]

@@ -1,15 +1,16 @@
-"""What `_slots` and `_own_steps` reach into Keras for: these fail when Keras changes it."""
+"""What `_slots` and `_step_sizes` reach into Keras for: these fail when Keras changes it."""
 
 import keras
 import pytest
 
-from kerastools._core._own_steps import count_own_steps, joined_at
 from kerastools._core._slots import (
     known_variables,
     learning_rate_source,
     optimizer_tree,
     rebuild_slots,
+    slot_variables,
 )
+from kerastools._core._step_sizes import joined_at, set_factors, set_joined
 
 
 def make_variables(number):
@@ -46,12 +47,33 @@ def test_slots_are_built_again_without_leaving_old_ones_behind():
         optimizer.apply([keras.ops.ones(2)], [variables[0]])
 
 
+def test_slots_are_told_from_other_variables():
+    variables, optimizer = make_variables(3), keras.optimizers.Adam()
+    optimizer.build(variables)
+    assert [v.path for v in slot_variables(optimizer)] == [
+        v.path for v in (*optimizer._momentums, *optimizer._velocities)
+    ]
+
+
 def test_own_steps_are_counted_only_where_they_matter():
     variables = make_variables(2)
+    late = {id(variables[1]): 7}
     for make, counted in [(keras.optimizers.Adam, True), (keras.optimizers.SGD, False)]:
         optimizer = make()
         optimizer.build(variables)
-        count_own_steps(optimizer, [0, 7])
-        assert joined_at(optimizer) == ([0, 7] if counted else [0, 0])
-        count_own_steps(optimizer, [0, 0])
-        assert joined_at(optimizer) == [0, 0]
+        set_joined(optimizer, late)
+        assert joined_at(optimizer) == (late if counted else {})
+        set_joined(optimizer, {})
+        assert joined_at(optimizer) == {}
+        assert optimizer.update_step == type(optimizer).update_step.__get__(optimizer)
+
+
+def test_factors_scale_the_steps_of_single_variables():
+    variables, optimizer = make_variables(2), keras.optimizers.SGD(1.0)
+    optimizer.build(variables)
+    set_factors(optimizer, {id(variables[1]): 0.25})
+    optimizer.apply([keras.ops.ones(2), keras.ops.ones(2)], variables)
+    assert [v.numpy().tolist() for v in variables] == [[0.0, 1.0], [0.75, 1.75]]
+    set_factors(optimizer, {})
+    optimizer.apply([keras.ops.ones(2), keras.ops.ones(2)], variables)
+    assert [v.numpy().tolist() for v in variables] == [[-1.0, 0.0], [-0.25, 0.75]]

@@ -101,10 +101,10 @@ def test_what_was_learned_survives_every_transition(make):
     model = make_model()
     model.compile(make(), "mse")
     schedule, recorder = fit(model, PHASES, 5)
-    assert [(t.epoch, t.phase, t.num_weights) for t in schedule.history] == [
-        (0, 0, 2),
-        (2, 1, 4),
-        (3, 2, 4),
+    assert [(t.epoch, t.phase, t.trained) for t in schedule.history] == [
+        (0, 0, ("head",)),
+        (2, 1, ("trunk/b", "head")),
+        (3, 2, ("trunk/a", "c")),
     ]
     for epoch, (begin, end) in enumerate(zip(recorder.begins, recorder.ends, strict=True)):
         assert begin["trains"] == end["trains"] == TRAINS[epoch]
@@ -422,6 +422,41 @@ def test_a_phase_ends_in_the_middle_of_an_epoch(steps_per_execution):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize(
+    ("make", "layers", "powers"),
+    [
+        (keras.optimizers.SGD, "all", {"a": 3, "norm": 3, "b": 2, "c": 1, "head": 0}),
+        (optimizers.Adam, ["head|c", "trunk"], {"a": 1, "norm": 1, "b": 1, "c": 0, "head": 0}),
+        (keras.optimizers.Adam, "b|head", {"b": 1, "head": 0}),
+    ],
+)
+def test_lower_layers_step_less_under_layer_decay(make, layers, powers):
+    steps = []
+    for decay in (None, 0.5):
+        model = make_model(norm=True)
+        model.compile(make(0.1), "mse", run_eagerly=EAGERLY)
+        schedule, recorder = FreezeSchedule([Phase(layers, layer_decay=decay)]), Recorder()
+        model.fit(X, Y, batch_size=48, callbacks=[schedule, recorder], verbose=0)
+        begin, end = recorder.begins[0]["weights"], recorder.ends[0]["weights"]
+        steps.append({tuple(p.split("/")[-2:]): end[p] - begin[p] for p in begin})
+    for path, plain in steps[0].items():
+        if "moving" not in path[1]:
+            expected = plain * 0.5 ** powers.get(path[0], 0)
+            np.testing.assert_allclose(steps[1][path], expected, rtol=1e-4, atol=2e-7)
+    # It ends with training: the next fit steps as if nothing had been.
+    before = model.get_weights()
+    model.fit(X, Y, batch_size=48, shuffle=False, verbose=0)
+    if make is keras.optimizers.SGD:
+        twin = make_model(norm=True)
+        twin.set_weights(before)
+        for ours, theirs in zip(model.weights, twin.weights, strict=True):
+            theirs.trainable = ours.trainable
+        twin.compile(make(0.1), "mse", run_eagerly=EAGERLY)
+        twin.fit(X, Y, batch_size=48, shuffle=False, verbose=0)
+        for ours, theirs in zip(model.get_weights(), twin.get_weights(), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
 def test_a_plateau_that_is_not_in_the_logs_is_refused():
     model = make_model()
     model.compile("sgd", "mse", run_eagerly=EAGERLY)
@@ -559,6 +594,8 @@ def test_a_rate_that_cannot_be_set_is_refused():
         (lambda: Phase("a", epochs=0), ValueError, "at least 1"),
         (lambda: Phase("a", epochs=1.5), ValueError, "at least 1"),
         (lambda: Phase("a", steps=0), ValueError, "steps to be an integer"),
+        (lambda: Phase("a", layer_decay=0), ValueError, r"layer_decay in \(0, 1\]"),
+        (lambda: Phase("a", layer_decay=1.1), ValueError, r"layer_decay in \(0, 1\]"),
         (lambda: Phase("a", until=3), ValueError, "until to be a Plateau"),
         (lambda: Plateau("f1"), ValueError, 'mode="min" or mode="max"'),
         (lambda: Plateau("loss", mode="down"), ValueError, 'mode="min" or mode="max"'),
@@ -579,7 +616,7 @@ def test_a_schedule_is_plain_data():
     schedule = FreezeSchedule(
         [
             (["a", "b*"], 2),
-            Phase("a", steps=7, until=Plateau("val_acc", 3)),
+            Phase("a", steps=7, layer_decay=0.5, until=Plateau("val_acc", 3)),
             Phase("all", learning_rate=1e-4),
         ],
         batch_norm="train",
@@ -591,6 +628,7 @@ def test_a_schedule_is_plain_data():
     assert "a, b*" in str(schedule)
     assert "7 steps or val_acc plateau of 3" in str(schedule)
     assert "0.0001" in str(schedule)
+    assert "× 1, × 0.5 per level" in str(schedule)
 
 
 def test_plain_keras_ignores_or_refuses_the_same_thing():
@@ -614,3 +652,24 @@ def test_plain_keras_ignores_or_refuses_the_same_thing():
     begin, end = recorder.begins[1]["weights"], recorder.ends[1]["weights"]
     moved_while_unfrozen = not np.array_equal(begin[path], end[path])
     assert moved_while_frozen == moved_while_unfrozen
+
+
+def test_the_picture_shows_which_layer_trained_when(tmp_path):
+    pytest.importorskip("matplotlib")
+    model = make_model()
+    model.compile("sgd", "mse", run_eagerly=EAGERLY)
+    schedule, _ = fit(model, [Phase("head", 1), Phase("trunk", steps=4), Phase("all")], 4)
+    figure = schedule.plot(tmp_path / "phases.png")
+    above, below = figure.axes
+    assert (tmp_path / "phases.png").stat().st_size > 10_000
+    assert above.lines[0].get_label() == "loss"
+    bars = sorted(
+        (round(p.get_x(), 3), round(p.get_x() + p.get_width(), 3), round(p.get_y() + 0.4))
+        for p in below.patches
+    )
+    # Rows: trunk/a, trunk/b, c, head; 3 steps an epoch.
+    half = round(2 + 1 / 3, 3)
+    expected = [(0, 1, 3), (1, half, 0), (1, half, 1), *((half, 4, row) for row in range(4))]
+    assert bars == expected
+    with pytest.raises(ValueError, match="needs a training to draw"):
+        FreezeSchedule([Phase("all")]).plot()

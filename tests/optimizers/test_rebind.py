@@ -1,5 +1,7 @@
 """`rebind`: slots follow their variables, whatever is frozen or unfrozen."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from kerastools.optimizers import rebind
 
 NAMES = ("a", "b", "c", "head")
 
-KERAS_OPTIMIZERS = {
+OPTIMIZERS = {
     "SGD": lambda: keras.optimizers.SGD(0.01, momentum=0.9),
     "plain SGD": lambda: keras.optimizers.SGD(0.01),
     "Adam": lambda: keras.optimizers.Adam(0.01),
@@ -30,9 +32,11 @@ KERAS_OPTIMIZERS = {
     "accumulating": lambda: keras.optimizers.Adam(0.01, gradient_accumulation_steps=3),
     "averaging": lambda: keras.optimizers.Adam(0.01, use_ema=True),
     "LossScaleOptimizer": lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(0.01)),
-    "kerastools SGD": lambda: optimizers.SGD(0.01, momentum=0.9),
-    "kerastools Adam": lambda: optimizers.Adam(0.01),
+    "skipping": lambda: optimizers.SGD(0.01, momentum=0.9, skip_nonfinite=True),
 }
+for name in optimizers.__all__:
+    if isinstance(getattr(optimizers, name), type):
+        OPTIMIZERS[f"kerastools {name}"] = functools.partial(getattr(optimizers, name), 0.01)
 
 
 def make_model(names=NAMES, use_bias=False):
@@ -87,7 +91,7 @@ def kernels(model, *names):
     return [model.get_layer(name).kernel for name in names]
 
 
-@pytest.mark.parametrize("make", KERAS_OPTIMIZERS.values(), ids=KERAS_OPTIMIZERS)
+@pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
 def test_slots_follow_their_variables(make):
     # "a" leaves, "b" and "head" stay, "c" joins; all are of equal shapes.
     model, optimizer = make_model(), make()
@@ -170,7 +174,7 @@ def test_multi_optimizer_is_rebound_inside(late):
 
 @pytest.mark.parametrize("name", ["Adam", "Adamax", "LossScaleOptimizer", "kerastools Adam"])
 def test_a_late_joiner_steps_as_with_a_new_optimizer(name):
-    make = KERAS_OPTIMIZERS[name]
+    make = OPTIMIZERS[name]
     model, reference = make_model(("a", "b")), make_model(("a", "b"))
     optimizer, fresh = make(), make()
     model.get_layer("b").trainable = False
@@ -192,7 +196,7 @@ def test_a_late_joiner_steps_as_with_a_new_optimizer(name):
 def test_a_late_joiner_steps_by_at_most_the_learning_rate(name):
     largest = {}
     for rebinds in (False, True):
-        model, optimizer = make_model(("a", "b"), use_bias=True), KERAS_OPTIMIZERS[name]()
+        model, optimizer = make_model(("a", "b"), use_bias=True), OPTIMIZERS[name]()
         late = model.get_layer("b")
         late.trainable = not rebinds
         optimizer.build(model.trainable_variables)
@@ -292,7 +296,7 @@ def test_exclusions_from_weight_decay_and_live_numbers_survive():
 def test_a_rebound_optimizer_is_saved_and_loaded(name, tmp_path):
     model = make_model()
     model.get_layer("a").trainable = False
-    model.compile(KERAS_OPTIMIZERS[name](), "mse")
+    model.compile(OPTIMIZERS[name](), "mse")
     x, y = np.ones((8, 4), "float32"), np.zeros((8, 4), "float32")
     model.fit(x, y, epochs=2, verbose=0)
     model.get_layer("b").trainable = False
@@ -303,6 +307,23 @@ def test_a_rebound_optimizer_is_saved_and_loaded(name, tmp_path):
         one.fit(x, y, epochs=2, verbose=0)
     for ours, theirs in zip(model.get_weights(), loaded.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_what_leaves_stops_at_the_weights_that_exact_momentum_means():
+    model, optimizer = make_model(), optimizers.SGD(0.1, momentum=0.9, nesterov="exact")
+    optimizer.build(model.trainable_variables)
+    for seed in range(3):
+        step(optimizer, model.trainable_variables, seed)
+    trained = model.get_weights()
+    optimizer.to_evaluation()
+    meant = model.get_weights()
+    optimizer.to_training()
+    model.get_layer("b").trainable = False
+    rebind(optimizer, model)
+    for i, name in enumerate(NAMES):
+        expected = meant[i] if name == "b" else trained[i]
+        np.testing.assert_array_equal(model.get_layer(name).get_weights()[0], expected)
+    assert not np.array_equal(meant[1], trained[1])
 
 
 def test_an_unbuilt_optimizer_is_built():

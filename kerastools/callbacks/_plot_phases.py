@@ -1,0 +1,67 @@
+"""The picture of a schedule: the loss, and below it which layer trained when."""
+
+from collections.abc import Sequence
+from typing import Any
+
+# Up to so many layers are named on the axis, of more a few.
+_NAMED = 24
+
+
+def plot_phases(
+    logs: Sequence[tuple[int, dict[str, float]]],
+    transitions: Sequence[Any],
+    layers: Sequence[str],
+    target: Any = None,
+) -> Any:
+    """Draws losses over epochs, phases, and the layers that train in each; returns the figure."""
+    try:
+        from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
+    except ImportError as error:
+        raise ImportError(
+            "FreezeSchedule.plot needs matplotlib. Install it with pip install 'kerastools[plot]'."
+        ) from error
+    height = min(6.0, 1.2 + 0.2 * len(layers))
+    figure = Figure((8, 3 + height), layout="constrained")
+    above, below = figure.subplots(2, sharex=True, height_ratios=(3, height))
+
+    # An epoch e spans e to e + 1 on the axis; its values are known at its end.
+    for name, style in (("loss", "o-"), ("val_loss", "s--")):
+        points = [(epoch + 1, values[name]) for epoch, values in logs if name in values]
+        if points:
+            above.plot(*zip(*points, strict=True), style, markersize=4, label=name)
+    above.set_ylabel("loss")
+    above.legend()
+
+    end = max(epoch for epoch, _ in logs) + 1
+    begins = [_place(t) for t in transitions]
+    for i, (transition, begin) in enumerate(zip(transitions, begins, strict=True)):
+        for axes in (above, below):
+            axes.axvline(begin, color="gray", linewidth=0.8)
+        above.annotate(
+            f" phase {transition.phase + 1}",
+            (begin, 1),
+            xycoords=("data", "axes fraction"),
+            va="bottom",
+            fontsize=8,
+        )
+        until = begins[i + 1] if i + 1 < len(begins) else end
+        rows = [row for row, layer in enumerate(layers) if layer in transition.trained]
+        below.barh(rows, until - begin, left=begin, height=0.8, color=f"C{i % 10}", alpha=0.7)
+
+    step = -(-len(layers) // _NAMED)
+    named = range(0, len(layers), step)
+    below.set_yticks(named, [layers[i] for i in named], fontsize=7)
+    below.set_ylim(-0.6, len(layers) - 0.4)
+    below.set_ylabel("layers that train")
+    below.set_xlabel("epochs")
+    below.set_xlim(min(begins), end)
+    below.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if target is not None:
+        figure.savefig(target, dpi=150)
+    return figure
+
+
+def _place(transition: Any) -> float:
+    """Returns where a phase begins on the axis of epochs."""
+    return transition.epoch + transition.step / (transition.num_steps or 1)
