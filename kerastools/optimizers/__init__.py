@@ -4,8 +4,9 @@ from kerastools.optimizers._adagrad import AdaGrad
 from kerastools.optimizers._adam import Adam
 from kerastools.optimizers._adamax import AdaMax
 from kerastools.optimizers._nadam import Nadam
+from kerastools.optimizers._radam import RAdam
 from kerastools.optimizers._rebind import rebind
 from kerastools.optimizers._rmsprop import RMSProp
 from kerastools.optimizers._sgd import SGD
 
-__all__ = ["SGD", "AdaGrad", "AdaMax", "Adam", "Nadam", "RMSProp", "rebind"]
+__all__ = ["SGD", "AdaGrad", "AdaMax", "Adam", "Nadam", "RAdam", "RMSProp", "rebind"]
