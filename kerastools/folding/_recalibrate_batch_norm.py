@@ -23,9 +23,8 @@ def recalibrate_batch_norm(model: keras.Model, data: Any, batch_size: int = 256)
     replaces them by the mean and variance over `data`. Use it before `fold_batch_norm`.
 
     Each batch b of n_b rows goes through the model once, with batch normalisation in training mode
-    and everything else in inference (dropout and
-    augmentation are off). With μ_b and σ²_b the statistics of its
-    batches, and n = Σn_b:
+    and everything else in inference (dropout and augmentation are off). With μ_b and σ²_b its
+    statistics, and n = Σn_b:
 
         μ  = Σ n_b μ_b / n
         σ² = Σ n_b (σ²_b + μ_b²) / n − μ²
