@@ -65,6 +65,8 @@ NETS = {
     "tanh Glorot": (("tanh", "glorot_uniform", 10), []),
 }
 
+ZERO_GRADIENT = ("relu N(0, 1) deep", "relu N(0, 1)", "relu RandomNormal")
+
 
 @functools.cache
 def diagnosis_of(name):
@@ -87,7 +89,10 @@ def test_activations_behind_their_layer_are_judged_alike(name):
 
 
 def test_figures_are_those_of_the_published_picture():
-    signals = {name: hidden(diagnosis_of(name)) for name in NETS}
+    # Under ReLU with N(0, 1) the softmax saturates, and with tiny weights float32 underflows: the
+    # gradient is exactly 0 on some backends, and there is no ratio.
+    finite = [name for name in NETS if name not in ZERO_GRADIENT]
+    signals = {name: hidden(diagnosis_of(name)) for name in finite}
     ratio = {k: s[0].gradient_mean / s[-1].gradient_mean for k, s in signals.items()}
     change = {k: s[-1].second_moment / s[0].second_moment for k, s in signals.items()}
     assert min(s.saturated for s in signals["sigmoid N(0, 1)"]) > 0.7
