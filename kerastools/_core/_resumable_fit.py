@@ -108,7 +108,9 @@ class _State:
         if self.path is None:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        values = {f"variable_{i}": _to_numpy(v) for i, v in enumerate(self.variables())}
+        values: dict[str, Any] = {
+            f"variable_{i}": _to_numpy(v) for i, v in enumerate(self.variables())
+        }
         partial = self.path.with_suffix(".partial.npz")
         np.savez(partial, run=self.run, logs=json.dumps(self.logs), **values)
         os.replace(partial, self.path)
