@@ -87,14 +87,14 @@ class Hyperparameter:
 
 
 class DecayRate(Hyperparameter):
-    """The weight β that a moving average gives its past, in [0, 1); held as 1 − β.
+    """The weight β that a moving average gives its past; held as 1 − β.
 
     Float32 holds 0.9999 with an error of 1.7e-8, which is 1.7e-4 of the 1 − β that every average
     is made with. Held as 1 − β the error is 1e-8 of it. Reading gives β as a scalar tensor.
     """
 
-    def __init__(self) -> None:
-        super().__init__("[0, 1)")
+    def __init__(self, interval: str = "[0, 1)") -> None:
+        super().__init__(interval)
 
     def __get__(self, optimizer: Any, owner: type | None = None) -> Any:
         value = super().__get__(optimizer, owner)

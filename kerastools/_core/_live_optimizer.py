@@ -45,6 +45,8 @@ class LiveOptimizer(OptimizerHooks):
     # Names of the slots, first those of one number per variable.
     scalar_slots: tuple[str, ...] = ()
     slots: tuple[str, ...] = ()
+    # Whether the rule itself makes use of h.decay, which is λθ or None.
+    decays_in_rule = False
 
     def __init__(
         self,
@@ -132,9 +134,11 @@ class LiveOptimizer(OptimizerHooks):
         g = ops.cast(gradient, dtype)
         if h.adaptive_clipnorm is not None:
             g = clip_units(g, theta, h.adaptive_clipnorm)
+        decays = h.weight_decay is not None and self.decays(variable)
+        h.decay = h.weight_decay * theta if decays else None
         delta, *new_slots = self.rule(g, h, *(ops.cast(slot, dtype) for slot in slots))
-        if h.weight_decay is not None and self.decays(variable):
-            delta = delta + h.learning_rate * h.weight_decay * theta
+        if decays and not self.decays_in_rule:
+            delta = delta + h.learning_rate * h.decay
 
         for old, new in zip([variable, *slots], [theta - delta, *new_slots], strict=True):
             if self.skip_nonfinite:

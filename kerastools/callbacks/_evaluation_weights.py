@@ -12,11 +12,12 @@ class EvaluationWeights(keras.callbacks.Callback):
     """Puts the optimizer's evaluation weights into the model whenever they are wanted.
 
     Some optimizers take their gradients beside the weights that are meant: exact Nesterov momentum
-    at θ − γv. This callback swaps them in for validation, for every callback that stands after it
-    in the list at the end of an epoch (`ModelCheckpoint`, `EarlyStopping`), and at the end of
-    training, and swaps the training weights back before the next step. Training is not disturbed:
-    two fits with an evaluation between are, bit for bit, one fit. After training the model holds
-    its evaluation weights; pass this callback again to the `fit` that goes on.
+    at θ − γv, Schedule-Free between its steps and their average. This callback swaps the weights
+    that are meant in for validation, for every callback that stands after it in the list at the end
+    of an epoch (`ModelCheckpoint`, `EarlyStopping`), and at the end of training, and swaps the
+    training weights back before the next step. Training is not disturbed: two fits with an
+    evaluation between are, bit for bit, one fit. After training the model holds its evaluation
+    weights; pass this callback again to the `fit` that goes on.
 
     A model that was saved at its evaluation weights knows so; it is trained on from the right
     weights up to rounding. `ModelCheckpoint(save_freq=n)` saves inside an epoch, where the model

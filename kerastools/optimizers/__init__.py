@@ -7,6 +7,17 @@ from kerastools.optimizers._nadam import Nadam
 from kerastools.optimizers._radam import RAdam
 from kerastools.optimizers._rebind import rebind
 from kerastools.optimizers._rmsprop import RMSProp
+from kerastools.optimizers._schedule_free_adamw import ScheduleFreeAdamW
 from kerastools.optimizers._sgd import SGD
 
-__all__ = ["SGD", "AdaGrad", "AdaMax", "Adam", "Nadam", "RAdam", "RMSProp", "rebind"]
+__all__ = [
+    "SGD",
+    "AdaGrad",
+    "AdaMax",
+    "Adam",
+    "Nadam",
+    "RAdam",
+    "RMSProp",
+    "ScheduleFreeAdamW",
+    "rebind",
+]

@@ -4,7 +4,7 @@ import pytest
 from keras import ops
 
 from kerastools.callbacks import EvaluationWeights
-from kerastools.optimizers import SGD
+from kerastools.optimizers import SGD, ScheduleFreeAdamW
 
 
 def data():
@@ -35,8 +35,11 @@ def state(model):
     return [ops.convert_to_numpy(v) for v in model.variables + model.optimizer.variables]
 
 
-def test_fits_with_evaluations_between_are_one_fit_to_the_bit():
-    plain, swapped = exact(), exact()
+@pytest.mark.parametrize(
+    "make", [lambda: None, lambda: ScheduleFreeAdamW(0.05, warmup_steps=3)], ids=["SGD", "free"]
+)
+def test_fits_with_evaluations_between_are_one_fit_to_the_bit(make):
+    plain, swapped = exact(make()), exact(make())
     fit(plain, 6)
     fit(swapped, 2, EvaluationWeights(), validation_data=data())
     swapped.evaluate(*data(), verbose=0, callbacks=[EvaluationWeights()])
