@@ -7,9 +7,11 @@ the same net pretrained in five ways (pretrain, reuse_layers, FreezeSchedule), a
 that need no net. About ten minutes on two cores (KERAS_BACKEND=jax takes half). Expect denoising
 pretraining to gain about 4 points of test accuracy on scratch, and label spreading to do better
 than any net: on digits, where near neighbours mostly share their class, it is the method to choose.
+Draws that are done are kept: interrupted with Ctrl-C, the same command goes on.
 """
 
 import argparse
+import json
 import time
 from pathlib import Path
 
@@ -57,14 +59,16 @@ def draw(seed):
 
 
 def encoder(seed, activation="relu"):
+    keras.utils.set_random_seed(seed)
     net = keras.Sequential([keras.Input((64,))])
     for i, width in enumerate(WIDTHS, 1):
         net.add(keras.layers.Dense(width, activation, name=f"hidden_{i}"))
-    return initialize(net, seed=seed)
+    return net
 
 
 def classify(source, reused, few, test, epochs, seed):
     """Trains a classifier on the few labels; the layers up to `reused` come from `source`."""
+    keras.utils.set_random_seed(seed)
     trunk = reuse_layers(source, upto=f"hidden_{reused or len(WIDTHS)}")
     above = [f"hidden_{i}" for i in range(reused + 1, len(WIDTHS) + 1)] if reused else []
     old = [source.get_layer(name) for name in above]
@@ -73,9 +77,6 @@ def classify(source, reused, few, test, epochs, seed):
     for layer in [*new, keras.layers.Dense(10, activation="softmax", name="classes")]:
         outputs = layer(outputs)
     model = keras.Model(trunk.inputs[0], outputs)
-    trunk.trainable = False  # so that only what is new is drawn
-    initialize(model, seed=seed)
-    trunk.trainable = True
     model.compile(
         keras.optimizers.Adam(2e-3), "sparse_categorical_crossentropy", metrics=["accuracy"]
     )
@@ -89,9 +90,11 @@ def classify(source, reused, few, test, epochs, seed):
 def run(seed, epochs, tune):
     """Returns the test accuracy of each method for one draw, and some generated digits."""
     few, x, test = draw(seed)
-    noise = MaskingNoise(0.3)
+    noise = MaskingNoise(0.5)
     settings = {"epochs": epochs, "batch_size": 64, "seed": seed, "verbose": 0}
     scores = {"net from scratch": classify(encoder(seed), 0, few, test, tune, seed)}
+    net = initialize(encoder(seed), seed=seed)
+    scores["from scratch, initialize()"] = classify(net, 0, few, test, tune, seed)
 
     net = encoder(seed)
     pretrain_autoencoder(net, x, **settings)
@@ -107,9 +110,7 @@ def run(seed, epochs, tune):
 
     net = pretrain_deep_belief(encoder(seed, "sigmoid"), x, **settings)
     scores["deep belief net"] = classify(net, 2, few, test, tune, seed)
-    scores["sigmoid net from scratch"] = classify(
-        encoder(seed, "sigmoid"), 0, few, test, tune, seed
-    )
+    scores["from scratch, sigmoid"] = classify(encoder(seed, "sigmoid"), 0, few, test, tune, seed)
 
     net = encoder(seed, "leaky_relu")
     optimizer = keras.optimizers.Adam(1e-3, beta_1=0.5)
@@ -129,11 +130,23 @@ def run(seed, epochs, tune):
     return scores, gan.generate(40, seed=seed)
 
 
+def remembered(output, seed, epochs, tune):
+    """Returns what `run` does, from the file of an earlier run where there is one."""
+    path = output / f"draw_{seed}_{epochs}_{tune}.json"
+    if not path.exists():
+        scores, generated = run(seed, epochs, tune)
+        path.write_text(json.dumps([scores, generated.round(4).tolist()]))
+    scores, generated = json.loads(path.read_text())
+    return scores, np.array(generated)
+
+
 def interval(differences):
     """Returns the mean and the half width of its 95 % interval by Student's t."""
     from scipy.stats import t
 
     n = len(differences)
+    if n < 2:
+        return np.mean(differences), np.inf
     return np.mean(differences), t.ppf(0.975, n - 1) * np.std(differences, ddof=1) / np.sqrt(n)
 
 
@@ -146,7 +159,12 @@ def show(scores):
         values = np.array([s[name] for s in scores])
         gain, half = interval(100 * (values - scratch))
         text = "" if name == "net from scratch" else f"{gain:+.1f} ± {half:.1f}"
-        table.add_row(name, f"{100 * values.mean():.1f}", f"{100 * values.std(ddof=1):.1f}", text)
+        table.add_row(
+            name,
+            f"{100 * values.mean():.1f}",
+            f"{100 * values.std(ddof=len(values) > 1):.1f}",
+            text,
+        )
     console.print(table)
     gain, half = interval(
         [100 * (s["denoising autoencoder"] - s["net from scratch"]) for s in scores]
@@ -191,15 +209,15 @@ def draw_pictures(scores, generated, output):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("pretraining_digits"))
-    parser.add_argument("--quick", action="store_true", help="two draws, hardly any training")
+    parser.add_argument("--quick", action="store_true", help="one draw, hardly any training")
     parser.add_argument("--draws", type=int, default=10)
     parser.add_argument("--first", type=int, default=0, help="the seed of the first draw")
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
-    draws, epochs, tune = (2, 1, 4) if arguments.quick else (arguments.draws, 40, 200)
+    draws, epochs, tune = (1, 1, 4) if arguments.quick else (arguments.draws, 40, 200)
     start, scores = time.time(), []
     for seed in track(range(draws), "draws of labels and weights", console=console):
-        one, generated = run(arguments.first + seed, epochs, tune)
+        one, generated = remembered(arguments.output, arguments.first + seed, epochs, tune)
         scores.append(one)
     show(scores)
     draw_pictures(scores, generated, arguments.output)

@@ -110,6 +110,8 @@ def interval(differences):
     from scipy.stats import t
 
     n = len(differences)
+    if n < 2:
+        return np.mean(differences), np.inf
     return np.mean(differences), t.ppf(0.975, n - 1) * np.std(differences, ddof=1) / np.sqrt(n)
 
 
@@ -123,7 +125,7 @@ def show(scores):
         values = np.array([100 * s[name] for s in scores])
         gain, half = interval([100 * (s["pretrained"] - s[name]) for s in scores])
         text = "" if name == "pretrained" else f"{gain:+.1f} ± {half:.1f}"
-        table.add_row(name, f"{values.mean():.1f}", f"{values.std(ddof=1):.1f}", text)
+        table.add_row(name, f"{values.mean():.1f}", f"{values.std(ddof=len(values) > 1):.1f}", text)
     console.print(table)
 
 
@@ -181,7 +183,7 @@ def main():
         f"{entropy:.2f}, loss of deleted words {losses[-1]:.2f}"
     )
     scores = []
-    for i in track(range(2 if quick else arguments.draws), "draws of labels", console=console):
+    for i in track(range(1 if quick else arguments.draws), "draws of labels", console=console):
         seed = arguments.first + i
         y, few, rest = draw(names, 2 if quick else LABELS, 100 if quick else 1500, seed)
         data = (tokens[few], y[few]), (tokens[rest], y[rest]), 4 if quick else 80

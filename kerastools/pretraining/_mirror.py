@@ -149,15 +149,19 @@ def _check(call: Call, tensor: Any, caller: str) -> None:
 def _mirrored(step: Step, activation: Any, tied: bool) -> list[Any]:
     """Returns the layers that take `step.output` back to `step.input`."""
     layer, target, code = step.layer, step.input.shape[1:], step.output.shape[1:]
-    name = f"mirrored_{layer.name}"
+    name, activation = f"mirrored_{layer.name}", _fresh(activation)
     if isinstance(layer, keras.layers.Dense):
         if tied:
             return [Transposed(layer, activation, name=name)]
-        return [keras.layers.Dense(target[-1], activation=_fresh(activation), name=name)]
+        return [keras.layers.Dense(target[-1], activation=activation, name=name)]
     if isinstance(layer, _CONVOLUTIONS):
         padding = _output_padding(layer, code[:-1], target[:-1])
         if tied:
             return [Transposed(layer, activation, output_padding=padding, name=name)]
+        grown = target[:-1]
+        if padding and any(p >= s for p, s in zip(padding, layer.strides, strict=True)):
+            # Keras refuses it, for even kernels on some axes; its own choice is too long on others.
+            padding, grown = None, [n * s for n, s in zip(code[:-1], layer.strides, strict=True)]
         return [
             _CONV_TRANSPOSES[layer.rank - 1](
                 target[-1],
@@ -165,9 +169,10 @@ def _mirrored(step: Step, activation: Any, tied: bool) -> list[Any]:
                 strides=layer.strides,
                 padding=layer.padding,
                 output_padding=padding,
-                activation=_fresh(activation),
+                activation=activation,
                 name=name,
-            )
+            ),
+            *_fit(grown, target[:-1]),
         ]
     if isinstance(layer, _POOLINGS):
         size = tuple(layer.strides)

@@ -10,21 +10,22 @@ SPECIAL = ("[PAD]", "[UNK]", "[MASK]")
 def train_tokenizer(
     texts: Iterable[str], vocabulary_size: int = 4000, lowercase: bool = True
 ) -> Any:
-    """Learns a vocabulary of word pieces from `texts`, for `MaskedTokens`.
+    """Learns a vocabulary of pieces of words from `texts`, for `MaskedTokens`.
 
     Needs the package `tokenizers`, `pip install 'kerastools[text]'`. It is chosen over Keras's
     `TextVectorization`, which needs TensorFlow whatever the backend and knows whole words only:
     pieces leave few words unknown with a small vocabulary, and the tokenizer says which pieces are
     one word.
 
-    Words are split at white space and punctuation; pieces that continue a word begin with "##". The
-    ids of "[PAD]", "[UNK]" and "[MASK]" are 0, 1 and 2.
+    Texts are split into words at white space and punctuation, and the most frequent pairs of pieces
+    are joined, beginning with characters (byte-pair encoding; the word pieces of BERT would do, but
+    that library learns other ones from the same texts at each run). The ids of "[PAD]", "[UNK]" and
+    "[MASK]" are 0, 1 and 2.
 
     Args:
         texts: Strings.
         vocabulary_size: The most pieces there may be, those three among them.
-        lowercase: Whether case is ignored. Accents are kept apart from their letters only where
-            Unicode does.
+        lowercase: Whether case is ignored.
 
     Returns:
         A `tokenizers.Tokenizer`; `tokenizer.save("tokenizer.json")` keeps it.
@@ -42,8 +43,8 @@ def train_tokenizer(
     >>> tokenizer.token_to_id("[MASK]")
     2
 
-    Reference: Schuster and Nakajima, "Japanese and Korean voice search", ICASSP 2012; Devlin,
-    Chang, Lee and Toutanova, "BERT", NAACL 2019.
+    Reference: Sennrich, Haddow and Birch, "Neural machine translation of rare words with subword
+    units", ACL 2016.
     """
     try:
         import tokenizers
@@ -52,14 +53,13 @@ def train_tokenizer(
             f"{_NAME} needs the package tokenizers: pip install 'kerastools[text]'."
         ) from error
     texts = check_texts(texts, _NAME)
-    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordPiece(unk_token="[UNK]"))
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(unk_token="[UNK]"))
     steps: list[Any] = [tokenizers.normalizers.NFC()]
     if lowercase:
         steps.append(tokenizers.normalizers.Lowercase())
     tokenizer.normalizer = tokenizers.normalizers.Sequence(steps)
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = tokenizers.decoders.WordPiece()
-    trainer = tokenizers.trainers.WordPieceTrainer(
+    trainer = tokenizers.trainers.BpeTrainer(
         vocab_size=vocabulary_size, special_tokens=list(SPECIAL), show_progress=False
     )
     tokenizer.train_from_iterator(texts, trainer)
@@ -67,7 +67,7 @@ def train_tokenizer(
     if size > vocabulary_size or size <= len(SPECIAL):
         raise ValueError(
             f"{_NAME} needs a vocabulary with room for {len(SPECIAL)} special tokens and every "
-            f"character of the texts, at a word's beginning and inside of it. Received "
+            f"character of the texts. Received "
             f"vocabulary_size={vocabulary_size} for {len(texts)} texts that need {size}. Pass a "
             "larger one, or texts with words."
         )

@@ -29,17 +29,19 @@ def test_tokenizer_keeps_to_its_vocabulary_and_knows_every_word(tokenizer):
     assert [tokenizer.token_to_id(t) for t in ("[PAD]", "[UNK]", "[MASK]")] == [0, 1, 2]
     encoding = tokenizer.encode("The standard deviation")
     assert 1 not in encoding.ids
-    assert tokenizer.decode(encoding.ids) == "the standard deviation"
+    assert "".join(encoding.tokens) == "thestandarddeviation"
+    assert set(encoding.word_ids) == {0, 1, 2}
 
 
 def test_equal_texts_give_equal_tokenizers(tokenizer):
-    assert train_tokenizer(TEXTS, 400).to_str() == tokenizer.to_str()
+    for _ in range(3):
+        assert train_tokenizer(TEXTS, 400).to_str() == tokenizer.to_str()
 
 
 def test_encoded_rows_hold_the_tokens_and_their_words(tokenizer):
     task = MaskedTokens(tokenizer, length=8)
-    tokens, words = task.encode(["the zebra's mean", "", TEXTS[0]])
-    want = tokenizer.encode("the zebra's mean")
+    tokens, words = task.encode(["the mode", "", TEXTS[0]])
+    want = tokenizer.encode("the mode")
     n = len(want.ids)
     assert n <= 8
     np.testing.assert_array_equal(tokens[0], want.ids + [0] * (8 - n))

@@ -113,7 +113,9 @@ def test_denoising_learns_and_the_trunk_is_reused_under_a_freeze_schedule():
     """pretrain → reuse_layers → FreezeSchedule."""
     x = rows()
     encoder = dense_encoder(6, 4)
-    model = pretrain_autoencoder(encoder, x, noise=MaskingNoise(0.2), epochs=10, verbose=0)
+    model = pretrain_autoencoder(
+        encoder, x, noise=MaskingNoise(0.2), epochs=10, batch_size=8, verbose=0
+    )
     losses = model.history.history["loss"]
     assert losses[-1] < 0.95 * losses[0]
     trunk = reuse_layers(model, upto="hidden_1")
