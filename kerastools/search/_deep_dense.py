@@ -79,9 +79,9 @@ class DeepDense(keras_tuner.HyperModel):
     def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
         """Returns a compiled model for the hyperparameters of one trial."""
         rate = dropout(hp, off=True)
-        model = keras.Sequential([keras.Input((self.num_features,))], name="deep_dense")
+        layers = [keras.Input((self.num_features,))]
         for i in range(1, self.depth + 1):
-            model.add(
+            layers.append(
                 keras.layers.Dense(
                     self.units,
                     use_bias=False,
@@ -89,11 +89,13 @@ class DeepDense(keras_tuner.HyperModel):
                     name=f"hidden_{i}",
                 )
             )
-            model.add(keras.layers.BatchNormalization(name=f"norm_{i}"))
-            model.add(keras.layers.Activation(self.activation, name=f"activation_{i}"))
+            layers.append(keras.layers.BatchNormalization(name=f"norm_{i}"))
+            layers.append(keras.layers.Activation(self.activation, name=f"activation_{i}"))
             if i > self.depth - self.dropout_layers:
-                model.add(Dropout(rate, seed=self.seed + i, name=f"dropout_{i}"))
-        model.add(keras.layers.Dense(self.num_classes, activation="softmax", name="head"))
+                layers.append(Dropout(rate, seed=self.seed + i, name=f"dropout_{i}"))
+        layers.append(keras.layers.Dense(self.num_classes, activation="softmax", name="head"))
+        # All at once: Sequential.add() runs through all layers before it, each time.
+        model = keras.Sequential(layers, name="deep_dense")
         initialize(model, seed=self.seed)
         model.compile(self._optimizer(hp), "sparse_categorical_crossentropy", metrics=["accuracy"])
         return model

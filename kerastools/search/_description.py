@@ -2,12 +2,14 @@
 
 import functools
 import types
+import warnings
 from typing import Any
 
 import keras
 import numpy as np
 
-from kerastools._core._hyperparameter import Hyperparameter
+from kerastools._core._live_optimizer import LiveOptimizer
+from kerastools._core._slots import learning_rate_source
 from kerastools._core._stacked_keras import compile_arguments, graph_nodes
 
 Description = dict[str, Any]
@@ -26,7 +28,9 @@ def describe(model: keras.Model) -> Description:
     entries that are held in a variable (the rate of `kerastools.layers.Dropout`, the learning rate,
     the numbers of `kerastools.optimizers`), initializers and seeds are left out: they are values.
     """
-    return _Walk(model).result
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The object being serialized includes a `lambda`")
+        return _Walk(model).result
 
 
 def difference(first: Description, second: Description) -> str | None:
@@ -185,21 +189,33 @@ class _Walk:
                 continue
             if is_live(value, key):
                 self.result[f"{path}.{key}"] = "live"
-            elif isinstance(entry, dict) and hasattr(value, key):
-                self.visit(f"{path}.{key}", getattr(value, key))
+            elif isinstance(entry, dict):
+                self.visit(f"{path}.{key}", _unsaved(value, key, entry))
             else:
                 self.visit(f"{path}.{key}", entry)
 
 
 def is_live(value: Any, name: str) -> bool:
     """Whether the number that `value` was given as `name` is held in a variable."""
-    if isinstance(getattr(type(value), name, None), Hyperparameter):
-        return getattr(value, getattr(type(value), name).attribute) is not None
+    if isinstance(value, LiveOptimizer):
+        return name in value.live_numbers()
     if isinstance(value, keras.optimizers.Optimizer) and name != "learning_rate":
         return False
     if isinstance(value, keras.optimizers.Optimizer | keras.Layer):
         return isinstance(getattr(value, name, None), keras.Variable)
     return False
+
+
+def _unsaved(value: Any, name: str, saved: Any) -> Any:
+    """Returns what `value` was given as `name` and would save as the dictionary `saved`."""
+    if not isinstance(value, keras.optimizers.Optimizer):
+        return getattr(value, name, saved)
+    if isinstance(getattr(value, name, None), keras.optimizers.Optimizer):
+        return getattr(value, name)
+    # The attribute is a function's value in this step; meant is the function.
+    if name == "learning_rate":
+        return learning_rate_source(value)
+    return getattr(value, getattr(getattr(type(value), name, None), "attribute", ""), saved)
 
 
 def vars_of_partial(partial: functools.partial) -> list[tuple[str, Any]]:

@@ -4,6 +4,7 @@ import json
 import os
 import time
 import warnings
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -17,8 +18,14 @@ from kerastools.search._checks import (
     require_objective,
     require_same_space,
 )
+from kerastools.search._description import Description, describe
 from kerastools.search._live_models import BestState, LiveModels, state_of
 from kerastools.search._spread_seed import spread_seed
+from kerastools.search._stacking import (
+    bound_fit_arguments,
+    why_model_cannot_stack,
+    why_search_cannot_stack,
+)
 from kerastools.search._state_files import (
     drop_unrecorded,
     read_arrays,
@@ -45,7 +52,14 @@ class PopulationTuner(keras_tuner.Tuner):
     an activation, Keras's own `Dropout`) has a model compiled for each of its values, as in
     keras-tuner. `tuner.ways[trial_id]` says for every trial which it was, and why.
 
-    A trial's result is that of a model built for it alone. A trial whose builder raises or whose
+    On TensorFlow, trials of one structure are also trained together, `population` at a time, in one
+    program that holds the weights of all: where the net is a graph of Dense, BatchNormalization,
+    activation, Flatten and `kerastools.layers.Dropout` layers with `kerastools.optimizers.SGD` or
+    `Adam`, and `search` is given NumPy arrays and no callbacks. Anything else is trained one trial
+    after the other. All trials then see the same batches in the same order.
+
+    A trial's result is that of a model built for it alone: to the bit where one is trained after
+    the other, up to rounding where they are trained together. A trial whose builder raises or whose
     loss becomes NaN is marked as failed, with a warning, and the search goes on; it raises when all
     have failed. Trials begin with `keras.utils.set_random_seed` at seeds of their own, spread from
     `seed`. State files are whole at any moment: after Ctrl-C or a kill the same script goes on with
@@ -57,6 +71,7 @@ class PopulationTuner(keras_tuner.Tuner):
         objective: Name of what is optimised, such as `"val_accuracy"`, a `keras_tuner.Objective` or
             a list of them.
         max_trials: Number of trials in all, those of an interrupted search included.
+        population: How many trials are trained together, at most; with 1, one after the other.
         seed: Integer from 0 from which configurations, weights and batches are drawn; by default
             new for each search.
         oracle: A `keras_tuner.Oracle` that chooses the configurations, in place of random search;
@@ -103,6 +118,7 @@ class PopulationTuner(keras_tuner.Tuner):
         hypermodel: Any,
         objective: Any = None,
         max_trials: int = 10,
+        population: int = 8,
         seed: int | None = None,
         oracle: keras_tuner.Oracle | None = None,
         directory: str | os.PathLike[str] | None = None,
@@ -130,9 +146,15 @@ class PopulationTuner(keras_tuner.Tuner):
                 "PopulationTuner cannot resume the trials that HyperbandOracle promotes. Use "
                 "keras_tuner.Hyperband, or another oracle."
             )
+        if population < 1:
+            raise ValueError(f"PopulationTuner needs population >= 1. Received {population}.")
+        self.population = population
         self.seed = spread_seed(seed)
         self.ways: dict[str, str] = {}
         self._live = LiveModels()
+        self._together: list[tuple[Description, Any]] = []
+        self._prepared: dict[str, Any] = {}
+        self._trained: dict[str, tuple[Any, list[np.ndarray]]] = {}
         self._progress: _Progress | None = None
         save_atomically(oracle)
         super().__init__(
@@ -158,14 +180,26 @@ class PopulationTuner(keras_tuner.Tuner):
         self._check(fit_kwargs)
         self.save()  # From now on the search can be resumed.
         self._progress = _Progress(self.oracle) if verbose else None
+        self.oracle.verbose = max(0, verbose - 1)
         with warnings.catch_warnings():
             # keras-tuner locks with methods that Python renamed long ago.
             warnings.filterwarnings("ignore", "currentThread|getName", DeprecationWarning)
-            super().search(*fit_args, **fit_kwargs, verbose=max(0, verbose - 1))
+            alone = why_search_cannot_stack(self, fit_args, fit_kwargs)
+            if alone is None and self.population > 1:
+                self._search_together(bound_fit_arguments(fit_args, fit_kwargs) or {})
+            else:
+                if alone is not None and self.population > 1 and verbose:
+                    print(f"One trial after the other, because {alone}.")
+                super().search(*fit_args, **fit_kwargs, verbose=max(0, verbose - 1))
         self._require_a_success()
 
     def run_trial(self, trial: Any, *args: Any, **kwargs: Any) -> list[Any]:
         """Trains the model of one trial and returns the histories of its executions."""
+        if trial.trial_id in self._trained:
+            history, arrays = self._trained.pop(trial.trial_id)
+            _require_numbers(history)
+            write_arrays(self._checkpoint_path(trial), arrays)
+            return [history]
         best = BestState(self.oracle.objective)
         callbacks = kwargs.pop("callbacks", None) or []
         histories = []
@@ -174,8 +208,12 @@ class PopulationTuner(keras_tuner.Tuner):
             if any(type(callback).__name__ == "TensorBoard" for callback in own):
                 self._configure_tensorboard_dir(own, trial, execution)
             own += [self._hooks(trial), best]
-            fresh = self._build(trial, execution)
-            model, self.ways[trial.trial_id] = self._live.model_like(fresh)
+            fresh = self._prepared.pop(trial.trial_id, None) or self._build(trial, execution)
+            if isinstance(fresh, Exception):
+                raise fresh
+            model, way = self._live.model_like(fresh)
+            because = self.ways.get(trial.trial_id, "") if execution == 0 else ""
+            self.ways[trial.trial_id] = way + because
             keras.utils.set_random_seed(self._trial_seed(trial, execution))
             try:
                 history = self.hypermodel.fit(
@@ -254,6 +292,101 @@ class PopulationTuner(keras_tuner.Tuner):
         require_objective(self, model, fit_kwargs)
         require_live(self._build_once, space)
 
+    def _search_together(self, fit: dict[str, Any]) -> None:
+        """Draws trials, and trains those of one structure together."""
+        self.on_search_begin()
+        waiting: list[_Member] = []
+        while self._draw(waiting):
+            group = _largest_group(waiting)[: self.population]
+            for member in group:
+                waiting.remove(member)
+            if group:
+                self._train_together(group, fit)
+            for member in group:
+                self._try_run_and_update_trial(member.trial, **fit, verbose=0)
+                self.on_trial_end(member.trial)
+        self.on_search_end()
+
+    def _draw(self, waiting: list["_Member"]) -> bool:
+        """Draws trials until a group is full, at most twice the population; false at the end."""
+        while len(_largest_group(waiting)) < self.population > len(waiting) / 2:
+            taken = {member.place for member in waiting}
+            place = next(i for i in range(len(taken) + 1) if i not in taken)
+            trial = self.oracle.create_trial(f"{self.tuner_id}-{place}")
+            if trial.status == "STOPPED":
+                return bool(waiting)
+            if trial.status == "IDLE":
+                return True
+            self.on_trial_begin(trial)
+            try:
+                model: Any = self._build(trial)
+                waiting.append(_Member(trial, place, model, describe(model)))
+            except keras_tuner.errors.FatalError:
+                raise
+            except Exception as error:
+                waiting.append(_Member(trial, place, error, {"builder raised": id(error)}))
+        return True
+
+    def _train_together(self, group: list["_Member"], fit: dict[str, Any]) -> None:
+        """Trains the models of `group` at once, or prepares training one after the other."""
+        first, number = group[0], len(group)
+        known = [s for description, s in self._together if description == first.description]
+        reason = None
+        if isinstance(first.model, Exception):
+            reason = "it cannot be built"
+        elif not known and number == 1:
+            reason = "it is the only one of its kind"
+        elif not known:
+            reason = why_model_cannot_stack(first.model)
+        if reason is None:
+            try:
+                stacked = known[0] if known else self._stack(first)
+                histories, arrays = self._fit_together(stacked, [m.model for m in group], fit)
+            except Exception as error:
+                self._together = [pair for pair in self._together if pair[0] != first.description]
+                reason = f"training together failed: {error!r}"
+                warnings.warn(f"Trained one after the other: {reason}", stacklevel=3)
+        for i, member in enumerate(group):
+            name = member.trial.trial_id
+            if reason is None:
+                self._trained[name] = (histories[i], arrays[i])
+                kind = "in a program compiled before" if known else "newly compiled"
+                self.ways[name] = f"one of {number} trained together, {kind}"
+            else:
+                self._prepared[name] = member.model
+                self.ways[name] = f"; alone, because {reason}"
+
+    def _stack(self, member: "_Member") -> Any:
+        from kerastools.search._stacked_model import StackedModel
+
+        stacked = StackedModel(member.model, self.population)
+        self._together = [*self._together[-3:], (member.description, stacked)]
+        return stacked
+
+    def _fit_together(
+        self, stacked: Any, models: list[Any], fit: dict[str, Any]
+    ) -> tuple[list[Any], list[list[np.ndarray]]]:
+        """Returns the history and the best state of each model."""
+        objective = self.oracle.objective
+        # Places that are not needed train the first model once more.
+        stacked.load([*models, *[models[0]] * (self.population - len(models))])
+        histories = [_History() for _ in models]
+        best = np.full(self.population, np.nan)
+        seed = int(np.random.SeedSequence([self.seed, 0]).generate_state(1)[0])
+        for logs in stacked.fit(**fit, seed=seed):
+            values = [float(objective.get_value(log)) for log in logs]
+            improved = np.array(
+                [
+                    not np.isnan(value) and (np.isnan(old) or objective.better_than(value, old))
+                    for value, old in zip(values, best, strict=True)
+                ]
+            )
+            best = np.where(improved, values, best)
+            stacked.remember(improved)
+            for history, log in zip(histories, logs, strict=False):
+                history.add(log)
+        return histories, stacked.best_arrays()
+
     def _build(self, trial: Any, execution: int = 0) -> keras.Model:
         """Returns the trial's model as the builder makes it."""
         keras.utils.set_random_seed(self._trial_seed(trial, execution))
@@ -294,6 +427,43 @@ class PopulationTuner(keras_tuner.Tuner):
 
     def _build_config_path(self, trial: Any) -> str:
         return os.path.join(self.get_trial_dir(trial.trial_id), "build_config.json")
+
+
+@dataclass(eq=False)
+class _Member:
+    """A trial that waits for others of its structure; its model, or why it cannot be built."""
+
+    trial: Any
+    place: int
+    model: Any
+    description: Description
+
+
+def _largest_group(waiting: list[_Member]) -> list[_Member]:
+    """Returns the members of the structure that most of them have."""
+    groups: list[list[_Member]] = []
+    for member in waiting:
+        for group in groups:
+            if group[0].description == member.description:
+                group.append(member)
+                break
+        else:
+            groups.append([member])
+    return max(groups, key=len, default=[])
+
+
+class _History(keras.callbacks.History):
+    """The history of a model that `fit` has not trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.epoch: list[int] = []
+
+    def add(self, log: dict[str, float]) -> None:
+        """Adds what one epoch reports."""
+        self.epoch.append(len(self.epoch))
+        for name, value in log.items():
+            self.history.setdefault(name, []).append(value)
 
 
 class _Hooks(keras.callbacks.Callback):

@@ -45,7 +45,8 @@ def dropout(
         )
     low, high = _DROPOUT_RANGES[kind]
     step = 0.05 if kind == "dense" else 0.02
-    return hp.Float(name, 0.0 if off else low, high, step=step)
+    # keras-tuner counts the steps by rounding down, and (0.3 - 0.2) / 0.02 is 4.999999999999999.
+    return hp.Float(name, 0.0 if off else low, high + 1e-9, step=step)
 
 
 def momentum(

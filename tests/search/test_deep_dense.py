@@ -45,6 +45,8 @@ def test_a_seed_makes_the_same_model_again():
         np.testing.assert_array_equal(a, b)
 
 
+# keras-tuner locks with methods that Python renamed long ago.
+@pytest.mark.filterwarnings("ignore:currentThread|getName:DeprecationWarning")
 def test_search_improves_on_chance_and_reloads_its_best_model(tmp_path):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(160, 8)).astype("float32")

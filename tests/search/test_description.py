@@ -9,6 +9,8 @@ from kerastools.layers import Dropout
 from kerastools.optimizers import SGD, Adam
 from kerastools.search._description import describe, difference
 
+ExponentialDecay = keras.optimizers.schedules.ExponentialDecay
+
 pytestmark = pytest.mark.tensorflow
 
 FACTOR = 2.0
@@ -107,6 +109,9 @@ def test_what_is_held_in_a_variable_makes_no_difference(change):
         ({"order": -1}, "call"),
         ({"clipnorm": None}, "optimizer.clipnorm is None"),
         ({"optimizer": Adam}, "optimizer is kerastools.optimizers._adam.Adam"),
+        ({"learning_rate": ExponentialDecay(0.1, 5, 0.5)}, "optimizer.learning_rate is keras"),
+        ({"learning_rate": lambda step: 0.1}, "optimizer.learning_rate is function"),
+        ({"momentum": lambda step: 0.9}, "optimizer.momentum is function"),
         ({"trainable": False}, "dense.trainable is False"),
         ({"loss": "mae"}, "loss is 'mae'"),
         ({"loss": lambda a, b: keras.ops.mean(a - b)}, "loss is function"),
@@ -116,6 +121,17 @@ def test_what_is_held_in_a_variable_makes_no_difference(change):
 def test_everything_else_does_and_is_named(change, named):
     change = difference(describe(build()), describe(build(**change)))
     assert named in str(change)
+
+
+@pytest.mark.parametrize("chosen", [SGD, keras.optimizers.SGD])
+def test_schedules_that_begin_alike_differ(chosen):
+    def scheduled(decay):
+        model = build()
+        model.compile(chosen(ExponentialDecay(0.1, 5, decay)), "mse")
+        return describe(model)
+
+    assert difference(scheduled(0.5), scheduled(0.5)) is None
+    assert "decay_rate is 0.9" in str(difference(scheduled(0.5), scheduled(0.9)))
 
 
 def test_a_global_that_a_function_reads_makes_a_difference(monkeypatch):

@@ -309,6 +309,102 @@ def test_a_callback_that_changes_or_stops_the_model_spoils_no_later_trial(tmp_pa
     assert tuner.ways["1"] == "newly compiled: training changed the one that was kept"
 
 
+def stackable(hp):
+    units = hp.Choice("units", [4, 7], default=7)
+    dense = keras.layers.Dense(units, "tanh")
+    norm, dropped = keras.layers.BatchNormalization(), Dropout(dropout(hp))
+    head = keras.layers.Dense(3, activation="softmax")
+    model = keras.Sequential([keras.Input((6,)), dense, norm, dropped, head])
+    rate = hp.Choice("rate", [3.4e38, 0.1], default=0.1)
+    model.compile(SGD(rate), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    return model
+
+
+IN_ORDER = {**FIT, "shuffle": False}
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("together")
+    tuner = tuner_in(folder, stackable, max_trials=8, population=3)
+    with pytest.warns(UserWarning, match="diverged: the loss is not finite"):
+        tuner.search(**IN_ORDER)
+    return tuner
+
+
+def test_trials_of_one_structure_are_trained_together(together):
+    ways = {}
+    for name, trial in together.oracle.trials.items():
+        ways.setdefault(trial.hyperparameters["units"], []).append(together.ways[name])
+    assert len(ways) == 2
+    for group in ways.values():
+        assert all(way.startswith("one of") for way in group)
+        assert sum(way.endswith("newly compiled") for way in group) <= 3
+    assert any(way.endswith("in a program compiled before") for way in together.ways.values())
+
+
+@pytest.mark.filterwarnings("ignore:Trial . failed")
+def test_a_trial_in_company_has_the_score_that_it_has_alone(together, tmp_path):
+    alone = tuner_in(tmp_path, stackable, max_trials=8, population=1)
+    alone.search(**IN_ORDER)
+    for name, trial in together.oracle.trials.items():
+        other = alone.oracle.trials[name]
+        assert trial.hyperparameters.values == other.hyperparameters.values
+        assert trial.status == other.status
+        if trial.status == "COMPLETED":
+            assert trial.score == pytest.approx(other.score, abs=1e-5)
+            assert trial.best_step == other.best_step
+
+
+def test_a_member_that_diverges_is_failed_and_its_neighbours_are_not(together):
+    for trial in together.oracle.trials.values():
+        assert (trial.status == "FAILED") == (trial.hyperparameters["rate"] == 3.4e38)
+
+
+def test_the_best_member_is_loaded_as_it_was_in_its_best_epoch(together):
+    best = together.oracle.get_best_trials(1)[0]
+    model = together.get_best_models(1)[0]
+    loss = model.evaluate(*DATA["validation_data"], verbose=0)[0]
+    assert loss == pytest.approx(best.score, rel=1e-5)
+    assert int(model.optimizer.iterations) == 4 * (best.best_step + 1)
+    assert float(model.optimizer.learning_rate) == pytest.approx(best.hyperparameters["rate"])
+
+
+def test_an_interrupted_population_repeats_what_was_not_finished(tmp_path, monkeypatch):
+    groups = []
+
+    def train(tuner, group, fit):
+        groups.append([member.trial.trial_id for member in group])
+        if len(groups) == 2:
+            raise KeyboardInterrupt
+        for member in group:
+            history = keras.callbacks.History()
+            history.history = {"loss": [1.0], "val_loss": [float(member.trial.trial_id)]}
+            tuner._trained[member.trial.trial_id] = (history, [])
+
+    monkeypatch.setattr(PopulationTuner, "_train_together", train)
+    with pytest.raises(KeyboardInterrupt):
+        tuner_in(tmp_path, max_trials=8, population=3).search(**FIT)
+    resumed = tuner_in(tmp_path, max_trials=8, population=3)
+    resumed.search(**FIT)
+    first, interrupted, *later = groups
+    repeated = {name for group in later for name in group}
+    assert set(interrupted) <= repeated
+    assert not set(first) & repeated
+    assert scores(resumed) == {str(i): float(i) for i in range(8)}
+
+
+def test_what_cannot_be_trained_together_is_trained_alone_and_says_why(tmp_path, capsys):
+    tuner = tuner_in(tmp_path, max_trials=2)
+    tuner.search(**{**FIT, "epochs": 1})
+    assert tuner.ways["1"].endswith("; alone, because layer 'counter' is a Counter")
+    quick = tuner_in(tmp_path / "quick", Quick(), max_trials=1)
+    quick.search()
+    assert capsys.readouterr().out.startswith(
+        "One trial after the other, because the hypermodel has a fit of its own."
+    )
+
+
 def without(*names):
     return {k: v for k, v in FIT.items() if k not in names}
 
@@ -366,6 +462,8 @@ def test_a_directory_of_another_search_is_refused_and_left_alone(searched):
 def test_bad_arguments_are_refused(tmp_path):
     with pytest.raises(ValueError, match="seed=-1"):
         tuner_in(tmp_path, seed=-1)
+    with pytest.raises(ValueError, match="population >= 1"):
+        tuner_in(tmp_path, population=0)
     oracle = keras_tuner.oracles.RandomSearchOracle("val_loss")
     with pytest.raises(ValueError, match="takes the objective from the oracle"):
         tuner_in(tmp_path, oracle=oracle)
@@ -383,7 +481,7 @@ def test_other_oracles_choose_the_configurations(tmp_path, kind):
 
 def test_a_line_for_each_trial_says_where_the_search_stands(tmp_path, capsys):
     tuner_in(tmp_path, Quick(), max_trials=2).search()
-    lines = capsys.readouterr().out.splitlines()
+    _, *lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2
     assert lines[1].startswith("trial 1  2/2  val_loss ")
     assert "live: compiled before" in lines[1]

@@ -1,0 +1,190 @@
+import re
+
+import keras
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from kerastools.constraints import MaxNorm
+from kerastools.layers import Dropout
+from kerastools.optimizers import SGD, Adam
+from kerastools.search._stacking import why_model_cannot_stack
+
+pytestmark = pytest.mark.tensorflow
+
+DIGITS, LABELS = load_digits(return_X_y=True)
+DIGITS = ((DIGITS - DIGITS.mean()) / DIGITS.std()).astype("float32")
+# A last partial batch of 5 rows, and validation rows that are no multiple of anything.
+DATA = (DIGITS[:1029], LABELS[:1029])
+VALIDATION = (DIGITS[1029:1430], LABELS[1029:1430])
+
+
+def stack(models, size):
+    from kerastools.search._stacked_model import StackedModel
+
+    stacked = StackedModel(models[0], size)
+    stacked.load([*models, *[models[0]] * (size - len(models))])
+    return stacked
+
+
+# Smooth activations: where a row lies within rounding of a kink, one program takes the slope on its
+# left and the other that on its right, and the unit's weights differ by a step's worth of one row.
+def deep(optimizer, rate=0.2, seed=0):
+    layers = [keras.Input((64,))]
+    for i in range(3):
+        layers += [
+            keras.layers.Dense(
+                40,
+                use_bias=i % 2 == 0,
+                kernel_initializer=keras.initializers.HeNormal(seed=10 * seed + i),
+                kernel_constraint=MaxNorm(1.5),
+                bias_constraint=keras.constraints.NonNeg() if i == 0 else None,
+            ),
+            keras.layers.BatchNormalization(trainable=i != 1, scale=i != 2),
+            keras.layers.Activation("tanh") if i % 2 else keras.layers.ELU(),
+            Dropout(rate, seed=10 * seed + i),
+        ]
+    head = keras.layers.Dense(
+        10, activation="softmax", kernel_initializer=keras.initializers.HeNormal(seed=seed + 77)
+    )
+    model = keras.Sequential([*layers, head])
+    model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
+    return model
+
+
+OPTIMIZERS = {
+    "sgd": lambda k: SGD(0.02 * (k + 1), 0.5 + 0.1 * k, nesterov="shifted", clipnorm=0.5 + k),
+    # ε is large because a bias before batch normalisation has a gradient of rounding errors only;
+    # divided by their own size they would be steps of η, in another direction for each program.
+    "adam": lambda k: Adam(
+        1e-3 * (k + 1),
+        0.8 + 0.05 * k,
+        0.99,
+        10.0 ** -(k + 2),
+        epsilon_mode="hat",
+        amsgrad=True,
+        weight_decay=0.01 * k,
+        clipvalue=0.1,
+    ),
+}
+
+
+@pytest.mark.parametrize(("kind", "own_seeds"), [("sgd", True), ("adam", False)])
+def test_each_member_equals_its_model_trained_alone_by_keras(kind, own_seeds):
+    """Dropout included: each draws the masks that it would draw alone. Four epochs of digits."""
+
+    def build(k):
+        return deep(OPTIMIZERS[kind](k), rate=0.1 * k, seed=k if own_seeds else 0)
+
+    stacked = stack([build(k) for k in range(3)], size=4)
+    assert why_model_cannot_stack(stacked.template) is None
+    *_, logs = stacked.fit(*DATA, VALIDATION, batch_size=32, epochs=4, shuffle=False)
+    alone = build(2)
+    history = alone.fit(
+        *DATA, validation_data=VALIDATION, batch_size=32, epochs=4, shuffle=False, verbose=0
+    ).history
+    for mine, own in zip(stacked.weights(2), alone.get_weights(), strict=True):
+        np.testing.assert_allclose(mine, own, rtol=0, atol=1e-4)
+    for name, values in history.items():
+        assert logs[2][name] == pytest.approx(values[-1], abs=2e-4), name
+
+
+def small(rate=0.1, learning_rate=0.01):
+    hidden = keras.layers.Dense(20, "relu", kernel_initializer=keras.initializers.HeNormal(seed=1))
+    head = keras.layers.Dense(10, "softmax", kernel_initializer=keras.initializers.HeNormal(seed=2))
+    norm, dropped = keras.layers.BatchNormalization(), Dropout(rate, seed=3)
+    model = keras.Sequential([keras.Input((64,)), hidden, norm, dropped, head])
+    model.compile(Adam(learning_rate), "sparse_categorical_crossentropy")
+    return model
+
+
+def test_a_member_is_the_same_in_any_company_and_any_place():
+    def train(models, size):
+        stacked = stack(models, size)
+        for _ in stacked.fit(*DATA, batch_size=64, epochs=1, seed=3):
+            pass
+        return stacked
+
+    alone = train([small(0.3)], 1).weights(0)
+    together = train([small(), small(0.5), small(0.3)], 5).weights(2)
+    for a, b in zip(alone, together, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
+
+
+def test_a_member_that_diverges_leaves_the_others_as_they_are():
+    def train(learning_rate):
+        stacked = stack([small(), small(learning_rate=learning_rate)], 2)
+        *_, logs = stacked.fit(*DATA, batch_size=64, epochs=1)
+        return stacked.weights(0), logs
+
+    sound, _ = train(0.01)
+    beside, logs = train(float(np.finfo("float32").max))
+    assert np.isnan(logs[1]["loss"])
+    assert np.isfinite(logs[0]["loss"])
+    for a, b in zip(sound, beside, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_program_that_is_loaded_again_begins_anew():
+    first = stack([small()], 2)
+    for _ in first.fit(*DATA, batch_size=64, epochs=1):
+        pass
+    first.load([small(0.4), small(0.2)])
+    again = stack([small(0.4), small(0.2)], 2)
+    for stacked in (first, again):
+        for _ in stacked.fit(*DATA, batch_size=64, epochs=1):
+            pass
+    for a, b in zip(first.weights(1), again.weights(1), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def regression(width=1):
+    model = keras.Sequential([keras.Input((4, 16)), keras.layers.Dense(3, activation="tanh")])
+    model.add(keras.layers.Flatten())
+    model.add(keras.layers.Dense(width, kernel_initializer="zeros"))
+    model.layers[0].set_weights([np.full((16, 3), 0.1), np.zeros(3)])
+    model.compile(SGD(0.05), keras.losses.Huber(), metrics=["mae"])
+    return model
+
+
+@pytest.mark.parametrize("column", [True, False])
+def test_regression_of_one_number_means_what_it_means_in_keras(column):
+    x = DIGITS[:100].reshape(-1, 4, 16)
+    y = (LABELS[:100] / 9.0)[:, None] if column else LABELS[:100] / 9.0
+    stacked = stack([regression()], 2)
+    *_, logs = stacked.fit(x, y, batch_size=32, epochs=2, shuffle=False)
+    history = regression().fit(x, y, batch_size=32, epochs=2, shuffle=False, verbose=0).history
+    assert logs[0] == pytest.approx({name: v[-1] for name, v in history.items()}, rel=1e-5)
+
+
+def functional(*layers, **compiled):
+    model = keras.Sequential([keras.Input((8,)), *layers, keras.layers.Dense(1)])
+    model.compile(**{"optimizer": SGD(0.1), "loss": "mse"} | compiled)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (lambda: functional(keras.layers.GaussianNoise(0.1)), "is a GaussianNoise"),
+        (lambda: functional(keras.layers.Dense(2, activation=lambda x: x)), "activation of its"),
+        (lambda: functional(keras.layers.Dense(2, kernel_regularizer="l2")), "regularizers"),
+        (lambda: functional(keras.layers.Dense(2, kernel_constraint="unit_norm")), "UnitNorm"),
+        (lambda: functional(keras.layers.Dense(2, dtype="float64")), "computes in float64"),
+        (lambda: functional(Dropout(0.1, noise_shape=(None, 1))), "noise_shape"),
+        (lambda: functional(optimizer="adam"), "the optimizer is keras's Adam"),
+        (lambda: functional(optimizer=SGD(0.1, nesterov="exact")), "exact Nesterov"),
+        (lambda: functional(optimizer=Adam(global_clipnorm=1.0)), "global_clipnorm"),
+        (
+            lambda: functional(optimizer=Adam(keras.optimizers.schedules.CosineDecay(0.1, 9))),
+            "learning_rate is a function",
+        ),
+        (lambda: functional(optimizer=Adam(use_ema=True)), "use_ema"),
+        (lambda: functional(loss=lambda a, b: keras.ops.mean(a - b)), "function of its own"),
+        (lambda: functional(loss=keras.losses.MeanSquaredError("sum")), "reduction='sum'"),
+        (lambda: functional(metrics=[keras.metrics.AUC()]), "'auc.*' is no mean over rows"),
+        (lambda: functional(keras.layers.Dense(250_000)), "gains nothing"),
+    ],
+)
+def test_what_cannot_be_stacked_is_told(model, reason):
+    assert re.search(reason, why_model_cannot_stack(model()) or "")
