@@ -1,0 +1,79 @@
+"""Callbacks between the groups of steps that run in one call."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+
+_HOOKS = {
+    "on_train_batch_begin": "train",
+    "on_train_batch_end": "train",
+    "on_batch_begin": "train",
+    "on_batch_end": "train",
+    "on_test_batch_begin": "test",
+    "on_test_batch_end": "test",
+}
+
+
+class _Synchronous(keras.callbacks.Callback):
+    """Does nothing, but has batch hooks."""
+
+    needs_every_batch = False
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        pass
+
+    def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
+        pass
+
+
+def needs_every_batch(callback: Any) -> bool:
+    """Tells whether a callback must act between any two batches.
+
+    Keras's own callbacks work at the granularity of `steps_per_execution`. Any other that
+    implements a batch hook is taken to need each batch, unless its `needs_every_batch` is False.
+    """
+    declared = getattr(callback, "needs_every_batch", None)
+    if declared is not None:
+        return bool(declared)
+    hooks = [getattr(callback, name) for name, kind in _HOOKS.items() if kind == "train"]
+    return any(not (hook.__module__ or "").startswith("keras.") for hook in hooks)
+
+
+@contextlib.contextmanager
+def between_groups(callbacks: list[Any], model: Any) -> Iterator[None]:
+    """Lets batch hooks through only at the borders of groups, as `steps_per_execution` does.
+
+    The hooks are replaced on the callback objects, which stay the objects that the user passed.
+    """
+    replaced = []
+    try:
+        for callback in callbacks:
+            for name, kind in _HOOKS.items():
+                hook = getattr(callback, name)
+                if getattr(hook, "__func__", None) is getattr(keras.callbacks.Callback, name):
+                    continue  # The one that does nothing.
+                replaced.append((callback, name, callback.__dict__.get(name)))
+                setattr(callback, name, _at_borders(hook, model, kind))
+        yield
+    finally:
+        for callback, name, own in replaced:
+            if own is None:
+                del callback.__dict__[name]
+            else:
+                callback.__dict__[name] = own
+
+
+def _at_borders(hook: Callable[..., Any], model: Any, kind: str) -> Callable[..., Any]:
+    def gated(batch: int, logs: Any = None) -> None:
+        runner = getattr(model, f"{kind}_function")
+        if not getattr(runner, "ahead", 0):
+            hook(batch, logs)
+
+    return gated
+
+
+def in_this_thread() -> keras.callbacks.Callback:
+    """Returns a callback that keeps Keras from handing batch hooks to a thread at every step."""
+    return _Synchronous()
