@@ -183,5 +183,5 @@ def copy_state(source: Any, target: Any, caller: str) -> None:
                 b.load_assets(directory)
     # After the layers' own loading, which merges LoRA weights and skips random state.
     for v, w in zip(old, new, strict=True):
-        w.assign(v)
+        w.assign(keras.ops.copy(v))
         w.trainable = v.trainable
