@@ -149,7 +149,7 @@ class Anneal(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         if epoch == self.params["epochs"] * 4 // 5:
             optimizer = self.model.optimizer
-            optimizer.learning_rate = float(optimizer.learning_rate.numpy()) / 10
+            optimizer.learning_rate = float(optimizer.learning_rate) / 10
             for layer in self.model.layers:
                 if isinstance(layer, kt.layers.Dropout):
                     layer.rate = 0.0

@@ -4,6 +4,7 @@ import importlib
 from typing import Any
 
 from kerastools import (
+    acceleration,
     calibration,
     callbacks,
     constraints,
@@ -22,6 +23,7 @@ __version__ = "0.1.0"
 _LAZY = ("search", "export")
 
 __all__ = [
+    "acceleration",
     "calibration",
     "callbacks",
     "constraints",
