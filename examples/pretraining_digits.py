@@ -4,10 +4,11 @@
 
 Compares, over 10 draws of the labelled rows and initial weights, a net trained from scratch with
 the same net pretrained in five ways (pretrain, reuse_layers, FreezeSchedule), and with methods
-that need no net. About ten minutes on two cores (KERAS_BACKEND=jax takes half). Expect denoising
-pretraining to gain about 4 points of test accuracy on scratch, and label spreading to do better
-than any net: on digits, where near neighbours mostly share their class, it is the method to choose.
-Draws that are done are kept: interrupted with Ctrl-C, the same command goes on.
+that need no net. About ten minutes on two cores with KERAS_BACKEND=jax, longer on TensorFlow; draws
+that are done are kept, and the same command goes on after Ctrl-C. Expect denoising pretraining to
+gain about 2 points of test accuracy on scratch (6 draws: 84.5 against 82.4, 95 % interval −0.3 to
++4.5), a deep belief net to lose, logistic regression to do better than either, and label spreading
+(92.9) to be the method to choose here, where near neighbours mostly share their class.
 """
 
 import argparse
@@ -199,7 +200,8 @@ def draw_pictures(scores, generated, output):
         title=f"{LABELS} labels; blue pretrained, grey from scratch, orange without a net",
     )
     left.title.set_fontsize(10)
-    grid = generated.reshape(5, 8, 8, 8).transpose(0, 2, 1, 3).reshape(40, 64)
+    framed = np.pad(generated.reshape(5, 8, 8, 8), ((0, 0), (0, 0), (1, 1), (1, 1)))
+    grid = framed.transpose(0, 2, 1, 3).reshape(50, 80)
     right.imshow(grid, cmap="gray_r", vmin=0, vmax=1)
     right.set(xticks=[], yticks=[], title="digits that the GAN generated")
     right.title.set_fontsize(10)

@@ -45,7 +45,8 @@ def test_kernel_is_shared_and_bias_is_its_own():
 def test_a_saved_model_stays_tied(tmp_path):
     inputs = keras.Input((5,))
     dense = keras.layers.Dense(2, name="down")
-    model = keras.Model(inputs, Transposed(dense, "tanh", name="up")(dense(inputs)))
+    code = dense(inputs)
+    model = keras.Model(inputs, Transposed(dense, "tanh", name="up")(code))
     model.save(tmp_path / "tied.keras")
     loaded = keras.models.load_model(tmp_path / "tied.keras")
     assert loaded.get_layer("up").layer is loaded.get_layer("down")
