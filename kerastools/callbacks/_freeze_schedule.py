@@ -159,6 +159,11 @@ class FreezeSchedule(keras.callbacks.Callback):
         elif not self._begun:
             self._begin()
 
+    @property
+    def needs_every_batch(self) -> bool:
+        """Whether a phase ends after steps, so that many steps cannot be made in one call."""
+        return any(phase.steps is not None for phase in self.phases)
+
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Goes over to the next phase if the last has made its steps."""
         self._batch = batch

@@ -321,7 +321,6 @@ def test_freeze_schedule_freezes_and_unfreezes():
         head = plain.layers[-1].name, fast.layers[-1].name
         for model, name in zip((plain, fast), head, strict=True):
             schedule = FreezeSchedule([Phase(name, epochs=2), Phase("all", lr_multiplier=0.1)])
-            schedule.needs_every_batch = False  # Its phases are made of epochs.
             seeded_fit(model, *data(), epochs=4, callbacks=[schedule])
         for a, b in zip(plain.get_weights(), fast.get_weights(), strict=True):
             np.testing.assert_allclose(b, a, atol=1e-6)
