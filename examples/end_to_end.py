@@ -173,18 +173,21 @@ def step_4_train(hypermodel, hyperparameters, data, epochs):
 
 # 5. Transfer ------------------------------------------------------------------------------------
 
+REUSED = 2  # hidden layers
+NEW = r"(hidden|norm)_[34]|head"  # what comes above them
 
-def small_net(trunk=None, seed=0) -> keras.Model:
-    """A classifier of five classes, on a new trunk or a given one."""
-    if trunk is None:
-        trunk = keras.Sequential([keras.Input((64,))])
-        for i in range(1, 5):
-            trunk.add(keras.layers.Dense(100, use_bias=False, name=f"hidden_{i}"))
-            trunk.add(keras.layers.BatchNormalization(name=f"norm_{i}"))
-            trunk.add(keras.layers.Activation("elu", name=f"activation_{i}"))
-        kt.calibration.initialize(trunk, seed=seed)
-    head = keras.layers.Dense(5, activation="softmax", name="head")
-    model = keras.Model(trunk.inputs, head(trunk.outputs[0]))
+
+def small_net(lower: keras.Model | None = None, seed: int = 0) -> keras.Model:
+    """A classifier of five classes with four hidden layers, the lower ones given or all new."""
+    x = lower.outputs[0] if lower else keras.Input((64,))
+    inputs = lower.inputs if lower else x
+    for i in range(REUSED + 1 if lower else 1, 5):
+        x = keras.layers.Dense(100, use_bias=False, name=f"hidden_{i}")(x)
+        x = keras.layers.BatchNormalization(momentum=0.9, name=f"norm_{i}")(x)
+        x = keras.layers.Activation("elu", name=f"activation_{i}")(x)
+    model = keras.Model(inputs, keras.layers.Dense(5, activation="softmax", name="head")(x))
+    if not lower:
+        kt.calibration.initialize(model, seed=seed)
     model.compile(kt.optimizers.Adam(2e-3), LOSS, metrics=["accuracy"])
     return model
 
@@ -212,12 +215,11 @@ def step_5_transfer(data, output, seeds, per_class, epochs):
 
         source = small_net(seed=seed)
         source.fit(*(part[:rows] for part in pretraining), batch_size=BATCH, epochs=8, verbose=0)
-        trunk = kt.transfer.reuse_layers(source, upto="activation_3")
-        reused = small_net(trunk)
+        reused = small_net(kt.transfer.reuse_layers(source, upto=f"activation_{REUSED}"))
         schedule = kt.callbacks.FreezeSchedule(
             [
-                kt.callbacks.Phase("head", epochs=epochs // 2),
-                kt.callbacks.Phase("all", epochs=epochs - epochs // 2, lr_multiplier=0.3),
+                kt.callbacks.Phase(NEW, epochs=epochs // 2),
+                kt.callbacks.Phase("all", lr_multiplier=0.3),
             ],
             batch_norm="inference",
         )
@@ -251,7 +253,7 @@ def plot_transfer(transfer, scratch, scores, switch, path):
     )
     axis.axvspan(0.5, switch + 0.5, color="tab:blue", alpha=0.08)
     low = axis.get_ylim()[0]
-    axis.text(0.8, low + 0.01, "phase 1: head trains, trunk frozen", va="bottom")
+    axis.text(0.8, low + 0.01, "phase 1: new layers train", va="bottom")
     axis.text(switch + 0.8, low + 0.01, "phase 2: all layers train", va="bottom")
     axis.set(xlim=(0.5, epochs[-1] + 0.5), xlabel="epoch", ylabel="test accuracy, digits 5-9")
     axis.set_title("One seed of the transfer from digits 0-4 to 5-9")
