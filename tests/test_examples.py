@@ -1,5 +1,6 @@
 """Every script in examples/ and tuning/ runs, on little data."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -22,10 +23,16 @@ def test_example_runs(script, tmp_path):
 def test_search_stopped_by_ctrl_c_goes_on_where_it_was(tmp_path):
     command = [sys.executable, "-u", ROOT / "tuning" / "digits.py", "--depth", "2", "--epochs", "1"]
     command += ["--directory", tmp_path, "--trials"]
-    first = subprocess.Popen([*command, "50"], stdout=subprocess.PIPE, text=True)
+    first = subprocess.Popen(
+        [*command, "50"],
+        stdout=subprocess.PIPE,
+        text=True,
+        # A process that was started in the background ignores Ctrl-C, and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     for line in first.stdout:
         if "trial   2/50" in line:
-            first.send_signal(2)
+            first.send_signal(signal.SIGINT)
             break
     rest = first.communicate(timeout=120)[0]
     assert first.returncode == 130, rest
