@@ -252,11 +252,12 @@ def plot_transfer(transfer, scratch, scores, switch, path):
         scores["logistic regression"][0], color="gray", ls=":", label="logistic regression"
     )
     axis.axvspan(0.5, switch + 0.5, color="tab:blue", alpha=0.08)
-    low = axis.get_ylim()[0]
-    axis.text(0.8, low + 0.01, "phase 1: new layers train", va="bottom")
-    axis.text(switch + 0.8, low + 0.01, "phase 2: all layers train", va="bottom")
+    above = axis.get_xaxis_transform()
+    axis.text(0.5, 1.02, "phase 1: new layers train", transform=above)
+    axis.text(switch + 0.5, 1.02, "phase 2: all layers train", transform=above)
+    axis.axvline(switch + 0.5, color="tab:blue", lw=0.8)
     axis.set(xlim=(0.5, epochs[-1] + 0.5), xlabel="epoch", ylabel="test accuracy, digits 5-9")
-    axis.set_title("One seed of the transfer from digits 0-4 to 5-9")
+    figure.suptitle("One seed of the transfer from digits 0-4 to 5-9")
     axis.grid(alpha=0.3)
     axis.legend(loc="center right")
     figure.savefig(path, dpi=120)

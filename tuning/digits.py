@@ -115,15 +115,15 @@ def plot(rows: list[dict], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     panels = {
-        "dropout": "dropout rate p",
-        "momentum": "momentum γ (sgd)",
-        "beta_1": "β₁ (adam)",
-        "beta_2": "β₂ (adam)",
-        "sgd_learning_rate": "learning rate (sgd)",
-        "adam_learning_rate": "learning rate (adam)",
+        "dropout": ("dropout rate p", (-0.02, 0.52)),
+        "momentum": ("momentum γ (sgd)", (0.45, 0.992)),
+        "beta_1": ("β₁ (adam)", (0.45, 0.983)),
+        "beta_2": ("β₂ (adam)", (0.88, 0.99993)),
+        "sgd_learning_rate": ("learning rate (sgd)", (8e-4, 0.4)),
+        "adam_learning_rate": ("learning rate (adam)", (8e-5, 0.04)),
     }
     figure, axes = plt.subplots(2, 3, figsize=(11, 6), sharey=True, layout="constrained")
-    for axis, (name, label) in zip(axes.flat, panels.items(), strict=True):
+    for axis, (name, (label, limits)) in zip(axes.flat, panels.items(), strict=True):
         for optimizer, colour in {"sgd": "tab:blue", "adam": "tab:orange"}.items():
             points = [
                 (row[name], row["score"])
@@ -142,9 +142,10 @@ def plot(rows: list[dict], path: Path) -> None:
             axis.set_xscale("log")
         elif name != "dropout":
             axis.set_xscale("function", functions=(_decades_to_one, lambda u: 1 - 10.0**-u))
-            low, high = axis.get_xlim()
+            low, high = limits
             ticks = [g for g in (0.5, 0.8, 0.9, 0.96, 0.99, 0.999, 0.9999) if low < g < high]
             axis.set_xticks(ticks, [f"{g:g}" for g in ticks])
+        axis.set_xlim(*limits)
     axes[0, 0].legend(title="optimizer")
     for axis in axes[:, 0]:
         axis.set_ylabel("validation accuracy")
