@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import keras
+import keras_tuner
 import matplotlib
 import numpy as np
 from rich.console import Console
@@ -84,7 +85,7 @@ def step_1_diagnose(data, epochs):
         "relu, weights from N(0, 1)": plain_net("relu", wide, depth=10),
         "relu, biases of -3": plain_net("relu", "he_normal", keras.initializers.Constant(-3.0), 10),
         f"batch norm, {len(x)} rows in batches of {BATCH}": kt.search.DeepDense(64, 10).build(
-            digits.keras_tuner.HyperParameters()
+            keras_tuner.HyperParameters()
         ),
     }
     for name, net in faulty.items():

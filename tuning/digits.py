@@ -18,7 +18,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from kerastools.search import DeepDense, spread_seed
+from kerastools.search import DeepDense, PopulationTuner
 
 BATCH = 32
 
@@ -42,13 +42,13 @@ def digits() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     }
 
 
-class RandomSearch(keras_tuner.RandomSearch):
-    """keras-tuner's random search, saying after each trial where it stands."""
+class Search(PopulationTuner):
+    """A random search, trial after trial, that says after each one where it stands."""
 
     def __init__(self, *args, **kwargs):
         self._started = time.perf_counter()
         self._run_here = 0
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, population=1, **kwargs)
 
     def on_trial_end(self, trial):
         super().on_trial_end(trial)
@@ -71,11 +71,11 @@ def search(
 ) -> keras_tuner.Tuner:
     """Runs, or goes on with, the search in `directory` and returns its tuner."""
     data = digits()
-    tuner = RandomSearch(
+    tuner = Search(
         DeepDense(num_features=64, num_classes=10, depth=depth, seed=seed),
         objective="val_accuracy",
         max_trials=trials,
-        seed=spread_seed(seed),
+        seed=seed,
         directory=str(directory),
         project_name="digits",
     )
