@@ -2,9 +2,10 @@
 
     python examples/end_to_end.py --output demo
 
-Diagnose, initialise, search, train, transfer, fold, export, serve. It needs about 210
-seconds of CPU time; Ctrl-C in the search keeps what is done. Expect a test accuracy of about 0.97
-where the net with Keras's defaults stays near chance, and a served model whose outputs differ by less than 1e-5.
+Diagnose, initialise, search, train, transfer, fold, export, serve. It needs about 210 seconds of
+CPU time; Ctrl-C in the search keeps what is done. Expect a test accuracy of about 0.97 where the
+net with Keras's defaults stays near chance, and a served model whose outputs differ by less than
+1e-5.
 """
 
 import argparse
