@@ -24,12 +24,11 @@ def test_example_runs(script, tmp_path):
 def test_search_stopped_by_ctrl_c_goes_on_where_it_was(tmp_path):
     command = [sys.executable, "-u", ROOT / "tuning" / "digits.py", "--depth", "2", "--epochs", "1"]
     command += ["--directory", tmp_path, "--trials"]
+    # A process that was started in the background ignores Ctrl-C, and so would its children.
+    heed = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); "
+    heed += "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
     first = subprocess.Popen(
-        [*command, "50"],
-        stdout=subprocess.PIPE,
-        text=True,
-        # A process that was started in the background ignores Ctrl-C, and so would its children.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        [sys.executable, "-c", heed, *command[1:], "50"], stdout=subprocess.PIPE, text=True
     )
     for line in first.stdout:
         if "trial   2/50" in line:
