@@ -1,15 +1,19 @@
 """Counts, for the architectures of keras.applications, how many batch norms fold.
 
-Usage: python benchmarks/folding_census.py [NAME ...] [--all]
+Usage: python benchmarks/folding_census.py [NAME ...] [--all] [--results FILE]
 
-Builds each architecture with random weights, folds it, and prints a line per architecture: batch
-norms, how many fold, how many follow a convolution or a concatenation of convolutions (counted
-once by another program), and how far the folded network's output is from the original's. By default
-a few that differ; about a minute each on two cores, half an hour for all.
+Builds each architecture with random weights for images of 96×96, folds it, and prints a line per
+architecture: batch norms, how many fold, how many follow a convolution or a concatenation of
+convolutions (counted once by another program), and how far the folded network's output is from the
+original's. By default a few that differ; half a minute each on two cores, a quarter of an hour for
+all. With --results each line is appended to a CSV file as it comes, and a run that was cut goes on
+where it stopped. A run of all is kept in benchmarks/results/folding_census.txt.
 """
 
 import argparse
+import csv
 import time
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -72,7 +76,7 @@ def census(name: str) -> tuple[object, ...]:
     """Returns one line of the table."""
     keras.backend.clear_session()
     keras.utils.set_random_seed(0)
-    model = getattr(keras.applications, name)(weights=None)
+    model = getattr(keras.applications, name)(weights=None, input_shape=(96, 96, 3))
     randomise(model)
     start = time.process_time()
     folded, report = fold_batch_norm(model, return_report=True)
@@ -84,21 +88,38 @@ def census(name: str) -> tuple[object, ...]:
     return name, total, report.num_folded, EXPECTED[name][1], difference, seconds
 
 
+def read(results: Path | None) -> dict[str, tuple[object, ...]]:
+    """Returns the lines that an earlier run has written."""
+    if results is None or not results.exists():
+        return {}
+    with results.open() as file:
+        return {
+            name: (name, int(total), int(folded), int(foldable), float(difference), float(seconds))
+            for name, total, folded, foldable, difference, seconds in csv.reader(file)
+        }
+
+
 def main() -> None:
     """Prints the table, and whether every architecture folded as expected."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help=f"by default {', '.join(DEFAULT)}")
     parser.add_argument("--all", action="store_true", help=f"all {len(EXPECTED)} architectures")
+    parser.add_argument("--results", type=Path, help="CSV file to append to and go on from")
     options = parser.parse_args()
     names = list(EXPECTED) if options.all else options.names or DEFAULT
-    rows = []
+    done = read(options.results)
     for name in names:
-        rows.append(census(name))
-        print(f"{name}: {rows[-1][2]} of {rows[-1][1]}", flush=True)
+        if name not in done:
+            done[name] = census(name)
+            if options.results:
+                with options.results.open("a") as file:
+                    csv.writer(file).writerow(done[name])
+        print(f"{name}: {done[name][2]} of {done[name][1]}", flush=True)
+    rows = [done[name] for name in names]
     columns = ("architecture", "batch norms", "folded", "foldable", "difference", "seconds")
     total = ("all", *(sum(row[i] for row in rows) for i in (1, 2, 3)), "", "")
     print(format_table(columns, [*rows, total]))
-    missed = [row[0] for row in rows if row[1:4] != (*EXPECTED[row[0]], row[3])]
+    missed = [name for name, total, folded, *_ in rows if (total, folded) != EXPECTED[name]]
     print("Not as expected: " + ", ".join(missed) if missed else "All as expected.")
 
 
