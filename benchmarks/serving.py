@@ -1,20 +1,30 @@
 """Measures how much faster a model serves after `export_savedmodel` than after `model.export`.
 
-Usage: python benchmarks/serving.py [NAME ...] [--batch 1 32] [--rounds 25]
+Usage: python benchmarks/serving.py [NAME ...] [--batch 1 32] [--rounds 40] [--results FILE]
 
 Each network, with random weights, is exported four ways: plainly by Keras, folded, frozen, and
 both, which is the default of kerastools. All are loaded and served by `serving_default` in this
 process on one thread, in turns, so that a busy machine slows all alike. Printed is the median CPU
 time of Keras's export in milliseconds and how many times faster each of ours is; above 1 is faster.
+Beside it stand other runtimes that read the default export, each where it is installed (`pip
+install openvino ai-edge-litert onnxruntime tf2onnx`), also on one thread and in float32. A minute
+or two per network on two cores. With --results each line is appended to a CSV file as it comes, and
+a run that was cut goes on after its last whole network. A run of all is kept in
+benchmarks/results/serving.txt.
 """
 
 import argparse
+import csv
 import itertools
 import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -27,11 +37,13 @@ from kerastools._core._table import format_table
 from kerastools.export import export_savedmodel
 
 NETWORKS = ("small", "MobileNetV2", "EfficientNetB0", "ResNet50")
+OTHERS = ("DenseNet121", "InceptionV3", "Xception")
 WAYS = {
     "folded": {"fold": True, "freeze": False},
     "frozen": {"fold": False, "freeze": True},
     "both": {"fold": True, "freeze": True},
 }
+Serve = Callable[[np.ndarray], Any]
 
 
 def network(name: str) -> keras.Model:
@@ -52,27 +64,73 @@ def network(name: str) -> keras.Model:
     return keras.Sequential([keras.Input((49, 10, 1)), *parts, layers.Dense(12)])
 
 
-def signatures(model: keras.Model, folder: Path) -> tuple[dict[str, object], dict[str, int]]:
-    """Returns what serves each way, ready to call, and the bytes each takes on disk."""
+def serve_tensorflow(path: Path) -> Serve:
+    """Returns what TensorFlow Serving runs."""
+    loaded = tf.saved_model.load(str(path))
+    signature = loaded.signatures["serving_default"]
+    (name,) = signature.structured_input_signature[1]
+    return lambda x, _alive=loaded: signature(**{name: tf.constant(x)})
+
+
+def serve_openvino(path: Path, x: np.ndarray) -> Serve:
+    import openvino
+
+    model = openvino.convert_model(str(path), input=[x.shape])
+    options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+    return openvino.Core().compile_model(model, "CPU", options)
+
+
+def serve_onnxruntime(path: Path, x: np.ndarray) -> Serve:
+    import onnxruntime
+
+    target = path.parent / "model.onnx"
+    command = [sys.executable, "-m", "tf2onnx.convert", "--saved-model", str(path)]
+    subprocess.run([*command, "--output", str(target)], check=True, capture_output=True)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(target), options)
+    (name,) = (i.name for i in session.get_inputs())
+    return lambda x: session.run(None, {name: x})
+
+
+def serve_litert(path: Path, x: np.ndarray) -> Serve:
+    from ai_edge_litert.interpreter import Interpreter
+
+    converted = tf.lite.TFLiteConverter.from_saved_model(str(path)).convert()
+    interpreter = Interpreter(model_content=converted, num_threads=1)
+    (index,) = (i["index"] for i in interpreter.get_input_details())
+    interpreter.resize_tensor_input(index, x.shape)
+    interpreter.allocate_tensors()
+
+    def serve(x: np.ndarray) -> None:
+        interpreter.set_tensor(index, x)
+        interpreter.invoke()
+
+    return serve
+
+
+RUNTIMES = {
+    "OpenVINO": serve_openvino,
+    "ONNX Runtime": serve_onnxruntime,
+    "LiteRT": serve_litert,
+}
+
+
+def exports(model: keras.Model, folder: Path) -> dict[str, Path]:
+    """Writes the model each way; returns where."""
     model.export(folder / "keras", verbose=False)
     paths = {"keras": folder / "keras"}
     for way, options in WAYS.items():
         paths[way] = Path(export_savedmodel(model, folder / way, **options).path)
-    sizes = {
-        way: sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
-        for way, path in paths.items()
-    }
-    loaded = {way: tf.saved_model.load(str(path)) for way, path in paths.items()}
-    return {way: model.signatures["serving_default"] for way, model in loaded.items()}, sizes
+    return paths
 
 
-def latencies(serve: dict[str, object], x: tf.Tensor, rounds: int) -> dict[str, float]:
+def latencies(serve: dict[str, Serve], x: np.ndarray, rounds: int) -> dict[str, float]:
     """Returns the median CPU time of each way in milliseconds, measured in turns."""
     times: dict[str, list[float]] = {way: [] for way in serve}
-    for _, (way, signature) in itertools.product(range(rounds + 3), serve.items()):
-        (name,) = signature.structured_input_signature[1]
+    for _, (way, call) in itertools.product(range(rounds + 3), serve.items()):
         start = time.process_time()
-        signature(**{name: x})
+        call(x)
         times[way].append(1e3 * (time.process_time() - start))
     return {way: statistics.median(values[3:]) for way, values in times.items()}
 
@@ -84,31 +142,59 @@ def measure(name: str, batches: list[int], rounds: int) -> list[tuple[object, ..
     model = network(name)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        serve, sizes = signatures(model, Path(folder))
+        paths = exports(model, Path(folder))
+        size = {
+            way: sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
+            for way, path in paths.items()
+        }
+        tensorflow = {way: serve_tensorflow(path) for way, path in paths.items()}
         for batch in batches:
             shape = (batch, *model.input_shape[1:])
-            x = tf.constant(np.random.default_rng(0).normal(size=shape).astype("float32"))
-            cost = latencies(serve, x, rounds if batch == 1 else max(rounds // 4, 5))
-            ratios = [cost["keras"] / cost[way] for way in WAYS]
-            smaller = sizes["keras"] / sizes["both"]
-            rows.append((name, batch, cost["keras"], *ratios, smaller))
+            x = np.random.default_rng(0).normal(size=shape).astype("float32")
+            serve = dict(tensorflow)
+            for runtime, load in RUNTIMES.items():
+                try:
+                    serve[runtime] = load(paths["both"], x)
+                except (ImportError, subprocess.CalledProcessError) as error:
+                    print(f"{name}: no {runtime}, {type(error).__name__}", flush=True)
+            cost = latencies(serve, x, rounds if batch == 1 else max(rounds // 5, 5))
+            ratios = [cost["keras"] / cost[w] if w in cost else "" for w in (*WAYS, *RUNTIMES)]
+            rows.append((name, batch, cost["keras"], *ratios, size["keras"] / size["both"]))
     return rows
+
+
+def read(results: Path | None) -> list[tuple[object, ...]]:
+    """Returns the lines that an earlier run has written."""
+    if results is None or not results.exists():
+        return []
+    with results.open() as file:
+        return [
+            (name, int(batch), *(float(v) if v else "" for v in values))
+            for name, batch, *values in csv.reader(file)
+        ]
 
 
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", default=NETWORKS, help=f"by default {NETWORKS}")
+    parser.add_argument("--all", action="store_true", help=f"also {', '.join(OTHERS)}")
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 32], help="batch sizes")
-    parser.add_argument("--rounds", type=int, default=25, help="calls of each way at batch 1")
+    parser.add_argument("--rounds", type=int, default=40, help="calls of each way at batch 1")
+    parser.add_argument("--results", type=Path, help="CSV file to append to and go on from")
     options = parser.parse_args()
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-    rows = []
-    for name in options.names:
-        rows += measure(name, options.batch, options.rounds)
-        print(f"{name} done", flush=True)
-    columns = ("network", "batch", "model.export, ms", *WAYS, "times smaller")
+    rows = read(options.results)
+    for name in (*NETWORKS, *OTHERS) if options.all else options.names:
+        if name not in [row[0] for row in rows]:
+            new = measure(name, options.batch, options.rounds)
+            rows += new
+            if options.results:
+                with options.results.open("a") as file:
+                    csv.writer(file).writerows(new)
+            print(f"{name} done", flush=True)
+    columns = ("network", "batch", "model.export, ms", *WAYS, *RUNTIMES, "times smaller")
     print(format_table(columns, rows))
 
 
