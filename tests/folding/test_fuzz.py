@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from keras import layers
 
 from kerastools.folding import fold_batch_norm
-from tests.folding.networks import num_batch_norms, outputs, randomise, sample
+from tests.folding.networks import num_batch_norms, outputs, sample
 
 pytestmark = pytest.mark.tensorflow  # JAX compiles every shape anew: hours instead of minutes
 
@@ -43,7 +43,7 @@ class Grower:
     def batch_norm(self, x):
         rank = len(x.shape)
         axis = self.choose([-1, -1, -1, 1]) if rank > 2 else -1
-        scale, center = self.choose([True, True, False]), self.choose([True, True, False])
+        scale, center = self.choose([True, False]), self.choose([True, False])
         return layers.BatchNormalization(axis=axis, scale=scale, center=center)(x)
 
     def linear_layer(self, x):
@@ -52,7 +52,13 @@ class Grower:
             "use_bias": self.choose([True, False]),
             "activation": self.choose([None, None, "relu"]),
         }
-        options = [lambda: layers.Dense(units, **common)]
+        letters = "abcd"[:rank]
+        equation = f"{letters},{letters[-1]}e->{letters[:-1]}e"
+        einsum = {"bias_axes": self.choose(["e", None]), "activation": common["activation"]}
+        options = [
+            lambda: layers.Dense(units, **common),
+            lambda: layers.EinsumDense(equation, (*x.shape[1:-1], units), **einsum),
+        ]
         if rank == 3:
             size = {"kernel_size": min(self.choose([1, 2]), x.shape[1])}
             padding = {"padding": self.choose(["valid", "same", "causal"])}
@@ -78,6 +84,10 @@ class Grower:
                 lambda: layers.Conv2DTranspose(units, **size, **plain, **strides, **common),
             ]
         layer = self.choose(options)()
+        # Drawn once for all weights, in NumPy, which is far cheaper.
+        for name in vars(layer):
+            if name.endswith(("kernel_initializer", "wise_initializer")):
+                setattr(layer, name, keras.initializers.Zeros())
         y = layer(x)
         self.linear.append((layer, x.shape))
         return y
@@ -153,19 +163,34 @@ def error(got, want):
     return max(np.abs(g - w).max() / max(np.abs(w).max(), 1e-3) for g, w in pairs)
 
 
+def random_weights(model, seed=0):
+    """Gives every weight a random value: mixed-sign γ, statistics far from 0 and 1."""
+    rng = np.random.default_rng(seed)
+    for v in model.weights:
+        if "variance" in v.path:
+            v.assign(rng.uniform(0.05, 2.0, v.shape))
+        elif "kernel" in v.path:
+            v.assign(rng.normal(size=v.shape) / np.sqrt(np.prod(v.shape[:-1])))
+        else:
+            v.assign(rng.uniform(-2.0, 2.0, v.shape))
+    return model
+
+
 def check(choices):
     """Folding is exact: to 1e-6 in float64, and within twice the original's error in float32."""
-    exact = randomise(build(choices, "float64"))
-    single = build(choices, "float32")
-    single.set_weights(exact.get_weights())
+    exact = random_weights(build(choices, "float64"))
     x = sample(exact)
     want = outputs(exact, x)
     folded, report = fold_batch_norm(exact, return_report=True)
     assert num_batch_norms(folded) == report.num_kept
     assert error(outputs(folded, x), want) <= 1e-6
-    before = error(outputs(single, x), want)
-    after = error(outputs(fold_batch_norm(single), x), want)
-    assert after <= 2 * before + 1e-6
+    # Rounding depends little on the graph: every eighth pays for a second model in float32.
+    if sum(choices) % 8 == 0:
+        single = build(choices, "float32")
+        single.set_weights(exact.get_weights())
+        before = error(outputs(single, x), want)
+        after = error(outputs(fold_batch_norm(single), x), want)
+        assert after <= 2 * before + 1e-6
     return report
 
 
@@ -176,12 +201,6 @@ COMMON = {
     "database": None,
     "suppress_health_check": list(HealthCheck),
 }
-
-
-@given(CHOICES)
-@settings(max_examples=40, **COMMON)
-def test_random_graphs_fold_exactly(choices):
-    check(choices)
 
 
 @pytest.mark.slow
