@@ -43,6 +43,7 @@ SAMPLES = {
     "callbacks.ScaledSchedule": lambda cls: cls(ExponentialDecay(0.05, 10, 0.9), 0.5),
     "layers.AlphaDropout": lambda cls: cls(0.3, seed=7),
     "layers.Dropout": lambda cls: cls(0.3, seed=7),
+    "layers.SpatialDropout": lambda cls: cls(0.3, seed=7),
     "layers.GaussianDropout": lambda cls: cls(0.3, seed=7),
     "optimizers.SGD": lambda cls: cls(0.05, momentum=0.9, nesterov="shifted"),
     "pretraining.GAN": lambda cls: cls(net(8, 1), net(3, 8), seed=7),
@@ -110,8 +111,14 @@ KINDS = {
 }
 
 
+# What works on a model, is no part of it and is never saved.
+PROCEDURES = {"transfer.FeatureCache"}
+
+
 def kind_of(case: Case) -> str:
     """Returns what kind of part a class is, or fails if no contract covers it."""
+    if case.name in PROCEDURES:
+        return "procedure"
     if dataclasses.is_dataclass(case.cls):
         return "record"
     for kind, base in KINDS.items():
@@ -123,7 +130,7 @@ def kind_of(case: Case) -> str:
 
 
 CASES = cases()
-PARTS = [case for case in CASES if kind_of(case) not in ("record", "tuner")]
+PARTS = [case for case in CASES if kind_of(case) not in ("record", "tuner", "procedure")]
 SAVED = [case for case in PARTS if kind_of(case) != "callback"]
 OPTIMIZERS = [case for case in PARTS if kind_of(case) == "optimizer"]
 

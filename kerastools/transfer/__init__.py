@@ -1,5 +1,6 @@
 """Reusing what a model has learned for another task."""
 
+from kerastools.transfer._feature_cache import FeatureCache
 from kerastools.transfer._reuse_layers import reuse_layers
 from kerastools.transfer._schedules import (
     discriminative,
@@ -10,6 +11,7 @@ from kerastools.transfer._schedules import (
 )
 
 __all__ = [
+    "FeatureCache",
     "discriminative",
     "gradual",
     "layer_groups",

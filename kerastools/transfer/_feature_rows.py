@@ -1,0 +1,99 @@
+"""Rows of features on their way into `fit`: from a dataset, and from a file."""
+
+import math
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import keras
+import numpy as np
+
+# So many batches show whether a dataset comes in the same order each time.
+_COMPARED = 2
+
+
+class FeatureRows(keras.utils.PyDataset):
+    """Batches of rows of a file, in a new order each epoch by Keras's global seed.
+
+    Args:
+        features: An array that may lie in a file.
+        y: Targets, an array or a structure of arrays.
+        arguments: Those of `fit`; `batch_size`, `shuffle` and `sample_weight` are taken from them.
+    """
+
+    def __init__(self, features: np.ndarray, y: Any, arguments: dict[str, Any]) -> None:
+        super().__init__()
+        own = ("batch_size", "shuffle", "sample_weight")
+        self._left = {name: value for name, value in arguments.items() if name not in own}
+        self.batch_size = arguments.get("batch_size") or 32
+        self.shuffled = arguments.get("shuffle", True)
+        self.features = features
+        targets = (y, arguments.get("sample_weight"))
+        self.targets = tuple(t for t in targets if t is not None)
+        self.order = np.arange(len(features))
+        self._mix()
+
+    def left_for_fit(self) -> dict[str, Any]:
+        """Returns the arguments that remain for `fit`, which shall not shuffle batches again."""
+        return self._left | {"shuffle": False}
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.features) / self.batch_size)
+
+    def __getitem__(self, index: int) -> tuple[Any, ...]:
+        rows = self.order[index * self.batch_size : (index + 1) * self.batch_size]
+        targets = keras.tree.map_structure(lambda a: np.asarray(a)[rows], self.targets)
+        return (self.features[rows], *targets)
+
+    def on_epoch_end(self) -> None:
+        """Draws the order of the next epoch."""
+        self._mix()
+
+    def _mix(self) -> None:
+        if self.shuffled:
+            np.random.shuffle(self.order)
+
+
+def is_dataset(x: Any) -> bool:
+    """Whether `x` yields batches."""
+    return isinstance(x, keras.utils.PyDataset) or (
+        hasattr(x, "__iter__") and hasattr(x, "element_spec")
+    )
+
+
+def gather(dataset: Any, arguments: dict[str, Any], caller: str) -> tuple[Any, Any, dict[str, Any]]:
+    """Returns the rows of a dataset as arrays, and the arguments with which `fit` takes them.
+
+    Raises:
+        ValueError: If it comes in another order each time, or its batches are of several sizes.
+    """
+    first, again = (list(islice(_batches(dataset), _COMPARED)) for _ in range(2))
+    flat = [keras.tree.flatten(batches) for batches in (first, again)]
+    if not all(np.array_equal(a, b) for a, b in zip(*flat, strict=True)):
+        raise ValueError(
+            f"{caller} needs a dataset that yields the same rows in the same order each time. "
+            "Received one whose first batches differ between two passes: it shuffles or augments "
+            "at random. Pass it without shuffle() and random map(); fit(..., shuffle=True) "
+            "shuffles the features."
+        )
+    batches = list(_batches(dataset))
+    sizes = [len(keras.tree.flatten(batch)[0]) for batch in batches]
+    if len(set(sizes[:-1])) > 1 or sizes[-1] > sizes[0]:
+        raise ValueError(
+            f"{caller} needs batches of one size, but for the last. Received {sorted(set(sizes))}."
+        )
+    rows = keras.tree.map_structure(lambda *parts: np.concatenate(parts), *batches)
+    arguments = {"shuffle": False, **arguments, "batch_size": sizes[0]}
+    if len(rows) > 2:
+        arguments["sample_weight"] = rows[2]
+    return rows[0], rows[1] if len(rows) > 1 else None, arguments
+
+
+def _batches(dataset: Any) -> Iterator[tuple[Any, ...]]:
+    if isinstance(dataset, keras.utils.PyDataset):
+        source: Any = (dataset[i] for i in range(len(dataset)))
+    else:
+        source = iter(dataset)
+    for batch in source:
+        parts = batch if isinstance(batch, tuple) else (batch,)
+        yield keras.tree.map_structure(keras.ops.convert_to_numpy, parts)

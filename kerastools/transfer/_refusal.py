@@ -1,0 +1,60 @@
+"""Why the outputs of some layers may not be computed once and kept."""
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from kerastools._core._graph import sublayers
+
+
+def reason_against(operation: Any) -> str | None:
+    """Returns why `operation` does not give the same in every step of training, if so."""
+    if not isinstance(operation, keras.Layer):
+        return None
+    for layer in sublayers(operation):
+        what = f'layer "{layer.name}" of type {type(layer).__name__}'
+        if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
+            return (
+                f"{what} is not frozen and normalises by the statistics of each batch. Set "
+                "trainable=False on it"
+            )
+        if _draws(layer):
+            return (
+                f"{what} draws at random in every step, frozen or not. Move it above the cut, out "
+                "of the model, or set its rate to 0"
+            )
+        if getattr(layer, "activity_regularizer", None) is not None:
+            return f"{what} adds to the loss. Remove its activity_regularizer"
+    if operation.trainable_weights:
+        return f'layer "{operation.name}" trains. Set trainable=False on it'
+    return None
+
+
+def reason_seen(prefix: keras.Model, x: Any) -> str | None:
+    """Returns what a training step of `prefix` does to `x` that inference does not, if anything.
+
+    Finds what layers of the user's own do. Nothing is changed.
+    """
+    with keras.StatelessScope():
+        expected = keras.ops.convert_to_numpy(prefix(x, training=False))
+    before = [np.array(keras.ops.convert_to_numpy(v)) for v in prefix.variables]
+    with keras.StatelessScope(collect_losses=True) as scope:
+        got = keras.ops.convert_to_numpy(prefix(x, training=True))
+        num_losses = len(scope.losses)
+    for variable, old in zip(prefix.variables, before, strict=True):
+        new = scope.get_current_value(variable)
+        if new is not None and not np.array_equal(keras.ops.convert_to_numpy(new), old):
+            return f"a training step changes the state {variable.path!r}"
+    if num_losses:
+        return "a layer adds to the loss (add_loss), which cached features would leave out"
+    if not np.array_equal(got, expected, equal_nan=True):
+        return "it gives something else with training=True than with training=False"
+    return None
+
+
+def _draws(layer: Any) -> bool:
+    rates = [getattr(layer, name, None) for name in ("dropout", "recurrent_dropout")]
+    if rates == [0, 0]:
+        return False  # Recurrent cells keep a generator that they do not use.
+    return any(isinstance(v, keras.random.SeedGenerator) for v in vars(layer).values())
