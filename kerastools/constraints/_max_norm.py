@@ -30,7 +30,9 @@ class MaxNorm(keras.constraints.Constraint):
             whole filter) and for recurrent layers (a gate's column). For every other kind
             `kerastools.constraints.for_layer` knows the axes: a depthwise kernel `(..., channels,
             multiplier)` needs its spatial axes, `(0, 1)` in 2-D, and a transposed convolution's
-            kernel `(..., out, in)` needs `(0, 1, 3)`.
+            kernel `(..., out, in)` needs `(0, 1, 3)`. For a layer that puts one constraint on
+            kernels that lie differently, as `MultiHeadAttention` does, a dictionary by shape:
+            `{"64x8x16": (0,), "8x16x64": (0, 1)}`.
 
     Raises:
         ValueError: If `max_value` is not greater than 0, or `axis` is not one of the above.
@@ -47,7 +49,11 @@ class MaxNorm(keras.constraints.Constraint):
     to prevent neural networks from overfitting", JMLR 2014, section 5.1.
     """
 
-    def __init__(self, max_value: float = 2.0, axis: int | tuple[int, ...] | str = "auto") -> None:
+    def __init__(
+        self,
+        max_value: float = 2.0,
+        axis: int | tuple[int, ...] | str | dict[str, tuple[int, ...]] = "auto",
+    ) -> None:
         if not float(max_value) > 0:
             raise ValueError(
                 f"MaxNorm needs max_value > 0, the largest norm of a unit's incoming weights. "
@@ -55,16 +61,18 @@ class MaxNorm(keras.constraints.Constraint):
             )
         if isinstance(axis, str) and axis != "auto":
             raise ValueError(
-                f'MaxNorm needs axis to be an integer, a tuple of integers or "auto". '
-                f"Received axis={axis!r}."
+                f'MaxNorm needs axis to be an integer, a tuple of integers, "auto" or a dictionary '
+                f"by shape. Received axis={axis!r}."
             )
         self.max_value = float(max_value)
+        if isinstance(axis, dict):
+            axis = {shape: tuple(axes) for shape, axes in axis.items()}
         self.axis = tuple(axis) if isinstance(axis, list | tuple) else axis
 
     def __call__(self, w: Any) -> Any:
         """Returns `w` with every vector longer than `max_value` scaled back to it."""
         w = ops.convert_to_tensor(w)
-        axis = tuple(range(len(w.shape) - 1)) if self.axis == "auto" else self.axis
+        axis = self._axis_of(tuple(w.shape))
         wide = ops.cast(w, keras.backend.result_type(w.dtype, "float32"))
         # Squares of the ratio to the largest element cannot overflow.
         largest = ops.max(ops.abs(wide), axis=axis, keepdims=True)
@@ -74,6 +82,18 @@ class MaxNorm(keras.constraints.Constraint):
         # A vector that was scaled lies a rounding error beside r; the margin keeps it where it is.
         margin = 4 * _epsilon(w.dtype)
         return ops.where(norm > self.max_value * (1 + margin), scaled, w)
+
+    def _axis_of(self, shape: tuple[int, ...]) -> Any:
+        if self.axis == "auto":
+            return tuple(range(len(shape) - 1))
+        if not isinstance(self.axis, dict):
+            return self.axis
+        key = "x".join(map(str, shape))
+        if key not in self.axis:
+            raise ValueError(
+                f"MaxNorm has axes for kernels of shapes {list(self.axis)}. Received {key}."
+            )
+        return self.axis[key]
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor."""

@@ -100,3 +100,29 @@ def test_fit_keeps_every_filter_within_the_bound():
 def test_bad_arguments_are_refused(arguments):
     with pytest.raises(ValueError, match="MaxNorm needs"):
         MaxNorm(**arguments)
+
+
+def test_axes_may_depend_on_the_shape():
+    rng = np.random.default_rng(1)
+    constraint = MaxNorm(1.0, {"6x2x3": (0,), "2x3x6": (0, 1)})
+    for shape, axis in [((6, 2, 3), 0), ((2, 3, 6), (0, 1))]:
+        w = rng.normal(size=shape).astype("float32") * 3
+        got = ops.convert_to_numpy(constraint(w))
+        np.testing.assert_allclose(got, reference(w, 1.0, axis), rtol=1e-6)
+    with pytest.raises(ValueError, match="4x4"):
+        constraint(np.ones((4, 4)))
+
+
+def test_once_per_update_under_gradient_accumulation():
+    def trained(steps, rows):
+        model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+        layer = model.layers[0]
+        layer.kernel.assign(np.linspace(-0.7, 0.7, 12).reshape(4, 3))
+        layer.kernel.constraint = MaxNorm(1.5)
+        model.compile(keras.optimizers.SGD(0.5, gradient_accumulation_steps=steps), "mse")
+        model.fit(*data, batch_size=rows, epochs=2, shuffle=False, verbose=0)
+        return model.get_weights()[0]
+
+    rng = np.random.default_rng(2)
+    data = rng.normal(size=(32, 4)), 5 * rng.normal(size=(32, 3))
+    np.testing.assert_allclose(trained(4, 4), trained(None, 16), rtol=1e-5, atol=1e-6)

@@ -1,0 +1,51 @@
+"""The live dropout layers of a model, and the rates that suit them."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+
+from kerastools._core._fans import num_gates
+from kerastools._core._graph import sublayers
+from kerastools._core._layer_tree import LayerTree
+from kerastools._core._live_rate import LiveRateLayer
+
+_CONVOLUTIONS = (
+    keras.layers.Conv1D,
+    keras.layers.Conv2D,
+    keras.layers.Conv3D,
+    keras.layers.DepthwiseConv1D,
+    keras.layers.DepthwiseConv2D,
+    keras.layers.SeparableConv1D,
+    keras.layers.SeparableConv2D,
+)
+
+
+def live_layers(model: Any, selector: Any, caller: str) -> list[LiveRateLayer]:
+    """Returns the live dropout layers among those that `selector` names, or raises."""
+    chosen = LayerTree(model).select(selector, caller)
+    live = [layer for layer in chosen if isinstance(layer, LiveRateLayer)]
+    if not live:
+        raise ValueError(
+            f'{caller} found no live dropout layer in model "{model.name}" for '
+            f"layers={selector!r}. Keras's own Dropout keeps the rate it was compiled with: use "
+            "kerastools.layers.Dropout, or insert it with "
+            "kerastools.regularization.regularize(model, dropout=...)."
+        )
+    return live
+
+
+def set_rate(layers: Iterable[LiveRateLayer], rate: float) -> None:
+    """Sets the rate of every layer."""
+    for layer in layers:
+        layer.rate = rate
+
+
+def usual_range(model: Any) -> tuple[float, float]:
+    """Returns the rates that are usual for the kind of net that `model` is."""
+    parts = sublayers(model)
+    if any(num_gates(part) for part in parts):
+        return 0.2, 0.3
+    if any(isinstance(part, _CONVOLUTIONS) for part in parts):
+        return 0.4, 0.5
+    return 0.1, 0.5
