@@ -43,7 +43,7 @@ WAYS = {
     "frozen": {"fold": False, "freeze": True},
     "both": {"fold": True, "freeze": True},
 }
-Serve = Callable[[np.ndarray], Any]
+Serve = Callable[[], Any]
 
 
 def network(name: str) -> keras.Model:
@@ -64,12 +64,13 @@ def network(name: str) -> keras.Model:
     return keras.Sequential([keras.Input((49, 10, 1)), *parts, layers.Dense(12)])
 
 
-def serve_tensorflow(path: Path) -> Serve:
+def serve_tensorflow(path: Path, x: np.ndarray) -> Serve:
     """Returns what TensorFlow Serving runs."""
     loaded = tf.saved_model.load(str(path))
     signature = loaded.signatures["serving_default"]
     (name,) = signature.structured_input_signature[1]
-    return lambda x, _alive=loaded: signature(**{name: tf.constant(x)})
+    inputs = {name: tf.constant(x)}
+    return lambda _alive=loaded: signature(**inputs)
 
 
 def serve_openvino(path: Path, x: np.ndarray) -> Serve:
@@ -77,7 +78,8 @@ def serve_openvino(path: Path, x: np.ndarray) -> Serve:
 
     model = openvino.convert_model(str(path), input=[x.shape])
     options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
-    return openvino.Core().compile_model(model, "CPU", options)
+    compiled = openvino.Core().compile_model(model, "CPU", options)
+    return lambda: compiled(x)
 
 
 def serve_onnxruntime(path: Path, x: np.ndarray) -> Serve:
@@ -90,7 +92,7 @@ def serve_onnxruntime(path: Path, x: np.ndarray) -> Serve:
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(str(target), options)
     (name,) = (i.name for i in session.get_inputs())
-    return lambda x: session.run(None, {name: x})
+    return lambda: session.run(None, {name: x})
 
 
 def serve_litert(path: Path, x: np.ndarray) -> Serve:
@@ -102,7 +104,7 @@ def serve_litert(path: Path, x: np.ndarray) -> Serve:
     interpreter.resize_tensor_input(index, x.shape)
     interpreter.allocate_tensors()
 
-    def serve(x: np.ndarray) -> None:
+    def serve() -> None:
         interpreter.set_tensor(index, x)
         interpreter.invoke()
 
@@ -125,12 +127,12 @@ def exports(model: keras.Model, folder: Path) -> dict[str, Path]:
     return paths
 
 
-def latencies(serve: dict[str, Serve], x: np.ndarray, rounds: int) -> dict[str, float]:
+def latencies(serve: dict[str, Serve], rounds: int) -> dict[str, float]:
     """Returns the median CPU time of each way in milliseconds, measured in turns."""
     times: dict[str, list[float]] = {way: [] for way in serve}
     for _, (way, call) in itertools.product(range(rounds + 3), serve.items()):
         start = time.process_time()
-        call(x)
+        call()
         times[way].append(1e3 * (time.process_time() - start))
     return {way: statistics.median(values[3:]) for way, values in times.items()}
 
@@ -147,17 +149,16 @@ def measure(name: str, batches: list[int], rounds: int) -> list[tuple[object, ..
             way: sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
             for way, path in paths.items()
         }
-        tensorflow = {way: serve_tensorflow(path) for way, path in paths.items()}
         for batch in batches:
             shape = (batch, *model.input_shape[1:])
             x = np.random.default_rng(0).normal(size=shape).astype("float32")
-            serve = dict(tensorflow)
+            serve = {way: serve_tensorflow(path, x) for way, path in paths.items()}
             for runtime, load in RUNTIMES.items():
                 try:
                     serve[runtime] = load(paths["both"], x)
                 except (ImportError, subprocess.CalledProcessError) as error:
                     print(f"{name}: no {runtime}, {type(error).__name__}", flush=True)
-            cost = latencies(serve, x, rounds if batch == 1 else max(rounds // 5, 5))
+            cost = latencies(serve, rounds if batch == 1 else max(rounds // 5, 5))
             ratios = [cost["keras"] / cost[w] if w in cost else "" for w in (*WAYS, *RUNTIMES)]
             rows.append((name, batch, cost["keras"], *ratios, size["keras"] / size["both"]))
     return rows

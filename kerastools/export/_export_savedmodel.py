@@ -1,23 +1,27 @@
 """Writing a model as a SavedModel that serves fast and is known to be right."""
 
 import os
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 
 from kerastools._core._graph import Graph, read_graph, sublayers
+from kerastools._core._sample_inputs import sample_inputs
+from kerastools.export._comparison import largest_difference, predictions
 from kerastools.export._export_report import ExportReport
-from kerastools.export._signature import input_names, output_names, sample_inputs
-from kerastools.export._staging import appears_at_once
+from kerastools.export._graph_writer import write_graph
+from kerastools.export._half_precision import in_bfloat16
+from kerastools.export._latency import latencies
+from kerastools.export._signature import input_names, output_names
+from kerastools.export._stages import with_stages
+from kerastools.export._staging import appears_at_once, one_writer
 from kerastools.export._warm_up import write_warm_up
 from kerastools.folding import fold_batch_norm
 
 _NAME = "export_savedmodel"
-# A graph is one protocol buffer message, which holds less than 2 GiB; the rest is margin.
-_LARGEST_GRAPH = 2**31 - 2**27
 
 
 def export_savedmodel(
@@ -26,11 +30,15 @@ def export_savedmodel(
     *,
     fold: bool = True,
     freeze: bool = True,
+    dtype: str | None = None,
+    preprocessing: keras.Model | None = None,
+    postprocessing: Callable[[Any], Any] | None = None,
     version: int | None = None,
     overwrite: bool = False,
     sample: Any = None,
     tolerance: float | None = None,
     warm_up: Sequence[int] = (),
+    latency: Sequence[int] = (),
 ) -> ExportReport:
     """Writes `model` to `path/<version>/` as a SavedModel for inference, and proves it equal.
 
@@ -43,15 +51,19 @@ def export_savedmodel(
     keys of the input dictionary or the input layers, outputs after the keys of the output
     dictionary or the layers that make them. The batch may have any size, unless the model fixes it.
 
-    To take raw data or return other things than the model does, wrap it before: both become part of
-    the graph, and the comparison covers them.
+    To take raw data or return other things than the model does, put that into the graph too:
 
-        pixels = keras.Input((None, None, 3), dtype="uint8", name="pixels")
-        x = keras.layers.Rescaling(1 / 255)(keras.layers.Resizing(96, 96)(pixels))
-        served = keras.Model(pixels, {"probabilities": keras.ops.softmax(model(x))})
+        images = keras.Sequential([
+            keras.Input((None, None, 3), dtype="uint8", name="pixels"),
+            keras.layers.Resizing(96, 96), keras.layers.Rescaling(1 / 255),
+        ])
+        export_savedmodel(model, path, preprocessing=images, postprocessing=keras.ops.softmax)
 
     After writing, the SavedModel is loaded again and compared with `model` on `sample`. Only then
-    does it appear under its name, in one step: whatever happens before, `path` has no new version.
+    does it appear under its name, in one step: killed before, it leaves no new version, and what it
+    leaves beside the versions the next export removes. Two exports to one `path` wait for each
+    other. (Replacing a version is one step on Linux; elsewhere, a process killed between two
+    renames leaves no version of that number until the next export brings the old one back.)
 
     Args:
         model: A built functional or Sequential model, on the TensorFlow backend. It is not changed.
@@ -59,15 +71,24 @@ def export_savedmodel(
         fold: Whether to fold batch normalisations first.
         freeze: Whether to put the weights into the graph as constants. Models beyond 2 GB and
             models that change their own state in inference keep variables; the report says so.
+        dtype: `"bfloat16"` computes all but the output layers in bfloat16: faster on processors
+            that have instructions for it, slower on others, and not exact; the report prints how
+            far off. By default each layer's own.
+        preprocessing: A built model from what clients send to the inputs of `model`.
+        postprocessing: A function or layer from the outputs of `model` to what clients receive.
+            Return a dictionary to name it; by default it has the names of the outputs of `model`.
         version: Number of this version, 1 or more. By default the next one in `path`.
         overwrite: Whether to replace an existing version.
-        sample: Inputs of a few rows for the comparison, as the model takes them. By default random:
+        sample: Inputs of a few rows for the comparison, as clients send them. By default random:
             normal numbers, 0 and 1 for integers (0 to 255 for uint8), 32 for sizes that are open.
         tolerance: Largest difference allowed, relative to the largest output. By default 5e-3, or
             0.1 if a layer computes in half precision; float32 typically gives 1e-6 to 1e-4.
         warm_up: Batch sizes, such as `(1, 32)`, for which TensorFlow Serving makes a request when
             it loads the model, so that no client waits for the first, slow one. The rows are those
             of the comparison.
+        latency: Batch sizes, such as `(1, 32)`, at which to time it against `model.export`, which
+            is written to a temporary directory for that. Takes as long as a plain export and some
+            ten seconds per size. By default nothing is timed.
 
     Returns:
         An `ExportReport`.
@@ -75,8 +96,8 @@ def export_savedmodel(
     Raises:
         TypeError: If `model` is not a `keras.Model`.
         ValueError: If the backend is not TensorFlow, the model is subclassed or not built, the
-            version is taken or not a number, the sample or a batch size does not fit, or the
-            SavedModel computes something else than the model. Nothing is left behind.
+            version is taken or not a number, the preprocessing, the sample or a batch size does not
+            fit, or the SavedModel computes something else than the model. Nothing is left behind.
 
     Example:
 
@@ -97,37 +118,52 @@ def export_savedmodel(
             f'the backend "{keras.backend.backend()}". Save the model with model.save(), start '
             "again with KERAS_BACKEND=tensorflow, load it and export."
         )
-    root = Path(path)
-    version = _checked_version(root, version, overwrite)
-    served, report = fold_batch_norm(model, return_report=True) if fold else (model, None)
-    _check_warm_up(graph, warm_up)
-    inputs = sample_inputs(graph, sample, _NAME)
-    expected = _predictions(model, inputs)
-    if not all(np.isfinite(y).all() for y in expected if np.issubdtype(y.dtype, np.floating)):
+    if dtype not in (None, "bfloat16"):
         raise ValueError(
-            f'{_NAME} compares outputs, but model "{model.name}" returns NaN or infinity on the '
-            "inputs of the comparison. Pass sample=, some rows of real data; if they give NaN too, "
-            "the model's weights are broken."
+            f'{_NAME} needs dtype to be None or "bfloat16". Received dtype={dtype!r}. Other types '
+            "are set where the model is built, with keras.config.set_dtype_policy."
         )
+    root = Path(path)
+    _checked_version(root, version, overwrite)
+    graph = with_stages(graph, preprocessing, postprocessing, _NAME)
+    _check_batch_sizes(graph, warm_up=warm_up, latency=latency)
+    inputs = sample_inputs(graph, sample, _NAME)
+    served, report = graph.model, None
+    if fold:
+        served, report = fold_batch_norm(graph.model, return_report=True)
+    if dtype:
+        served = in_bfloat16(served, copied=fold)
+    # After the copies, which have the same random state as the model has now.
+    want = predictions(graph.model, inputs, _NAME)
     if tolerance is None:
-        half = {"float16", "bfloat16"} & {layer.compute_dtype for layer in sublayers(model)}
+        half = {"float16", "bfloat16"} & {layer.compute_dtype for layer in sublayers(served)}
         tolerance = 0.1 if half else 5e-3
-    with appears_at_once(root, version) as directory:
-        frozen, note = _write(served, graph, directory, freeze)
-        if warm_up:
-            named = dict(zip(input_names(graph), keras.tree.flatten(inputs), strict=True))
-            write_warm_up(directory, root.resolve().name, named, warm_up)
-        return _checked_report(
-            directory,
-            root / str(version),
-            graph,
-            inputs,
-            expected,
-            tolerance,
-            fold=report,
-            frozen=frozen,
-            note=note,
-        )
+    named = dict(zip(input_names(graph), keras.tree.flatten(inputs), strict=True))
+    outputs = dict(zip(output_names(graph), want, strict=True))
+    with one_writer(root):
+        # Again: another process may have written one meanwhile.
+        version = _checked_version(root, version, overwrite)
+        with appears_at_once(root, version) as directory:
+            frozen, note = write_graph(served, graph, directory, freeze)
+            if warm_up:
+                write_warm_up(directory, root.resolve().name, named, warm_up)
+            got, num_nodes = _load_and_call(directory, named)
+            return ExportReport(
+                model=model.name,
+                path=str(root / str(version)),
+                version=version,
+                inputs=_described(named, graph.inputs),
+                outputs=_described(outputs, graph.outputs),
+                fold=report,
+                frozen=frozen,
+                note=note,
+                dtype=dtype,
+                largest_difference=largest_difference(model.name, got, outputs, tolerance),
+                tolerance=tolerance,
+                num_nodes=num_nodes,
+                size_bytes=_size(directory),
+                **_against_plain(directory, graph, inputs, latency),
+            )
 
 
 def _checked_version(root: Path, version: int | None, overwrite: bool) -> int:
@@ -153,153 +189,62 @@ def _checked_version(root: Path, version: int | None, overwrite: bool) -> int:
     return version
 
 
-def _check_warm_up(graph: Graph, batch_sizes: Sequence[int]) -> None:
+def _check_batch_sizes(graph: Graph, **arguments: Sequence[int]) -> None:
     fixed = {t.shape[0] for t in graph.inputs} - {None}
-    for size in batch_sizes:
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1 or fixed - {size}:
-            expected = f"{fixed.pop()}, which the model fixes" if fixed else "integers of 1 or more"
-            raise ValueError(
-                f"{_NAME} needs warm_up to hold batch sizes: {expected}. "
-                f"Received warm_up={tuple(batch_sizes)}."
-            )
+    for argument, sizes in arguments.items():
+        for size in sizes:
+            if isinstance(size, bool) or not isinstance(size, int) or size < 1 or fixed - {size}:
+                expected = (
+                    f"{fixed.pop()}, which the model fixes" if fixed else "integers of 1 or more"
+                )
+                raise ValueError(
+                    f"{_NAME} needs {argument} to hold batch sizes: {expected}. "
+                    f"Received {argument}={tuple(sizes)}."
+                )
 
 
-def _predictions(model: Any, inputs: Any) -> list[np.ndarray]:
-    """Returns the outputs as `predict` computes them."""
-    import tensorflow as tf
-
-    # Compiled: layers that resize uint8 images round to integers eagerly, but not in a graph.
-    outputs = tf.function(lambda x: model(x, training=False), autograph=False)(inputs)
-    return [keras.ops.convert_to_numpy(y) for y in keras.tree.flatten(outputs)]
-
-
-def _write(served: Any, graph: Graph, directory: Path, freeze: bool) -> tuple[bool, str | None]:
-    """Writes the SavedModel; returns whether its weights are constants, and if not so, why."""
-    import tensorflow as tf
-
-    note = _too_large(served) if freeze else None
-    frozen = freeze and note is None
-    if frozen:
-        function, changes = _frozen_function(served, graph)
-        if changes:
-            frozen, note = False, f"the model changes {changes[0]} in inference"
-    module = tf.Module()
-    # The tables of lookup layers are no constants: tracking their layers saves them.
-    module.lookups = [part for part in sublayers(served) if hasattr(part, "save_assets")]
-    if not frozen:
-        module.weights = [v.value for v in served.variables]
-        function = _trace(lambda inputs: served(inputs, training=False), graph)
-    # Custom gradients, that of silu for one, cannot be saved from a graph and serve nothing here.
-    options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
-    tf.saved_model.save(module, str(directory), {"serving_default": function}, options)
-    return frozen, note
-
-
-def _trace(call: Callable[[Any], Any], graph: Graph) -> Any:
-    """Returns `call` as a TensorFlow graph that takes and returns tensors by name."""
-    import tensorflow as tf
-
-    names = input_names(graph)
-    specs = {
-        name: tf.TensorSpec(t.shape, t.dtype, name)
-        for name, t in zip(names, graph.inputs, strict=True)
-    }
-
-    def serving_default(**named: Any) -> dict[str, Any]:
-        flat = [named[name] for name in names]
-        results = call(keras.tree.pack_sequence_as(graph.input_structure, flat))
-        return dict(zip(output_names(graph), keras.tree.flatten(results), strict=True))
-
-    return tf.function(serving_default, autograph=False).get_concrete_function(**specs)
-
-
-def _frozen_function(served: Any, graph: Graph) -> tuple[Any, list[str]]:
-    """Returns the graph with constants for weights, and what the model would change in them."""
-    import tensorflow as tf
-
-    trainable, others = (
-        [(keras.ops.convert_to_numpy(v), v.dtype) for v in variables]
-        for variables in (served.trainable_variables, served.non_trainable_variables)
-    )
-    changes: list[str] = []
-
-    def call(inputs: Any) -> Any:
-        before = [tf.constant(*value) for value in others]
-        outputs, after = served.stateless_call(
-            [tf.constant(*value) for value in trainable], before, inputs, training=False
-        )
-        triples = zip(served.non_trainable_variables, before, after, strict=True)
-        changes.extend(v.path for v, old, new in triples if old is not new)
-        return outputs
-
-    return _trace(call, graph), changes
-
-
-def _too_large(model: Any) -> str | None:
-    import tensorflow as tf
-
-    size = sum(int(np.prod(v.shape)) * tf.as_dtype(v.dtype).size for v in model.variables)
-    if size > _LARGEST_GRAPH:
-        return f"{size / 1e9:.1f} GB of weights do not fit into a graph, which holds 2 GB"
-    return None
-
-
-def _checked_report(
-    directory: Path,
-    final: Path,
-    graph: Graph,
-    inputs: Any,
-    expected: list[np.ndarray],
-    tolerance: float,
-    **fields: Any,
-) -> ExportReport:
-    """Loads the SavedModel again and compares it with the model's outputs `expected`."""
+def _load_and_call(directory: Path, named: dict[str, Any]) -> tuple[dict[str, Any], int]:
+    """Returns what the SavedModel computes, and how many operations its graph has."""
     import tensorflow as tf
 
     loaded = tf.saved_model.load(str(directory))
-    serve = loaded.signatures["serving_default"]
-    named = dict(zip(input_names(graph), keras.tree.flatten(inputs), strict=True))
-    results = serve(**named)
-    names = output_names(graph)
-    differences = {
-        name: _difference(results[name].numpy(), want)
-        for name, want in zip(names, expected, strict=True)
+    signature = loaded.signatures["serving_default"]
+    results = {name: y.numpy() for name, y in signature(**named).items()}
+    return results, _num_nodes(signature)
+
+
+def _against_plain(
+    directory: Path, graph: Graph, inputs: Any, sizes: Sequence[int]
+) -> dict[str, Any]:
+    """Returns the fields of the report that compare with Keras's own export."""
+    import tensorflow as tf
+
+    if not sizes:
+        return {}
+    with tempfile.TemporaryDirectory() as folder:
+        plain = Path(folder) / "plain"
+        graph.model.export(plain, verbose=False)
+        signature = tf.saved_model.load(str(plain)).signatures["serving_default"]
+        return {
+            "latency": latencies([directory, plain], graph, inputs, sizes),
+            "plain_num_nodes": _num_nodes(signature),
+            "plain_size_bytes": _size(plain),
+        }
+
+
+def _num_nodes(signature: Any) -> int:
+    definition = signature.graph.as_graph_def()
+    return len(definition.node) + sum(len(f.node_def) for f in definition.library.function)
+
+
+def _size(directory: Path) -> int:
+    return sum(f.stat().st_size for f in directory.rglob("*") if f.is_file())
+
+
+def _described(
+    named: dict[str, Any], tensors: list[Any]
+) -> dict[str, tuple[str, tuple[int | None, ...]]]:
+    return {
+        name: (keras.backend.standardize_dtype(t.dtype), tuple(t.shape))
+        for name, t in zip(named, tensors, strict=True)
     }
-    worst = max(differences, key=lambda name: differences[name])
-    # A NaN compares as neither larger nor smaller.
-    if not differences[worst] <= tolerance:
-        raise ValueError(
-            f'{_NAME} loaded the SavedModel of "{graph.model.name}" again, and its output '
-            f'"{worst}" differs from the model\'s by {differences[worst]:.2g} of the largest '
-            f"value; allowed is {tolerance:.2g}. Nothing was written. Find the cause with "
-            "fold=False, then freeze=False, compare on real data with sample=, or pass a larger "
-            "tolerance if the model amplifies rounding errors."
-        )
-    definition = serve.graph.as_graph_def()
-    functions = definition.library.function
-    return ExportReport(
-        model=graph.model.name,
-        path=str(final),
-        version=int(final.name),
-        inputs={n: _described(t) for n, t in zip(named, graph.inputs, strict=True)},
-        outputs={n: _described(t) for n, t in zip(names, graph.outputs, strict=True)},
-        largest_difference=differences[worst],
-        tolerance=tolerance,
-        num_nodes=len(definition.node) + sum(len(f.node_def) for f in functions),
-        size_bytes=sum(f.stat().st_size for f in directory.rglob("*") if f.is_file()),
-        **fields,
-    )
-
-
-def _described(tensor: Any) -> tuple[str, tuple[int | None, ...]]:
-    return keras.backend.standardize_dtype(tensor.dtype), tuple(tensor.shape)
-
-
-def _difference(got: np.ndarray, want: np.ndarray) -> float:
-    """Returns max |got − want| / max |want|; infinite where the values cannot be subtracted."""
-    if got.shape != want.shape or got.dtype != want.dtype:
-        return np.inf
-    if got.dtype.kind in "OSUb":
-        return 0.0 if np.array_equal(got, want) else np.inf
-    got, want = got.astype("float64"), want.astype("float64")
-    return float(np.max(np.abs(got - want)) / max(np.max(np.abs(want)), np.finfo("float32").tiny))

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from kerastools.export._latency import rows
+
 
 def write_warm_up(
     directory: Path, model_name: str, inputs: dict[str, Any], batch_sizes: Sequence[int]
@@ -17,12 +19,8 @@ def write_warm_up(
     path.parent.mkdir()
     with tf.io.TFRecordWriter(str(path)) as writer:
         for size in batch_sizes:
-            rows = {name: _rows(np.asarray(x), size) for name, x in inputs.items()}
-            writer.write(_prediction_log(model_name, rows))
-
-
-def _rows(array: np.ndarray, size: int) -> np.ndarray:
-    return array[np.arange(size) % len(array)]
+            batch = {name: rows(np.asarray(x), size) for name, x in inputs.items()}
+            writer.write(_prediction_log(model_name, batch))
 
 
 def _prediction_log(model_name: str, inputs: dict[str, np.ndarray]) -> bytes:

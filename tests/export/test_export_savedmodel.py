@@ -12,6 +12,7 @@ from keras import layers
 
 import kerastools
 from kerastools.export import _export_savedmodel as module
+from kerastools.export import _graph_writer
 from kerastools.export import export_savedmodel
 
 pytestmark = pytest.mark.tensorflow
@@ -223,7 +224,7 @@ def test_a_model_that_changes_its_state_in_inference_keeps_variables(tmp_path):
 
 
 def test_weights_beyond_a_graph_stay_variables(net, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_LARGEST_GRAPH", 100)
+    monkeypatch.setattr(_graph_writer, "_LARGEST_GRAPH", 100)
     report = export_savedmodel(net, tmp_path)
     assert not report.frozen
     assert "which holds 2 GB" in report.note
@@ -272,7 +273,7 @@ def test_an_interrupted_export_leaves_nothing_behind(net, tmp_path, monkeypatch)
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "_checked_report", interrupt)
+    monkeypatch.setattr(module, "_load_and_call", interrupt)
     with pytest.raises(KeyboardInterrupt):
         export_savedmodel(net, tmp_path, version=1, overwrite=True)
     assert names_of(tmp_path) == ["1"]
@@ -284,7 +285,7 @@ def test_a_killed_export_leaves_no_version(tmp_path):
     code = (
         "import os, keras, signal\n"
         "from kerastools.export import _export_savedmodel as module\n"
-        "module._checked_report = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "module._load_and_call = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)\n"
         "model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])\n"
         f"module.export_savedmodel(model, {str(tmp_path)!r})\n"
     )
