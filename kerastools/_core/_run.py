@@ -29,12 +29,13 @@ def run_graph(graph: Graph, x: Any, apply: Apply, prefix: str = "") -> list[Any]
 
 def call_in_training(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Calls a layer as in training, or an operation as it is."""
-    if isinstance(operation, keras.Layer) and _takes_training(operation):
+    if isinstance(operation, keras.Layer) and takes_training(operation):
         kwargs = {**kwargs, "training": True}
     return operation(*args, **kwargs)
 
 
-def _takes_training(layer: Any) -> bool:
+def takes_training(layer: Any) -> bool:
+    """Whether the layer is told if it is called in training."""
     return "training" in inspect.signature(layer.call).parameters
 
 

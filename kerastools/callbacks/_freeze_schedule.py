@@ -1,49 +1,35 @@
 """Freezing and unfreezing layers while the model trains."""
 
+import json
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import keras
 
+from kerastools._core._batch_statistics import measure_batch_norm
 from kerastools._core._checks import require_built
-from kerastools._core._graph import sublayers
+from kerastools._core._graph import read_graph, sublayers
 from kerastools._core._layer_tree import LayerTree, TrainableState
 from kerastools._core._registration import register
 from kerastools._core._slots import optimizer_tree
 from kerastools._core._step_sizes import set_factors
 from kerastools._core._table import format_table
+from kerastools._core._training import begin_at_epoch
 from kerastools.callbacks._phase import Phase
+from kerastools.callbacks._phase_backup import PhaseBackup
 from kerastools.callbacks._phase_rate import PhaseRate
 from kerastools.callbacks._plot_phases import plot_phases
 from kerastools.callbacks._progress import Progress
+from kerastools.callbacks._transition import Transition
 from kerastools.optimizers._rebind import rebind
 
-_POLICIES = ("inference", "train")
+_POLICIES = ("inference", "train", "recalibrate")
+# Rows per batch where statistics are measured.
+_BATCH = 256
 # A longer list of layers is shortened in the table.
 _SHOWN = 5
-
-
-@dataclass(frozen=True)
-class Transition:
-    """One begin of a phase, as `FreezeSchedule.history` lists them.
-
-    Attributes:
-        epoch: The epoch before which, or in which, the phase began; counted from 0 as in
-            `History.epoch`.
-        step: How many steps of that epoch came before.
-        phase: The number of the phase, counted from 0.
-        layers: What it trains, as it was written.
-        trained: The paths of the layers that train and have weights, the lowest first.
-        num_steps: How many steps an epoch has, if that was known.
-    """
-
-    epoch: int
-    step: int
-    phase: int
-    layers: Any
-    trained: tuple[str, ...]
-    num_steps: int | None
 
 
 @register
@@ -69,7 +55,11 @@ class FreezeSchedule(keras.callbacks.Callback):
     new object, the phase follows from the epoch number, if all before it count epochs only.
 
     Callbacks that set the learning rate at each epoch's begin and stand later in the list overrule
-    the phase's. Put `keras.callbacks.BackupAndRestore` after this one.
+    the phase's.
+
+    With a `backup` a run that was killed, at any moment, is started again by the same program and
+    ends at the weights of an uninterrupted one, to the bit; `keras.callbacks.BackupAndRestore`
+    would build the optimizer for other variables and drop its state.
 
     Args:
         phases: One `Phase` after the other, or a tuple of its arguments, `("head", 3)`; all but the
@@ -78,9 +68,19 @@ class FreezeSchedule(keras.callbacks.Callback):
             moving statistics and keeps them, which is right for small or shifted batches and for
             all cached features; when its layer is unfrozen, it goes over to batch statistics.
             `"train"`: batch normalisation is never frozen; scale, offset and moving statistics
-            adapt to the new data in every phase. Either is decided by `trainable` alone and means
+            adapt to the new data in every phase. `"recalibrate"`: as `"inference"`, but each phase
+            begins with measuring the moving statistics of all batch normalisations on
+            `calibration_data`, for data that differ from those of the pretraining; functional and
+            Sequential models only. Each is decided by `trainable` alone and means
             the same in every version of Keras. Do not call the trunk with `training=False`:
             Keras ignores that in functional models up to 3.15 and obeys it from 3.16 on.
+        calibration_data: Inputs as the model takes them, without labels, for
+            `batch_norm="recalibrate"`; a few thousand rows do. Not part of the config.
+        backup: A folder in which everything that changes is kept after each epoch; the next `fit`
+            with the same arguments goes on from it, and it is emptied when training ends. The order
+            of the rows must not depend on the process: `shuffle=False`, or a dataset that orders
+            them by the epoch. What later callbacks change at an epoch's end is not in it. Not part
+            of the config.
 
     Attributes:
         history: A `Transition` for each phase that began, with its epoch, for marking curves.
@@ -115,11 +115,17 @@ class FreezeSchedule(keras.callbacks.Callback):
     """
 
     def __init__(
-        self, phases: Sequence[Phase | tuple[Any, ...]], batch_norm: str = "inference"
+        self,
+        phases: Sequence[Phase | tuple[Any, ...]],
+        batch_norm: str = "inference",
+        calibration_data: Any = None,
+        backup: str | os.PathLike[str] | None = None,
     ) -> None:
         super().__init__()
         self.phases = [_as_phase(phase, i) for i, phase in enumerate(phases)]
         self.batch_norm = batch_norm
+        self.calibration_data = calibration_data
+        self.backup = backup
         self.history: list[Transition] = []
         self._logs: list[tuple[int, dict[str, float]]] = []
         self._owners: list[tuple[str, Any]] = []
@@ -139,6 +145,8 @@ class FreezeSchedule(keras.callbacks.Callback):
             self._rate.release()  # The run before was interrupted.
             self._scale({})
         require_built(self.model, "FreezeSchedule")
+        if self.batch_norm == "recalibrate":
+            _check_data(self.model, self.calibration_data)
         rate = PhaseRate(self.model.optimizer)
         for phase in self.phases:
             rate.check(phase)
@@ -146,6 +154,8 @@ class FreezeSchedule(keras.callbacks.Callback):
         rebind(self.model.optimizer, self.model)
         self._rate = rate
         self._begun = False
+        if self.backup is not None:
+            self._restore(PhaseBackup(self.backup))
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Goes over to the next phase if the last has ended."""
@@ -163,6 +173,11 @@ class FreezeSchedule(keras.callbacks.Callback):
     def needs_every_batch(self) -> bool:
         """Whether a phase ends after steps, so that many steps cannot be made in one call."""
         return any(phase.steps is not None for phase in self.phases)
+
+    @property
+    def phase_ended(self) -> bool:
+        """Whether the phase in which training stands has come to its end."""
+        return bool(self._progress is not None and self._progress.ended(self._phase))
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Goes over to the next phase if the last has made its steps."""
@@ -185,6 +200,8 @@ class FreezeSchedule(keras.callbacks.Callback):
         self._progress.end_epoch(self._phase, logs or {}, self.model)
         if self._is_last() and self._progress.done:
             self.model.stop_training = True
+        if self.backup is not None:
+            self._save(PhaseBackup(self.backup))
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Gives the learning rate back, and the best state if the last phase restores it."""
@@ -196,6 +213,8 @@ class FreezeSchedule(keras.callbacks.Callback):
             if any(self._factors):
                 self._scale({})
                 rebind(self.model.optimizer, self.model)
+        if self.backup is not None:
+            PhaseBackup(self.backup).delete()
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments as plain data, which JSON can hold."""
@@ -206,6 +225,34 @@ class FreezeSchedule(keras.callbacks.Callback):
     def from_config(cls, config: dict[str, Any]) -> "FreezeSchedule":
         """Returns the schedule that `get_config` described."""
         return cls([Phase.from_config(p) for p in config["phases"]], config["batch_norm"])
+
+    def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
+        """Returns the schedule as JSON, which can be read and edited; writes it to `path` if given.
+
+        Raises:
+            TypeError: If a phase's `until` is a function that is not registered with Keras.
+        """
+        text = json.dumps(self.get_config(), indent=2)
+        if path is not None:
+            Path(path).write_text(text)
+        return text
+
+    @classmethod
+    def from_json(cls, source: str | os.PathLike[str]) -> "FreezeSchedule":
+        """Returns the schedule that `to_json` described, given its text or the path of its file.
+
+        Raises:
+            ValueError: If `source` is neither.
+        """
+        text = str(source)
+        if not text.lstrip().startswith("{"):
+            if not Path(source).is_file():
+                raise ValueError(
+                    "FreezeSchedule.from_json needs JSON as to_json returns it, or the path of a "
+                    f"file with it. Received {text[:80]!r}."
+                )
+            text = Path(source).read_text()
+        return cls.from_config(json.loads(text))
 
     def __str__(self) -> str:
         rows = []
@@ -269,6 +316,8 @@ class FreezeSchedule(keras.callbacks.Callback):
     def _enter(self, progress: Progress, step: int) -> None:
         self._progress = progress
         self._begin()
+        if self.batch_norm == "recalibrate":
+            measure_batch_norm(self.model, self.calibration_data, _BATCH, "FreezeSchedule")
         trained = {id(v) for v in self.model.trainable_weights}
         paths = tuple(
             p for p, layer in self._owners if any(id(v) in trained for v in layer.weights)
@@ -284,6 +333,41 @@ class FreezeSchedule(keras.callbacks.Callback):
         self._scale(self._factors[self._progress.phase])
         rebind(self.model.optimizer, self.model)
         self._begun = True
+
+    def _save(self, backup: PhaseBackup) -> None:
+        progress = vars(self._progress)
+        plain = {
+            "schedule": self.get_config(),
+            "epoch": self._goes_on_at,
+            "progress": {name: value for name, value in progress.items() if name != "best"},
+            "history": [{**vars(t), "layers": None} for t in self.history],
+            "logs": [(e, {k: float(v) for k, v in logs.items()}) for e, logs in self._logs],
+            "rate": self._rate.state(),
+        }
+        backup.write(self.model, plain, self._progress.best)
+
+    def _restore(self, backup: PhaseBackup) -> None:
+        saved = backup.read()
+        if saved is None:
+            return
+        if saved["schedule"] != json.loads(json.dumps(self.get_config())):
+            raise ValueError(
+                f"FreezeSchedule cannot go on from {backup.path}: it was written with another "
+                f"schedule. It holds {saved['schedule']}. Pass another folder, or delete it."
+            )
+        self._progress = Progress(**saved["progress"])
+        self._begin()
+        self._progress.best = backup.restore(self.model)
+        self._rate.set_state(saved["rate"])
+        self._goes_on_at = saved["epoch"]
+        self._logs = [(epoch, logs) for epoch, logs in saved["logs"]]
+        self.history = [
+            Transition(
+                **t | {"layers": self.phases[t["phase"]].layers, "trained": tuple(t["trained"])}
+            )
+            for t in saved["history"]
+        ]
+        begin_at_epoch(self.model, self._goes_on_at)
 
     def _scale(self, factors: dict[int, float]) -> None:
         for part in optimizer_tree(self.model.optimizer):
@@ -316,6 +400,15 @@ class FreezeSchedule(keras.callbacks.Callback):
                 for i, level in enumerate(tree.levels(phase.layers, "FreezeSchedule")):
                     factors[-1] |= dict.fromkeys(map(id, level), phase.layer_decay**i)
         return states, factors
+
+
+def _check_data(model: Any, data: Any) -> None:
+    read_graph(model, "FreezeSchedule")
+    if data is None:
+        raise ValueError(
+            'FreezeSchedule needs calibration_data for batch_norm="recalibrate". Received None. '
+            "Pass inputs of the new data, FreezeSchedule(phases, 'recalibrate', x_train)."
+        )
 
 
 def _as_phase(phase: Any, position: int) -> Phase:

@@ -55,10 +55,23 @@ class PhaseRate:
             self._follow()
             self._set(self.base)
 
+    def state(self) -> float | None:
+        """Returns the base rate, for a backup."""
+        if not self.settable:
+            return None
+        self._follow()
+        return self.base
+
+    def set_state(self, base: float | None) -> None:
+        """Goes on with the base rate of a backup; the optimizer's own has been restored."""
+        if base is not None:
+            self.base, self.last = base, self._now()
+
     def _follow(self) -> None:
         now = self._now()
         if now != self.last:
             self.base = self.base * now / self.last if self.last else now
+            self.last = now
 
     def _set(self, rate: float) -> None:
         self.optimizer.learning_rate = float(rate)

@@ -1,6 +1,7 @@
 """Reusing what a model has learned for another task."""
 
 from kerastools.transfer._feature_cache import FeatureCache
+from kerastools.transfer._fine_tune import FineTuning, fine_tune
 from kerastools.transfer._reuse_layers import reuse_layers
 from kerastools.transfer._schedules import (
     discriminative,
@@ -12,7 +13,9 @@ from kerastools.transfer._schedules import (
 
 __all__ = [
     "FeatureCache",
+    "FineTuning",
     "discriminative",
+    "fine_tune",
     "gradual",
     "layer_groups",
     "linear_probe_then_fine_tune",

@@ -14,7 +14,7 @@ from kerastools.optimizers import rebind
 from kerastools.transfer._cut import cuts, find_call, split
 from kerastools.transfer._feature_rows import FeatureRows, gather, is_dataset
 from kerastools.transfer._feature_store import FeatureStore, fingerprint
-from kerastools.transfer._refusal import reason_against, reason_seen
+from kerastools.transfer._refusal import CannotCacheError, reason_against, reason_seen
 
 _NAME = "FeatureCache"
 # So many rows show whether the layers below do in training what they do in inference.
@@ -211,8 +211,8 @@ class FeatureCache:
             raise _refused(self.model, reason)
 
 
-def _refused(model: keras.Model, reason: str) -> ValueError:
-    return ValueError(
+def _refused(model: keras.Model, reason: str) -> CannotCacheError:
+    return CannotCacheError(
         f'{_NAME} cannot keep the features of model "{model.name}": {reason}; or cut lower, with '
         "upto=, or train without a cache, with model.fit."
     )

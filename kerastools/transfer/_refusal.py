@@ -8,6 +8,10 @@ import numpy as np
 from kerastools._core._graph import sublayers
 
 
+class CannotCacheError(ValueError):
+    """Says why features would not be those of the uncached run."""
+
+
 def reason_against(operation: Any) -> str | None:
     """Returns why `operation` does not give the same in every step of training, if so."""
     if not isinstance(operation, keras.Layer):

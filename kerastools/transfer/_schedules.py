@@ -215,7 +215,8 @@ def discriminative(
     return FreezeSchedule([Phase(groups, layer_decay=layer_decay)], batch_norm)
 
 
-def _groups(model: Any, num_groups: int, head: Any, caller: str) -> list[list[str]]:
+def head_and_units(model: Any, head: Any, caller: str) -> tuple[list[str], list[list[str]]]:
+    """Returns the paths of the head, and those below it, each normalisation beside its layer."""
     require_built(model, caller)
     tree = LayerTree(model)
     top = _head(tree, head, caller)
@@ -227,6 +228,11 @@ def _groups(model: Any, num_groups: int, head: Any, caller: str) -> list[list[st
             units[-1].append(path)
         else:
             units.append([path])
+    return top, units
+
+
+def _groups(model: Any, num_groups: int, head: Any, caller: str) -> list[list[str]]:
+    top, units = head_and_units(model, head, caller)
     if not 1 <= num_groups <= len(units):
         raise ValueError(
             f"{caller} needs num_groups between 1 and the number of layers below the head, "

@@ -234,6 +234,32 @@ def test_batch_norm_of_frozen_layers_trains_when_asked_to():
         assert np.array_equal(begin[path], end[path]) != moves, path
 
 
+def test_recalibrated_batch_norm_has_the_statistics_of_the_new_data_in_every_phase():
+    model = make_model(norm=True)
+    trunk, norm = model.get_layer("trunk"), model.get_layer("trunk").get_layer("norm")
+    model.compile("adam", "mse", run_eagerly=EAGERLY)
+    schedule = FreezeSchedule([Phase("head", 1), Phase("a", 1)], "recalibrate", 3 * X)
+    seen = []
+
+    class See(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            kernel, bias = (w.astype("float64") for w in trunk.get_layer("a").get_weights())
+            z = np.tanh(3 * X.astype("float64") @ kernel + bias)
+            np.testing.assert_allclose(norm.moving_mean.numpy(), z.mean(0), rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(norm.moving_variance.numpy(), z.var(0), rtol=1e-4)
+            seen.append(norm.moving_mean.numpy().copy())
+
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 0:  # What was frozen is measured again when the next phase begins.
+                norm.moving_mean.assign(norm.moving_mean * 2)
+
+    model.fit(X, Y, epochs=2, callbacks=[schedule, See()], verbose=0)
+    assert len(seen) == 2
+    assert np.array_equal(seen[1], norm.moving_mean.numpy())
+    with pytest.raises(ValueError, match="needs calibration_data"):
+        fit(model, [Phase("head")], 1, batch_norm="recalibrate")
+
+
 def test_batch_norm_without_weights_of_its_own_is_frozen_too():
     keras.utils.set_random_seed(0)
     norm = keras.layers.BatchNormalization(center=False, scale=False, name="norm")
@@ -629,6 +655,20 @@ def test_a_schedule_is_plain_data():
     assert "7 steps or val_acc plateau of 3" in str(schedule)
     assert "0.0001" in str(schedule)
     assert "× 1, × 0.5 per level" in str(schedule)
+
+
+def test_a_schedule_is_written_as_json_and_read_again(tmp_path):
+    plateau = Plateau("val_acc", 3)
+    phases = [(["a", "b*"], 2), Phase("a", steps=7, layer_decay=0.5, until=plateau), Phase("all")]
+    schedule = FreezeSchedule(phases, "train")
+    text = schedule.to_json(tmp_path / "schedule.json")
+    for source in (text, tmp_path / "schedule.json"):
+        assert FreezeSchedule.from_json(source).get_config() == schedule.get_config()
+    edited = json.loads(text)
+    edited["phases"][0]["epochs"] = 5
+    assert FreezeSchedule.from_json(json.dumps(edited)).phases[0].epochs == 5
+    with pytest.raises(ValueError, match="needs JSON as to_json returns it"):
+        FreezeSchedule.from_json("nothing.json")
 
 
 def test_plain_keras_ignores_or_refuses_the_same_thing():

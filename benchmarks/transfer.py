@@ -1,0 +1,234 @@
+"""What freezing, cached features and phase changes cost, against Keras's own ways.
+
+    python benchmarks/transfer.py [--quick] [--rounds 5] [--output benchmarks/results/transfer.json]
+
+CPU time, which other programs on the machine disturb little; the contestants take turns, and a
+ratio is made in every round. Printed are medians, with the smallest and the largest ratio, and each
+figure is written to the output as soon as it is known. On MobileNetV2 for 96 × 96 pixels, with
+calibrated statistics (random weights give dead features, on which equal losses prove nothing):
+
+1. a step that trains only the head, against one that trains all layers;
+2. 5 and 20 epochs of the head, `model.fit` against `FeatureCache.fit`, with the cache cold (the
+   features are computed first) and warm; and the largest difference between the losses;
+3. a phase change in the middle of a run, `FreezeSchedule` against compiling with a new optimizer:
+   time of the epoch that follows, and how the loss jumps on it.
+
+And on the digits 0-4 to 5-9: the depth search against the exhaustive protocol (`--depth`), its cost
+and its regret over 5 seeds. KERAS_BACKEND=jax runs it on JAX.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import time
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+
+from kerastools._core._table import format_table
+from kerastools.callbacks import FreezeSchedule, Phase
+from kerastools.folding import recalibrate_batch_norm
+from kerastools.transfer import FeatureCache
+
+CLASSES = 10
+
+
+class Figures:
+    """Rows of a table, written as they come."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.rows: dict[str, dict] = {}
+
+    def add(self, name: str, theirs: list[float], ours: list[float], unit: str) -> None:
+        ratios = [a / b for a, b in zip(theirs, ours, strict=True)]
+        self.rows[name] = {
+            "theirs": statistics.median(theirs),
+            "ours": statistics.median(ours),
+            "ratio": statistics.median(ratios),
+            "smallest": min(ratios),
+            "largest": max(ratios),
+            "rounds": len(ratios),
+            "unit": unit,
+            "backend": keras.backend.backend(),
+        }
+        row = self.rows[name]
+        print(
+            f"{name}: {row['theirs']:.4g} {unit} against {row['ours']:.4g}, ratio "
+            f"{row['ratio']:.2f} ({row['smallest']:.2f} to {row['largest']:.2f})",
+            flush=True,
+        )
+        self.write()
+
+    def note(self, name: str, **values: object) -> None:
+        self.rows[name] = values
+        print(name, values, flush=True)
+        self.write()
+
+    def write(self) -> None:
+        if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.write_text(json.dumps(self.rows, indent=1) + "\n")
+
+
+def mobile_net(seed: int = 0, x: np.ndarray | None = None) -> keras.Model:
+    keras.utils.set_random_seed(seed)
+    trunk = keras.applications.MobileNetV2((96, 96, 3), include_top=False, weights=None)
+    if x is not None:
+        recalibrate_batch_norm(trunk, x, batch_size=64)
+    y = keras.layers.GlobalAveragePooling2D(name="pool")(trunk.output)
+    model = keras.Model(trunk.input, keras.layers.Dense(CLASSES, name="head")(y))
+    compile_anew(model)
+    return model
+
+
+def compile_anew(model: keras.Model) -> None:
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(1e-3), loss)
+
+
+def freeze_trunk(model: keras.Model) -> None:
+    for layer in model.layers[:-1]:
+        layer.trainable = False
+
+
+def images(rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Smooth random images, whose class is the brightest of ten places."""
+    rng = np.random.default_rng(1)
+    y = rng.integers(0, CLASSES, rows)
+    x = rng.normal(size=(rows, 12, 12, 3))
+    x[np.arange(rows), y, y] += 3.0
+    return np.kron(x, np.ones((1, 8, 8, 1))).astype("float32"), y
+
+
+def cpu(function) -> float:
+    start = time.process_time()
+    function()
+    return time.process_time() - start
+
+
+def head_only(figures: Figures, rounds: int, x: np.ndarray, y: np.ndarray) -> None:
+    full, head = mobile_net(), mobile_net()
+    freeze_trunk(head)
+    compile_anew(head)
+    times: list[list[float]] = [[], []]
+    fit = {"batch_size": 16, "verbose": 0}
+    for model in (full, head):
+        model.fit(x[:32], y[:32], **fit)
+    for _ in range(rounds):
+        for model, found in zip((full, head), times, strict=True):
+            found.append(cpu(lambda m=model: m.fit(x[:128], y[:128], **fit)) / 8)
+    figures.add("step: all layers, head only", *times, "s")
+    share = [b / a for a, b in zip(*times, strict=True)]
+    figures.note("head-only step, as a share of a full one", median=statistics.median(share))
+
+
+def caching(figures: Figures, rounds: int, x: np.ndarray, y: np.ndarray, epochs: int) -> None:
+    plain, cold, warm, gaps = [], [], [], []
+    for seed in range(rounds):
+        fit = {"epochs": epochs, "batch_size": 32, "shuffle": False, "verbose": 0}
+        model, twin = mobile_net(seed, x[:256]), mobile_net(seed, x[:256])
+        for one in (model, twin):
+            freeze_trunk(one)
+        cache = FeatureCache(twin)
+        histories = []
+        plain.append(cpu(lambda m=model, f=fit: histories.append(m.fit(x, y, **f))))
+        cold.append(cpu(lambda c=cache, f=fit: histories.append(c.fit(x, y, **f))))
+        warm.append(cpu(lambda c=cache, f=fit: c.fit(x, y, **f)))
+        a, b = (np.array(h.history["loss"]) for h in histories)
+        gaps.append(float(np.abs(a - b).max()))
+        deviation = float(cache.features(x, verbose=0).std())
+        keras.backend.clear_session()
+        done = {"rounds": seed + 1, "losses": [float(a[0]), float(a[-1])]}
+        figures.add(f"{epochs} epochs of the head: fit, cache cold", plain, cold, "s")
+        figures.add(f"{epochs} epochs of the head: fit, cache warm", plain, warm, "s")
+        figures.note(
+            f"{epochs} epochs: largest difference of losses",
+            difference=max(gaps),
+            feature_deviation=deviation,
+            **done,
+        )
+
+
+class EpochTimes(keras.callbacks.Callback):
+    def on_train_begin(self, logs=None):
+        self.seconds, self.losses = [], []
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.start = time.process_time()
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.losses.append(float(logs["loss"]))
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.seconds.append(time.process_time() - self.start)
+
+
+def transition(figures: Figures, rounds: int, x: np.ndarray, y: np.ndarray) -> None:
+    """The second phase trains the head and the top block; one epoch before, one after."""
+    theirs, ours, jumps = [], [], {"recompile": [], "schedule": []}
+    upper = "Conv_1|Conv_1_bn|head"
+    for seed in range(rounds):
+        fit = {"batch_size": 32, "shuffle": False, "verbose": 0}
+        model, twin = mobile_net(seed, x[:256]), mobile_net(seed, x[:256])
+        freeze_trunk(model)
+        compile_anew(model)
+        times = EpochTimes()
+        model.fit(x, y, epochs=3, callbacks=[times], **fit)
+        before = times.losses[-1]
+
+        def recompile(m=model, t=times, f=fit):
+            for name in ("Conv_1", "Conv_1_bn"):
+                m.get_layer(name).trainable = True
+            compile_anew(m)
+            m.fit(x, y, callbacks=[t], **f)
+
+        theirs.append(cpu(recompile))
+        # Keras shows the mean of the epoch so far; its first value is the first batch's own.
+        jumps["recompile"].append([before, *times.losses[:4]])
+
+        times = EpochTimes()
+        schedule = FreezeSchedule([Phase("head", epochs=3), Phase(upper)])
+        begins = []
+
+        class Begin(keras.callbacks.Callback):
+            def on_epoch_begin(self, epoch, logs=None):
+                begins.append(time.process_time())
+
+        twin.fit(x, y, epochs=4, callbacks=[Begin(), schedule, times], **fit)
+        ours.append(time.process_time() - begins[3])
+        steps = len(times.losses) // 4
+        jumps["schedule"].append([times.losses[3 * steps - 1], *times.losses[3 * steps :][:4]])
+        keras.backend.clear_session()
+        figures.add("epoch after a phase change: recompile, schedule", theirs, ours, "s")
+        figures.note(
+            "loss before, and running mean over 1 to 4 steps after",
+            **{name: np.mean(values, 0).round(4).tolist() for name, values in jumps.items()},
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="one round on little data")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--output", type=Path)
+    options = parser.parse_args()
+    rounds = 1 if options.quick else options.rounds
+    x, y = images(128 if options.quick else 1000)
+    figures = Figures(options.output)
+    head_only(figures, rounds, x, y)
+    caching(figures, rounds, x, y, epochs=5)
+    transition(figures, rounds, x[:320], y[:320])
+    caching(figures, 1 if options.quick else min(rounds, 3), x, y, epochs=20)
+    names = ("what", "Keras", "kerastools", "ratio", "from", "to")
+    keys = ("theirs", "ours", "ratio", "smallest", "largest")
+    rows = [(n, *(row[k] for k in keys)) for n, row in figures.rows.items() if "ratio" in row]
+    print(format_table(names, rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,213 @@
+"""A pretrained backbone for new classes, in one call."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import keras
+import numpy as np
+
+from kerastools._core._checks import require_finite
+from kerastools._core._graph import read_graph
+from kerastools._core._table import format_table
+from kerastools.callbacks import FreezeSchedule
+from kerastools.callbacks._phase_follower import PhaseFollower
+from kerastools.transfer._feature_cache import FeatureCache
+from kerastools.transfer._refusal import CannotCacheError
+from kerastools.transfer._schedules import gradual, head_and_units
+
+_NAME = "fine_tune"
+# The trunk is unfrozen in so many groups, if it has so many layers and there are so many epochs.
+_GROUPS = 4
+
+
+@dataclass(frozen=True, eq=False)
+class FineTuning:
+    """What `fine_tune` has done.
+
+    Attributes:
+        model: The trained model, the backbone's layers and the head.
+        history: The `keras.callbacks.History` of all epochs, those of the head first.
+        schedule: The `kerastools.callbacks.FreezeSchedule` that was followed, the head's phase
+            included; print it, edit its `phases`, and pass it to the next call.
+        uncached: Why the head was not trained on cached features, or None if it was.
+    """
+
+    model: keras.Model
+    history: Any
+    schedule: FreezeSchedule
+    uncached: str | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns history and schedule as plain data."""
+        return {
+            "history": self.history.history,
+            "schedule": self.schedule.get_config(),
+            "uncached": self.uncached,
+        }
+
+    def __str__(self) -> str:
+        names = list(self.history.history)
+        rows = [
+            (epoch + 1, *(float(values[i]) for values in self.history.history.values()))
+            for i, epoch in enumerate(self.history.epoch)
+        ]
+        notes = [] if self.uncached is None else [f"Without cached features: {self.uncached}"]
+        return "\n\n".join([str(self.schedule), format_table(("epoch", *names), rows), *notes])
+
+
+def fine_tune(
+    model: keras.Model,
+    x: Any,
+    y: Any = None,
+    epochs: int = 5,
+    head_epochs: int = 5,
+    learning_rate: float = 1e-3,
+    schedule: FreezeSchedule | None = None,
+    **fit: Any,
+) -> FineTuning:
+    """Trains a pretrained model for a new task: its head first, then the layers below it.
+
+    In one call what transfer usually takes:
+
+    1. A backbone that is not compiled, such as `keras.applications.MobileNetV2(include_top=False)`,
+       gets a head: global average pooling, if it returns a map, and a `Dense` layer of as many
+       units as `y` has classes (or values), and is compiled with Adam. A compiled model is taken as
+       it is.
+    2. The head is trained for `head_epochs` on features that the frozen backbone computes once
+       (`FeatureCache`); where they may not be cached, without.
+    3. The layers below are unfrozen group by group from the top down, the lower ones at smaller
+       learning rates (`gradual`: four groups, × 1/2.6 each, one epoch per group, the last one to
+       the end), for `epochs` more. Optimizer and iterations go on from the first epoch to the last.
+
+    Preprocess `x` as the backbone wants it, with its `keras.applications.*.preprocess_input`.
+
+    Args:
+        model: The pretrained model, built: functional or Sequential. Its weights are trained in
+            place.
+        x: Inputs as `fit` takes them: arrays, or a list or dictionary of arrays; for a compiled
+            model a dataset too, see `FeatureCache.fit`.
+        y: Integer classes, of shape (rows,) or (rows, 1); or numbers of shape (rows,) or
+            (rows, values), which are one-hot classes if each row has one 1 and else 0, and targets
+            of a regression otherwise. For a compiled model whatever its loss takes.
+        epochs: How many epochs follow those of the head, >= 0.
+        head_epochs: How many epochs the head trains alone, >= 1.
+        learning_rate: Adam's, for the head; not used for a compiled model.
+        schedule: A schedule to follow instead, such as an edited one of an earlier call; it says
+            what trains until when, and `head_epochs + epochs` when all ends. Its first phase is the
+            one that is trained on cached features.
+        **fit: What else `fit` takes: `batch_size`, `validation_data`, `callbacks`, `verbose` ...
+
+    Returns:
+        A `FineTuning` with model, history and schedule; it prints as a table.
+
+    Raises:
+        TypeError: If `model` is not a `keras.Model`.
+        ValueError: If the model is not built or subclassed, `y` does not fit, or a number of epochs
+            is out of range.
+
+    Example:
+
+    >>> layers = [keras.layers.Dense(8, "relu", name=name) for name in "abcd"]
+    >>> backbone = keras.Sequential([keras.Input((3,)), *layers])
+    >>> x, y = np.ones((8, 3)), np.arange(8) % 2
+    >>> tuned = fine_tune(backbone, x, y, epochs=5, head_epochs=3, verbose=0)
+    >>> tuned.model.output_shape, len(tuned.history.epoch)
+    ((None, 2), 8)
+    >>> print(tuned.schedule)
+    FreezeSchedule, batch_norm="inference"
+    phase   layers                 lasts        learning rate
+    ───────────────────────────────────────────────────────────────────────
+        1   new_head               3 epochs     × 1, × 0.384615 per level
+        2   new_head, d            1 epoch      × 1, × 0.384615 per level
+        3   new_head, d, c         1 epoch      × 1, × 0.384615 per level
+        4   new_head, d, c, b      1 epoch      × 1, × 0.384615 per level
+        5   new_head, d, c, b, a   to the end   × 1, × 0.384615 per level
+
+    Reference: Howard and Ruder, "Universal language model fine-tuning for text classification",
+    ACL 2018.
+    """
+    read_graph(model, _NAME)
+    for name, number, least in (("epochs", epochs, 0), ("head_epochs", head_epochs, 1)):
+        if int(number) != number or number < least:
+            raise ValueError(f"{_NAME} needs {name} >= {least}, an integer. Received {number!r}.")
+    if not model.compiled:
+        model = _with_head(model, y, learning_rate)
+    if schedule is None:
+        top, units = head_and_units(model, None, _NAME)
+        schedule = gradual(model, max(min(_GROUPS, len(units), epochs), 1), head=top)
+        schedule.phases[0] = replace(schedule.phases[0], epochs=head_epochs)
+    return _run(model, x, y, schedule, head_epochs + epochs, fit)
+
+
+def _run(
+    model: keras.Model, x: Any, y: Any, schedule: FreezeSchedule, epochs: int, fit: dict[str, Any]
+) -> FineTuning:
+    """Follows `schedule`, in its first phase on cached features if that is possible."""
+    history, uncached = keras.callbacks.History(), None
+    history.set_model(model)
+    history.epoch = []
+    callbacks = list(fit.get("callbacks") or ())
+    if schedule.phases[0].steps is None:
+        with PhaseFollower(schedule, model) as follower:
+            try:
+                arguments = {**fit, "epochs": epochs, "callbacks": [*callbacks, follower]}
+                _extend(history, FeatureCache(model).fit(x, y, **arguments))
+            except CannotCacheError as error:
+                uncached = str(error)
+    else:
+        uncached = "the first phase ends in the middle of an epoch"
+    start = len(history.epoch)
+    if start < epochs:
+        arguments = {**fit, "callbacks": [schedule, *callbacks], "epochs": epochs}
+        _extend(history, model.fit(x, y, initial_epoch=start, **arguments))
+    return FineTuning(model, history, schedule, uncached)
+
+
+def _extend(history: Any, more: Any) -> None:
+    history.epoch += more.epoch
+    for name, values in more.history.items():
+        history.history.setdefault(name, []).extend(values)
+
+
+def _with_head(model: keras.Model, y: Any, learning_rate: float) -> keras.Model:
+    """Returns the backbone under a new head, compiled."""
+    if y is None:
+        raise ValueError(
+            f"{_NAME} needs y to know how many classes there are. Received a dataset and model "
+            f'"{model.name}", which is not compiled. Put a head on it and compile it first.'
+        )
+    units, activation, loss = _task(require_finite("y", y, _NAME))
+    graph = read_graph(model, _NAME)
+    if len(graph.outputs) != 1:
+        raise ValueError(
+            f'{_NAME} needs a backbone with one output. Received model "{model.name}" with '
+            f"{len(graph.outputs)}. Put a head on it and compile it first."
+        )
+    features = graph.outputs[0]
+    rank = len(features.shape)
+    if rank > 2:
+        pooling = getattr(keras.layers, f"GlobalAveragePooling{rank - 2}D")
+        features = pooling(name="new_pooling")(features)
+    # Float32 whatever the policy, as Keras's guide to mixed precision asks of an output.
+    head = keras.layers.Dense(units, activation, dtype="float32", name="new_head")
+    whole = keras.Model(graph.input_structure, head(features), name=f"{model.name}_fine_tuned")
+    metrics = ["mean_absolute_error"] if loss == "mean_squared_error" else ["accuracy"]
+    whole.compile(keras.optimizers.Adam(learning_rate), loss, metrics=metrics)
+    return whole
+
+
+def _task(y: np.ndarray) -> tuple[int, str, str]:
+    """Returns units, activation and loss of the head that fits `y`."""
+    if y.dtype.kind in "iu" and (y.ndim == 1 or y.shape[1:] == (1,)):
+        if y.min() < 0:
+            raise ValueError(f"{_NAME} needs classes from 0 on. Received the class {y.min()}.")
+        return int(y.max()) + 1, "softmax", "sparse_categorical_crossentropy"
+    if y.dtype.kind not in "iufb" or y.ndim > 2:
+        raise ValueError(
+            f"{_NAME} needs y to be classes or numbers, of shape (rows,) or (rows, values). "
+            f"Received an array of {y.dtype} of shape {y.shape}."
+        )
+    width = 1 if y.ndim == 1 else y.shape[1]
+    if width > 1 and np.isin(y, (0, 1)).all() and (y.sum(1) == 1).all():
+        return width, "softmax", "categorical_crossentropy"
+    return width, "linear", "mean_squared_error"

@@ -1,0 +1,105 @@
+"""`fine_tune`: a head on cached features, then gradual unfreezing, in one call."""
+
+import keras
+import numpy as np
+import pytest
+
+from kerastools.callbacks import FreezeSchedule, Phase, Plateau
+from kerastools.transfer import fine_tune
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(48, 8, 8, 2)).astype("float32")
+Y = (X.mean((1, 2, 3)) > 0).astype("int64")
+
+
+def backbone(dropout=0.0):
+    keras.utils.set_random_seed(0)
+    x = inputs = keras.Input((8, 8, 2))
+    if dropout:
+        x = keras.layers.Dropout(dropout, seed=0, name="drop")(x)
+    for i in range(2):
+        x = keras.layers.Conv2D(4, 3, strides=2, name=f"conv_{i}")(x)
+        x = keras.layers.BatchNormalization(name=f"norm_{i}")(x)
+        x = keras.layers.ReLU(name=f"relu_{i}")(x)
+    return keras.Model(inputs, x, name="backbone")
+
+
+def test_head_first_and_then_the_layers_below_it():
+    fit = {"validation_data": (X, Y), "verbose": 0}
+    tuned = fine_tune(backbone(), X, Y, epochs=2, head_epochs=3, **fit)
+    assert tuned.uncached is None
+    assert tuned.history.epoch == [0, 1, 2, 3, 4]
+    assert {len(values) for values in tuned.history.history.values()} == {5}
+    assert "val_accuracy" in tuned.history.history
+    assert [(t.epoch, t.trained) for t in tuned.schedule.history] == [
+        (0, ("new_head",)),
+        (3, ("conv_1", "norm_1", "new_head")),
+        (4, ("conv_0", "norm_0", "conv_1", "norm_1", "new_head")),
+    ]
+    # 2 steps an epoch, all with one optimizer, at whose rate it also ends.
+    assert int(tuned.model.optimizer.iterations) == 10
+    assert float(tuned.model.optimizer.learning_rate) == pytest.approx(1e-3)
+    assert "new_head, conv_1, norm_1" in str(tuned)
+    assert tuned.to_dict()["schedule"]["phases"][0]["epochs"] == 3
+
+
+def test_the_cache_changes_no_number():
+    runs = []
+    for dropout in (0.0, 1e-9):  # At this rate dropout drops nothing, but cannot be cached.
+        model = backbone(dropout)
+        tuned = fine_tune(model, X, Y, epochs=2, head_epochs=2, shuffle=False, verbose=0)
+        assert (tuned.uncached is None) == (dropout == 0)
+        runs.append(tuned)
+    assert '"drop" of type Dropout draws at random' in str(runs[1])
+    np.testing.assert_allclose(*(run.history.history["loss"] for run in runs), rtol=1e-5)
+
+
+def test_a_schedule_that_was_edited_is_followed():
+    model = backbone()
+    plateau = Plateau("loss", patience=1, min_delta=1e9)
+    schedule = FreezeSchedule([Phase("new_head", until=plateau), Phase("norm_1", lr_multiplier=0)])
+    tuned = fine_tune(model, X, Y, epochs=2, head_epochs=2, schedule=schedule, verbose=0)
+    assert tuned.schedule is schedule
+    assert [t.epoch for t in schedule.history] == [0, 2]
+    assert len(tuned.history.epoch) == 4
+
+
+def test_a_compiled_model_is_taken_as_it_is():
+    model = keras.Sequential([backbone(), keras.layers.Flatten(), keras.layers.Dense(1, name="h")])
+    model.compile("sgd", "mse")
+    tuned = fine_tune(model, X, Y, epochs=0, head_epochs=1, verbose=0)
+    assert tuned.model is model
+    assert tuned.schedule.history[0].trained == ("h",)
+
+
+@pytest.mark.parametrize(
+    ("y", "units", "loss"),
+    [
+        (np.array([0, 2, 1, 2]), 3, "sparse_categorical_crossentropy"),
+        (np.array([[0], [1], [1], [0]]), 2, "sparse_categorical_crossentropy"),
+        (np.eye(4), 4, "categorical_crossentropy"),
+        (np.array([0.1, 2.0, 1.5, 2.5]), 1, "mean_squared_error"),
+        (np.ones((4, 2)), 2, "mean_squared_error"),
+    ],
+)
+def test_the_head_fits_the_targets(y, units, loss):
+    from kerastools.transfer._fine_tune import _with_head
+
+    model = _with_head(backbone(), y, 1e-3)
+    assert model.output_shape == (None, units)
+    assert model.loss == loss
+
+
+def test_wrong_arguments_are_refused():
+    with pytest.raises(ValueError, match=r"head_epochs >= 1.* 0"):
+        fine_tune(backbone(), X, Y, head_epochs=0)
+    with pytest.raises(ValueError, match=r"epochs >= 0.* -1"):
+        fine_tune(backbone(), X, Y, epochs=-1)
+    with pytest.raises(ValueError, match=r"needs classes from 0 on"):
+        fine_tune(backbone(), X, Y - 1)
+    with pytest.raises(ValueError, match=r"needs y to be classes or numbers.*\(4, 2, 1\)"):
+        fine_tune(backbone(), X, np.ones((4, 2, 1)))
+    with pytest.raises(ValueError, match=r"needs y to know how many classes"):
+        fine_tune(backbone(), X)
+    with pytest.raises(TypeError, match=r"needs a keras.Model"):
+        fine_tune("MobileNetV2", X, Y)
