@@ -119,6 +119,13 @@ def has_graph(operation: Any) -> bool:
     return not isinstance(operation, Sequential) or operation._functional is not None
 
 
+def input_layer_of(tensor: Any) -> Any:
+    """Returns the input layer that made a symbolic `tensor`, or `None`."""
+    history = getattr(tensor, "_keras_history", None)
+    made = history.operation if history is not None else None
+    return made if isinstance(made, keras.layers.InputLayer) else None
+
+
 def sublayers(layer: Any) -> list[Any]:
     """Returns `layer` and every layer inside it, each once, parents before children."""
     return layer._flatten_layers()

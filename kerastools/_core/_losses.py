@@ -24,7 +24,7 @@ class LossOfOutputs:
     def __call__(self, y: Any, predictions: Any) -> Any:
         """Returns the scalar loss."""
         pairs = zip(self.parts, self.by_output(y), self.by_output(predictions), strict=True)
-        return sum(ops.mean(part(a, b)) for part, a, b in pairs if part is not None)
+        return sum(ops.mean(part(_like(a, b, part), b)) for part, a, b in pairs if part is not None)
 
     def by_output(self, values: Any) -> list[Any]:
         """Returns `values`, of any structure, as a list in the order of the outputs."""
@@ -116,6 +116,12 @@ def _check_label(loss: str, y: np.ndarray, output: tuple[int | None, ...], calle
 def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
     pairs = list(zip(shape[1:], wanted[1:], strict=False))
     return len(shape) == len(wanted) and all(w is None or n == w for n, w in pairs)
+
+
+def _like(y: Any, prediction: Any, part: Any) -> Any:
+    """Returns `y` with the last axis of size 1 that the output has, as `fit` brings it to."""
+    missing = len(y.shape) == len(prediction.shape) - 1 and prediction.shape[-1] == 1
+    return ops.expand_dims(y, -1) if missing and "sparse" not in _name(part) else y
 
 
 def _name(part: Any) -> str:

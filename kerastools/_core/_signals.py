@@ -22,18 +22,25 @@ class LayerRecord:
     Attributes:
         path: Its name, after the names of the models that it is inside of.
         layer: The layer or operation.
+        entering: What it was called on, the first tensor where there are several; `None` if none.
         output: What it returned, the first tensor where there are several.
         kernels: Its trainable kernels, those of layers inside it included.
         gradients: The loss's gradient by each of them.
-        is_output: Whether the model returns its output.
+        returned: The place of its output among the model's outputs; `None` where it is hidden.
     """
 
     path: str
     layer: Any
+    entering: np.ndarray | None
     output: np.ndarray
     kernels: tuple[np.ndarray, ...]
     gradients: tuple[np.ndarray, ...]
-    is_output: bool
+    returned: int | None
+
+    @property
+    def is_output(self) -> bool:
+        """Whether the model returns its output."""
+        return self.returned is not None
 
 
 def measure(
@@ -48,11 +55,13 @@ def measure(
     variables = list(model.trainable_variables)
 
     def forward(values: list[Any]) -> tuple[Any, list[Any]]:
-        calls: list[tuple[str, Any, Any]] = []
+        calls: list[tuple[str, Any, Any, Any]] = []
 
         def apply(path: str, operation: Any, args: Any, kwargs: Any) -> Any:
             result = call_in_training(operation, args, kwargs)
-            calls.append((path, operation, tree.flatten(result)[0]))
+            tensors = [a for a in tree.flatten((args, kwargs)) if keras.ops.is_tensor(a)]
+            entering = tensors[0] if tensors else None
+            calls.append((path, operation, entering, tree.flatten(result)[0]))
             return result
 
         with keras.StatelessScope(zip(variables, values, strict=True)):
@@ -61,16 +70,16 @@ def measure(
             if len(outputs) > 1:
                 predictions = tree.pack_sequence_as(graph.output_structure, outputs)
             value = loss(y, predictions)
-        names[:] = [(path, operation) for path, operation, _ in calls]
-        returned[:] = [any(out is o for o in outputs) for *_, out in calls]
-        return value, [out for *_, out in calls]
+        names[:] = [(path, operation) for path, operation, *_ in calls]
+        returned[:] = [_place(out, outputs) for *_, out in calls]
+        return value, [(entering, out) for *_, entering, out in calls]
 
     names: list[tuple[str, Any]] = []
-    returned: list[bool] = []
-    value, outputs, gradients = _differentiate(forward, [v.value for v in variables])
+    returned: list[int | None] = []
+    value, passed, gradients = differentiate(forward, [v.value for v in variables])
     by_variable = {id(v): np.asarray(g) for v, g in zip(variables, gradients, strict=True)}
     records = []
-    for (path, operation), output, is_output in zip(names, outputs, returned, strict=True):
+    for (path, operation), (entering, output), place in zip(names, passed, returned, strict=True):
         kernels = [
             v
             for v in getattr(operation, "trainable_weights", [])
@@ -80,16 +89,17 @@ def measure(
             LayerRecord(
                 path,
                 operation,
+                None if entering is None else _to_numpy(entering),
                 _to_numpy(output),
                 tuple(_to_numpy(v) for v in kernels),
                 tuple(by_variable[id(v)] for v in kernels),
-                is_output,
+                place,
             )
         )
     return float(_to_numpy(value)), records
 
 
-def _differentiate(
+def differentiate(
     function: Callable[[list[Any]], tuple[Any, list[Any]]], values: list[Any]
 ) -> tuple[Any, list[Any], list[Any]]:
     """Returns the value, the side outputs and the gradients of `function` at `values`."""
@@ -113,6 +123,10 @@ def _differentiate(
         "Gradients per layer are measured on the TensorFlow and JAX backends. Received the "
         f"backend {backend!r}. Set KERAS_BACKEND=tensorflow or jax before Keras is imported."
     )
+
+
+def _place(tensor: Any, outputs: list[Any]) -> int | None:
+    return next((i for i, output in enumerate(outputs) if output is tensor), None)
 
 
 def _to_numpy(tensor: Any) -> np.ndarray:

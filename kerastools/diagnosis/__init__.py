@@ -1,8 +1,10 @@
-"""What is wrong with a model, found from one training step."""
+"""What is wrong with a model, found from one training step, and how to mend it."""
 
+from kerastools.diagnosis._change import Change
 from kerastools.diagnosis._diagnose import diagnose
 from kerastools.diagnosis._diagnosis import Diagnosis
 from kerastools.diagnosis._finding import Finding
 from kerastools.diagnosis._layer_signal import LayerSignal
+from kerastools.diagnosis._repair import Repair
 
-__all__ = ["Diagnosis", "Finding", "LayerSignal", "diagnose"]
+__all__ = ["Change", "Diagnosis", "Finding", "LayerSignal", "Repair", "diagnose"]

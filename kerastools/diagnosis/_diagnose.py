@@ -3,35 +3,53 @@
 from typing import Any
 
 import keras
-import numpy as np
-from keras import ops, tree
+from keras import tree
 
 from kerastools._core._checks import require_finite, require_graph
 from kerastools._core._losses import check_labels, resolve_loss
-from kerastools._core._signals import measure
 from kerastools.diagnosis._diagnosis import Diagnosis
-from kerastools.diagnosis._layer_signal import summarise
-from kerastools.diagnosis._rules import RULES, Evidence
+from kerastools.diagnosis._examine import examine
+from kerastools.diagnosis._rules import RULES
+from kerastools.diagnosis._subject import Subject
 
 
 def diagnose(
-    model: keras.Model, x: Any, y: Any, loss: Any = None, batch_size: int = 32
+    model: keras.Model,
+    x: Any,
+    y: Any,
+    loss: Any = None,
+    batch_size: int = 32,
+    optimizer: Any = None,
 ) -> Diagnosis:
     """Says what keeps `model` from training well, from one forward and backward pass.
 
     Call it before `fit`. It runs one batch as `fit` would, with dropout and batch statistics, and
-    looks at the signal that goes forward and the gradient that comes back, layer by layer. The
-    model is not changed, to the bit: no moving statistic, random state or metric moves.
+    looks at the signal that goes forward and the gradient that comes back, layer by layer; at the
+    data, the outputs and their loss; and, where an optimizer is known, at its first twenty steps
+    on copies of the weights. The model is not changed, to the bit: no weight, moving statistic,
+    random state or metric moves.
 
     | rule | measured | limit |
     |---|---|---|
     | not finite | first NaN or infinity in outputs, loss, gradients | none |
+    | inputs not normalised | root mean square of what enters the first kernel | 10 |
+    | labels | constant, absent, contradictory, huge or no probabilities | 5 % of rows, 100 |
+    | output activation | outputs that are not what the loss takes them for | |
+    | constant features | columns of x that never change | 50 % |
     | vanishing signal | decades per layer of the mean squared output | −0.15, 2 in all |
     | exploding signal | the same | 0.15, 2 in all |
     | vanishing gradient | decades per layer of the kernel gradient's norm | 0.15, 2 in all |
     | exploding gradient | the same, on the way back | 0.15, 2 in all |
     | saturated | outputs of hidden logistic or tanh units near a bound | 50 % |
     | dead units | rectified units that are zero for every row | 70 % or chance + 4.5 sd |
+    | identical weights | units that stay one unit, kernels drawn from one seed | none |
+    | wrong initialisation | a kernel's variance beside what the schemes give | tenfold |
+    | learning rate too large | growth of the loss in 20 steps, smaller rates lower it | twofold |
+    | update too small | norm of a step relative to the kernel's, larger rates help | 1e-5 |
+    | dropout rate | probability that a unit is dropped | 0.7 |
+    | dropout on the output | dropout behind the last kernel | none |
+    | constraint on the wrong axis | axes of a norm beside those of a unit's weights | none |
+    | batch normalisation with a tiny batch | rows of a batch, values per channel | 8, 32 |
     | tiny last batch | rows left over, with batch normalisation | fewer than 8 |
 
     Slopes are used because the usual ratio of first to last gradient misses two common faults: 50
@@ -45,9 +63,12 @@ def diagnose(
         loss: Loss as in `compile`: a name, a `keras.losses.Loss` or a function; a list or
             dictionary for several outputs. By default the loss that the model was compiled with.
         batch_size: Rows of a batch in training.
+        optimizer: The optimizer to be used, or its name; it is copied. By default the one that the
+            model was compiled with; without any, learning rate and updates are not judged.
 
     Returns:
-        A `Diagnosis`: `print` it, `.plot("signals.png")` it, or look at its `.findings`.
+        A `Diagnosis`: `print` it, `.plot("signals.png")` it, look at its `.findings`, or let
+        `.repair()` make a mended model.
 
     Raises:
         TypeError: If `model` is not a Keras model.
@@ -59,7 +80,7 @@ def diagnose(
     >>> import keras
     >>> import numpy as np
     >>> x = np.random.default_rng(1).normal(size=(256, 64)).astype("float32")
-    >>> y = np.zeros(256, "int32")
+    >>> y = np.arange(256) % 10
     >>> layers = [keras.layers.Dense(64, activation="relu", name=f"d{i}") for i in range(20)]
     >>> model = keras.Sequential([keras.Input((64,)), *layers, keras.layers.Dense(10)])
     >>> logits = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -78,30 +99,39 @@ def diagnose(
     loss_function = resolve_loss(model, loss, "diagnose")
     x = tree.map_structure(lambda a: require_finite("x", a, "diagnose"), x)
     y = tree.map_structure(lambda a: require_finite("y", a, "diagnose"), y)
-    num_rows = _check_rows(x, y)
+    _check_rows(x, y)
     _check_inputs(model, x)
     check_labels(model, y, loss_function, "diagnose")
 
-    rows = np.unique(np.linspace(0, num_rows - 1, min(num_rows, batch_size)).astype(int))
-    batch_y = tree.map_structure(lambda a: ops.convert_to_tensor(a[rows]), y)
-    value, records = measure(
-        model, tree.map_structure(lambda a: a[rows], x), batch_y, loss_function, "diagnose"
+    if optimizer is None:
+        optimizer = getattr(model, "optimizer", None)
+    else:
+        optimizer = keras.optimizers.get(optimizer)
+    return judge(Subject(model, x, y, loss_function, batch_size, optimizer))
+
+
+def judge(subject: Subject) -> Diagnosis:
+    """Returns the diagnosis of a subject whose arguments were checked."""
+    evidence, num_rows = examine(subject)
+    return Diagnosis(
+        model=subject.model.name,
+        loss=evidence.loss,
+        num_rows=num_rows,
+        findings=tuple(finding for rule in RULES for finding in rule(evidence)),
+        signals=evidence.signals,
+        first_losses=evidence.steps(1.0).losses if evidence.steps else (),
+        subject=subject,
     )
-    signals = tuple(summarise(record) for record in records)
-    evidence = Evidence(model, value, signals, num_rows, batch_size)
-    findings = tuple(finding for rule in RULES for finding in rule(evidence))
-    return Diagnosis(model.name, value, len(rows), findings, signals)
 
 
-def _check_rows(x: Any, y: Any) -> int:
-    """Returns the number of rows, which must be the same everywhere."""
+def _check_rows(x: Any, y: Any) -> None:
+    """Raises unless the number of rows is the same everywhere."""
     counts = {name: [len(a) for a in tree.flatten(part)] for name, part in (("x", x), ("y", y))}
     if len({*counts["x"], *counts["y"]}) != 1:
         raise ValueError(
             f"diagnose needs as many rows of x as of y. Received {counts['x']} rows of x and "
             f"{counts['y']} rows of y."
         )
-    return counts["x"][0]
 
 
 def _check_inputs(model: Any, x: Any) -> None:

@@ -1,12 +1,13 @@
 """What `diagnose` found."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from kerastools._core._table import format_table
 from kerastools.diagnosis._finding import Finding
 from kerastools.diagnosis._layer_signal import LayerSignal
 from kerastools.diagnosis._plot import plot_signals
+from kerastools.diagnosis._repair import Repair, repair
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,9 @@ class Diagnosis:
         num_rows: Rows of that batch.
         findings: What is wrong, most telling first; empty on a sound net.
         signals: The figures of each layer, in the order of computation.
+        first_losses: The loss before each of the first steps that the optimizer takes on copies of
+            the weights, and after the last; empty where no optimizer is known.
+        subject: The model, data, loss and optimizer, which `repair` works on.
     """
 
     model: str
@@ -26,6 +30,8 @@ class Diagnosis:
     num_rows: int
     findings: tuple[Finding, ...]
     signals: tuple[LayerSignal, ...]
+    first_losses: tuple[float, ...] = ()
+    subject: Any = field(default=None, repr=False, compare=False)
 
     def __str__(self) -> str:
         title = f'Diagnosis of "{self.model}": loss {self.loss:.4g} on {self.num_rows} rows; '
@@ -49,6 +55,7 @@ class Diagnosis:
             "loss": self.loss,
             "num_rows": self.num_rows,
             "findings": [finding.to_dict() for finding in self.findings],
+            "first_losses": list(self.first_losses),
             "signals": [signal.to_dict() for signal in self.signals],
         }
 
@@ -66,3 +73,28 @@ class Diagnosis:
             ImportError: If matplotlib is missing; `pip install 'kerastools[plot]'` brings it.
         """
         return plot_signals(self.model, self.signals, target)
+
+    def repair(self, seed: int | None = None) -> Repair:
+        """Returns a mended model with what was changed; the diagnosed one is left alone.
+
+        Structure is mended first (input normalisation, output activation, logistic hidden layers,
+        dropout, constraints, batch normalisation in tiny batches), then the weights, by
+        `initialize` and if that is not enough by `calibrate`, and last the learning rate. New
+        weights are drawn only where a finding asks for them; a trained model then loses what it
+        learnt. What only the data can mend is not touched: labels that are absent or contradict
+        each other, constant features. The result is diagnosed again and trained for a few steps,
+        on copies.
+
+        Args:
+            seed: Integer that makes the new weights repeatable.
+
+        Returns:
+            A `Repair`: `print` it; `.model` is the mended model, `.verified` whether the second
+            diagnosis found nothing and the loss fell.
+
+        Raises:
+            ValueError: If a layer cannot be made again from its configuration.
+        """
+        from kerastools.diagnosis._diagnose import judge
+
+        return repair(self, judge, seed)

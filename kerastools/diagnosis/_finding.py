@@ -16,6 +16,8 @@ class Finding:
         evidence: The measurement as a sentence.
         fix: What mends it, as a call or a change of the model.
         source: Where the rule or its threshold comes from.
+        remedy: What `Diagnosis.repair` puts in place, such as an activation or a learning rate;
+            `None` where the rule alone says what to do, or where nothing can be done.
     """
 
     rule: str
@@ -25,6 +27,7 @@ class Finding:
     evidence: str
     fix: str
     source: str
+    remedy: Any = None
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the attributes as a dictionary."""

@@ -6,21 +6,8 @@ from typing import Any
 import numpy as np
 
 from kerastools._core._activations import activation_name, own_activation
+from kerastools._core._saturation import RECTIFIED, saturated_beyond
 from kerastools._core._signals import LayerRecord
-
-# The bounds of activations that saturate, and of those that can leave a unit at zero for good.
-_BOUNDED = {
-    "sigmoid": (0.0, 1.0),
-    "hard_sigmoid": (0.0, 1.0),
-    "tanh": (-1.0, 1.0),
-    "hard_tanh": (-1.0, 1.0),
-    "softsign": (-1.0, 1.0),
-}
-_RECTIFIED = ("relu", "relu6")
-
-# An output this close to a bound, as a fraction of the range: the slope of the logistic function is
-# below a fifth of its largest there, as is that of tanh.
-_MARGIN = {(0.0, 1.0): 0.05, (-1.0, 1.0): 0.025}
 
 
 @dataclass(frozen=True)
@@ -97,16 +84,15 @@ def summarise(record: LayerRecord) -> LayerSignal:
 
 
 def _saturated(output: np.ndarray, activation: str) -> float | None:
-    bounds = _BOUNDED.get(activation)
+    bounds = saturated_beyond(activation)
     if bounds is None:
         return None
     low, high = bounds
-    margin = _MARGIN[bounds] * (high - low)
-    return float(np.mean((output < low + margin) | (output > high - margin)))
+    return float(np.mean((output < low) | (output > high)))
 
 
 def _dead(output: np.ndarray, activation: str) -> float | None:
-    if activation not in _RECTIFIED or output.ndim < 2:
+    if activation not in RECTIFIED or output.ndim < 2:
         return None
     rows = output.reshape(-1, output.shape[-1])
     return float(np.mean(np.all(rows == 0, axis=0)))

@@ -50,7 +50,7 @@ def _kernels(layer: Any, config: dict[str, Any]) -> dict[str, tuple[Any, bool]]:
     Keras names them `kernel_constraint`, but `recurrent_constraint` for `recurrent_kernel`, and
     `depthwise_constraint` for the `kernel` of a depthwise convolution.
     """
-    found = {}
+    found: dict[str, tuple[Any, bool]] = {}
     # LSTM and the like describe their cell as if it were their own.
     holder = layer.cell if "cell" not in config and hasattr(layer, "cell") else layer
     for name, axes in incoming_axes(holder).items():
@@ -61,9 +61,9 @@ def _kernels(layer: Any, config: dict[str, Any]) -> dict[str, tuple[Any, bool]]:
     if not found and "kernel_constraint" in config:
         # One constraint for the projections of an attention layer, which lie differently.
         by_shape = {
-            "x".join(map(str, inner.kernel.shape)): axes["kernel"]
+            "x".join(map(str, inner.kernel.shape)): inner_axes["kernel"]
             for inner in sublayers(layer)[1:]
-            if "kernel" in (axes := incoming_axes(inner))
+            if "kernel" in (inner_axes := incoming_axes(inner))
         }
         if by_shape:
             found["kernel"] = (by_shape, False)

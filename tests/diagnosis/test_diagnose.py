@@ -53,15 +53,16 @@ def rules(model, x, y, **arguments):
 
 # The faults -------------------------------------------------------------------------------------
 
+WRONG = ["wrong initialisation"]
 NETS = {
     "relu Glorot": (("relu", "glorot_uniform", 50), ["vanishing signal"]),
     "relu RandomNormal": (("relu", "random_normal", 50), ["vanishing signal"]),
     "relu He": (("relu", "he_normal", 50), []),
-    "relu N(0, 1) deep": (("relu", "N(0, 1)", 50), ["not finite", "exploding signal"]),
-    "relu N(0, 1)": (("relu", "N(0, 1)", 10), ["exploding signal"]),
-    "sigmoid N(0, 1)": (("sigmoid", "N(0, 1)", 10), ["saturated"]),
+    "relu N(0, 1) deep": (("relu", "N(0, 1)", 50), ["not finite", "exploding signal", *WRONG]),
+    "relu N(0, 1)": (("relu", "N(0, 1)", 10), ["exploding signal", *WRONG]),
+    "sigmoid N(0, 1)": (("sigmoid", "N(0, 1)", 10), ["saturated", *WRONG]),
     "sigmoid Glorot": (("sigmoid", "glorot_uniform", 10), ["vanishing gradient"]),
-    "tanh N(0, 1)": (("tanh", "N(0, 1)", 10), ["exploding gradient", "saturated"]),
+    "tanh N(0, 1)": (("tanh", "N(0, 1)", 10), ["exploding gradient", "saturated", *WRONG]),
     "tanh Glorot": (("tanh", "glorot_uniform", 10), []),
 }
 

@@ -1,10 +1,14 @@
 """What a rule may look at, and the limits of a slope that several rules share."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from kerastools._core._flow import Flow
+from kerastools._core._signals import LayerRecord
+from kerastools._core._training_steps import Steps
 from kerastools.diagnosis._layer_signal import LayerSignal
 
 # A change per layer, in decades, that is no chance: ReLU with Glorot weights loses 0.301 of the
@@ -14,7 +18,28 @@ SLOPE = 0.15
 DECADES = 2.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class Output:
+    """One output of the model and what it is compared with.
+
+    Attributes:
+        layer: Path of the layer that returns it.
+        activation: Name of the activation that it went through last.
+        loss_name: Name of its loss, such as `"mean_squared_error"`.
+        from_logits: Whether that loss takes logits.
+        values: What the model returned on the batch.
+        targets: All rows of its targets.
+    """
+
+    layer: str
+    activation: str
+    loss_name: str
+    from_logits: bool
+    values: np.ndarray
+    targets: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
 class Evidence:
     """What was measured on one batch, and how the model is going to be trained.
 
@@ -22,15 +47,30 @@ class Evidence:
         model: The model, as it was passed.
         loss: The loss of the batch.
         signals: The figures of each layer.
+        records: What passed through each layer.
+        flow: Where the kernels stand.
+        outputs: Each output that has a loss.
+        x: All rows of each input.
+        input_names: Their names.
         num_rows: Rows of the whole data.
         batch_size: Rows of one batch in training.
+        steps: Takes a factor of the learning rate; returns a few steps of the given optimizer.
+            `None` without an optimizer.
+        has_schedule: Whether the learning rate is a schedule, which may begin small on purpose.
     """
 
     model: Any
     loss: float
     signals: tuple[LayerSignal, ...]
+    records: tuple[LayerRecord, ...]
+    flow: Flow
+    outputs: tuple[Output, ...]
+    x: tuple[np.ndarray, ...]
+    input_names: tuple[str, ...]
     num_rows: int
     batch_size: int
+    steps: Callable[[float], Steps] | None
+    has_schedule: bool
 
     def hidden(self) -> list[LayerSignal]:
         """Returns the layers with kernels up to the first that is not finite, outputs excepted.

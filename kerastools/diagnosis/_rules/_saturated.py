@@ -31,5 +31,6 @@ def saturated(evidence: Evidence) -> list[Finding]:
             f"{len(hidden)} such layers.",
             fix=fix,
             source="Glorot and Bengio 2010, section 3.",
+            remedy="relu" if "sigmoid" in worst.activation else None,
         )
     ]

@@ -54,5 +54,6 @@ def vanishing_gradient(evidence: Evidence) -> list[Finding]:
             f"{first.gradient_norm:.2g} ({first.layer}) over {t.num_layers} layers.",
             fix=fix + ".",
             source="Glorot and Bengio 2010.",
+            remedy="relu" if 2 * sigmoids > len(hidden) else None,
         )
     ]

@@ -1,0 +1,162 @@
+"""Changes of a model's structure that mend what was found."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+from keras import tree
+
+from kerastools._core._activations import activation_name, is_activation, own_activation
+from kerastools._core._graph import Call, input_layer_of, layer_from_config
+from kerastools._core._layers import walk
+from kerastools._core._rebuild import rebuild
+from kerastools.diagnosis._change import Change
+from kerastools.diagnosis._finding import Finding
+from kerastools.diagnosis._replacements import (
+    mended_constraints,
+    norm_without_batch,
+    normalizations,
+)
+from kerastools.diagnosis._subject import Subject
+
+_NAME = "repair"
+_SIGMOIDS = ("sigmoid", "hard_sigmoid")
+_USUAL_RATE = 0.3
+
+
+@dataclass
+class Structure:
+    """What is to be changed, by the path of the layer.
+
+    Attributes:
+        standardise: The normalisation of each input that is to have one, by name.
+        outputs: The activation that an output layer is to have.
+        scales: Standard deviation and mean that an output is to be brought to.
+        hidden: Whether hidden logistic units become rectified.
+        rates: New dropout rates; 0 takes the layer out.
+        constraints: Layers whose norm constraints get the right axes.
+        norms: Batch normalisations that are replaced by one that needs no batch.
+        reset_biases: Whether biases begin at zero.
+        standardised: The inputs behind their normalisation, as far as they were built.
+    """
+
+    standardise: dict[str, Any] = field(default_factory=dict)
+    outputs: dict[str, str] = field(default_factory=dict)
+    scales: dict[str, tuple[float, float]] = field(default_factory=dict)
+    hidden: bool = False
+    rates: dict[str, float] = field(default_factory=dict)
+    constraints: set[str] = field(default_factory=set)
+    norms: set[str] = field(default_factory=set)
+    reset_biases: bool = False
+    standardised: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def changes_figures(self) -> bool:
+        """Whether the signals are others afterwards."""
+        return bool(self.standardise or self.outputs or self.hidden or self.rates or self.norms)
+
+    def rebuilt(self, model: Any) -> Any:
+        """Returns a new model with the changes made."""
+        return rebuild(model, _NAME, self._change, self._connect)
+
+    def _change(self, path: str, layer: Any) -> tuple[Any, bool] | None:
+        if path in self.norms:
+            return norm_without_batch(layer), False
+        config: dict[str, Any] = {}
+        if path in self.outputs and not is_activation(layer) and hasattr(layer, "activation"):
+            config["activation"] = self.outputs[path]
+        elif path in self.outputs and is_activation(layer):
+            return keras.layers.Activation(self.outputs[path], name=layer.name), False
+        elif self.hidden and _is_hidden_sigmoid(layer):
+            config["activation"] = "relu"
+        if self.rates.get(path):
+            config["rate"] = self.rates[path]
+        if path in self.constraints:
+            config.update(mended_constraints(layer))
+        if self.reset_biases and getattr(layer, "bias_initializer", None) is not None:
+            config["bias_initializer"] = "zeros"
+        return (layer_from_config(layer, config, _NAME), True) if config else None
+
+    def _connect(self, path: str, call: Call, layer: Any, args: Any, kwargs: Any) -> Any:
+        if self.rates.get(path) == 0.0:
+            return args[0]
+        if "/" not in path and self.standardise:
+            args, kwargs = tree.map_structure(self._standardised, (args, kwargs))
+        if path in self.norms:
+            args, kwargs = args[:1], {}  # A mask is for those that normalise over rows.
+        outputs = layer(*args, **kwargs)
+        if path in self.outputs and not isinstance(call.operation, keras.Layer):
+            outputs = keras.layers.Activation(self.outputs[path])(args[0])
+        elif path in self.outputs and not is_activation(layer) and not hasattr(layer, "activation"):
+            outputs = keras.layers.Activation(self.outputs[path])(outputs)
+        if path in self.scales:
+            scale, offset = self.scales[path]
+            outputs = keras.layers.Rescaling(scale, offset)(outputs)
+        return outputs
+
+    def _standardised(self, tensor: Any) -> Any:
+        """Returns an input of the model behind its normalisation, other tensors as they are."""
+        layer = input_layer_of(tensor)
+        if layer is None or layer.name not in self.standardise:
+            return tensor
+        if layer.name not in self.standardised:
+            self.standardised[layer.name] = self.standardise[layer.name](tensor)
+        return self.standardised[layer.name]
+
+
+def _is_hidden_sigmoid(layer: Any) -> bool:
+    """Dense layers, convolutions, activations by themselves; gates are meant to be logistic."""
+    return (
+        activation_name(own_activation(layer)) in _SIGMOIDS
+        and not hasattr(layer, "recurrent_activation")
+        and "activation" in layer.get_config()
+    )
+
+
+def structure_of(findings: list[Finding], subject: Subject, changes: list[Change]) -> Structure:
+    """Returns the changes of structure that mend `findings`, and tells them in `changes`."""
+    structure = Structure()
+    for finding in findings:
+        what = _plan(finding, subject, structure)
+        if what:
+            changes.append(Change(finding.rule, finding.layer, what))
+    return structure
+
+
+def _plan(finding: Finding, subject: Subject, structure: Structure) -> str:
+    """Enters what mends one finding into `structure`, and says what it is; empty if nothing is."""
+    path, remedy = finding.layer, finding.remedy
+    if finding.rule == "inputs not normalised":
+        structure.standardise = normalizations(subject)
+        return "Normalization, adapted to x, behind the inputs"
+    if finding.rule == "output activation" and remedy is not None:
+        structure.outputs[path] = remedy
+        return f'output activation "{remedy}"'
+    if finding.rule == "labels" and remedy is not None:
+        structure.scales[path] = remedy
+        return "Rescaling behind the output, by standard deviation and mean of y"
+    if finding.rule == "dropout on the output":
+        structure.rates[path] = 0.0
+        return "dropout taken out"
+    if finding.rule == "dropout rate":
+        structure.rates.setdefault(path, _USUAL_RATE)
+        return f"rate {_USUAL_RATE}"
+    if finding.rule == "constraint on the wrong axis":
+        structure.constraints.add(path)
+        return "norm along the incoming weights of each unit"
+    if finding.rule == "batch normalisation with a tiny batch":
+        structure.norms = _batch_norms(subject.model)
+        return f"{len(structure.norms)} batch normalisations replaced by one within each row"
+    if remedy == "relu":
+        structure.hidden = True
+        return "logistic activations of hidden layers replaced by relu"
+    return ""
+
+
+def _batch_norms(model: Any) -> set[str]:
+    """Returns the paths of the batch normalisations that train."""
+    return {
+        placed.path
+        for placed in walk(model, _NAME)
+        if isinstance(placed.layer, keras.layers.BatchNormalization) and placed.layer.trainable
+    }
