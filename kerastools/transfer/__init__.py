@@ -2,6 +2,7 @@
 
 from kerastools.transfer._feature_cache import FeatureCache
 from kerastools.transfer._fine_tune import FineTuning, fine_tune
+from kerastools.transfer._reuse_depth import ReuseDepth
 from kerastools.transfer._reuse_layers import reuse_layers
 from kerastools.transfer._schedules import (
     discriminative,
@@ -10,15 +11,18 @@ from kerastools.transfer._schedules import (
     linear_probe_then_fine_tune,
     surgical,
 )
+from kerastools.transfer._search_reuse_depth import search_reuse_depth
 
 __all__ = [
     "FeatureCache",
     "FineTuning",
+    "ReuseDepth",
     "discriminative",
     "fine_tune",
     "gradual",
     "layer_groups",
     "linear_probe_then_fine_tune",
     "reuse_layers",
+    "search_reuse_depth",
     "surgical",
 ]

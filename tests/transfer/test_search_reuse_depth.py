@@ -1,0 +1,153 @@
+"""`search_reuse_depth`: cheap scores by their equations, and an answer that is known beforehand."""
+
+from itertools import product
+
+import keras
+import numpy as np
+import pytest
+
+from kerastools._core._graph import Graph
+from kerastools.transfer import reuse_layers, search_reuse_depth
+from kerastools.transfer._cheap_scores import folds_of, log_me, probe
+from kerastools.transfer._contestant import Contestant
+from kerastools.transfer._reuse_depth import paired
+from kerastools.transfer._search_reuse_depth import _candidates
+
+RNG = np.random.default_rng(0)
+
+
+def evidence(features, target, alpha, beta):
+    """log N(target | 0, 1/β + F Fᵀ/α), from the definition."""
+    n = len(target)
+    covariance = np.eye(n) / beta + features @ features.T / alpha
+    _, log_det = np.linalg.slogdet(covariance)
+    fit = target @ np.linalg.solve(covariance, target)
+    return -(log_det + fit + n * np.log(2 * np.pi)) / (2 * n)
+
+
+@pytest.mark.parametrize("shape", [(40, 5), (20, 30)])
+def test_log_me_is_the_maximum_of_the_evidence(shape):
+    features = RNG.normal(size=shape)
+    y = (features[:, 0] + RNG.normal(size=shape[0]) > 0).astype(int)
+    grid = np.exp(np.linspace(-4, 6, 101))
+    best = [
+        max(evidence(features, (y == k).astype(float), a, b) for a, b in product(grid, grid[40:80]))
+        for k in (0, 1)
+    ]
+    assert log_me(features, y) == pytest.approx(np.mean(best), abs=2e-3)
+    assert log_me(features, y) >= np.mean(best) - 1e-9
+
+
+def test_the_probe_is_a_ridge_classifier():
+    features = RNG.normal(size=(60, 4))
+    y = (features @ RNG.normal(size=(4, 3))).argmax(1)
+    folds = folds_of(y, 3, seed=0)
+    assert sorted(np.concatenate(folds)) == list(range(60))
+    for k in range(3):
+        counts = [(y[rows] == k).sum() for rows in folds]
+        assert max(counts) - min(counts) <= 1
+    expected = []
+    for rows in folds:  # Penalty by penalty, from the normal equations.
+        train = np.setdiff1d(np.arange(60), rows)
+        a = (features - features[train].mean(0)) / features[train].std(0)
+        t = 2 * np.eye(3)[y] - 1
+        m = t[train].mean(0)
+        expected.append([])
+        for penalty in 10.0 ** np.arange(-4, 3):
+            gram = a[train].T @ a[train] + penalty * len(train) * np.eye(4)
+            w = np.linalg.solve(gram, a[train].T @ (t[train] - m))
+            expected[-1].append(((a[rows] @ w + m).argmax(1) == y[rows]).mean())
+    best = np.mean(expected, 0).argmax()
+    assert probe(features, y, folds) == pytest.approx([e[best] for e in expected])
+
+
+def test_paired_differences_have_students_interval():
+    scipy = pytest.importorskip("scipy.stats")
+    for n in (2, 5, 11):
+        a, b = RNG.normal(size=(2, n))
+        mean, width = paired(list(a), list(b))
+        low, high = scipy.ttest_rel(a, b).confidence_interval(0.95)
+        assert (mean - width, mean + width) == pytest.approx((low, high), rel=1e-3)
+
+
+def make_source():
+    """Its first layer is all that the new task needs; its second has forgotten it."""
+    keras.utils.set_random_seed(0)
+    layers = [
+        keras.layers.Dense(8, name="good"),
+        keras.layers.ReLU(name="relu"),
+        keras.layers.Dense(8, "relu", name="useless"),
+        keras.layers.Dense(3, name="classes"),
+    ]
+    source = keras.Sequential([keras.Input((20,)), *layers])
+    direction = np.random.default_rng(5).normal(size=(20, 1))
+    good, useless = (source.get_layer(name) for name in ("good", "useless"))
+    good.kernel.assign(direction @ np.array([[1.0, -1, 1, -1, 0, 0, 0, 0]]) / 4)
+    good.bias.assign([-1, -1, 0, 0, 0.0, 0, 0, 0])
+    useless.kernel.assign(np.zeros((8, 8)))
+    return source, direction
+
+
+def test_the_layer_that_knows_the_task_is_found():
+    source, direction = make_source()
+    x = np.random.default_rng(6).normal(size=(80, 20)).astype("float32")
+    y = (np.abs(x @ direction)[:, 0] > 3).astype("int64")
+    before = source.get_weights()
+    found = search_reuse_depth(
+        source, x, y, epochs=16, repeats=4, learning_rate=0.02, verbose=False
+    )
+    assert [s.upto for s in found.scores] == ["relu", "useless"]
+    assert found.scores[0].log_me > found.scores[1].log_me
+    assert found.upto == "relu"
+    ways = {(r.upto, r.frozen): r for r in found.results}
+    assert set(ways) == {("relu", True), ("relu", False), (None, False)}
+    assert ways[None, False].epochs == 16
+    assert ways[None, False].significant
+    assert found.num_epochs < found.exhaustive_epochs / 2
+    for old, new in zip(before, source.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    assert reuse_layers(source, found.upto).output_shape == (None, 8)
+    text = str(found)
+    assert "from scratch" in text
+    assert "LogME" in text
+    assert found.to_dict()["upto"] == "relu"
+    pytest.importorskip("matplotlib")
+    labels = [tick.get_text() for tick in found.plot().axes[0].get_xticklabels()]
+    assert labels == ["nothing", "relu", "useless"]
+
+
+def test_a_contestant_that_was_set_aside_goes_on_as_if_it_had_not_been():
+    source, _ = make_source()
+    calls = _candidates(Graph(source))
+    x, y = RNG.normal(size=(40, 20)).astype("float32"), RNG.integers(0, 2, 40)
+    rows = np.arange(32)
+    accuracies = []
+    for pieces in ([4], [2, 4]):
+        way = Contestant(source, calls[-1], calls[0], True, 2, 0.01)
+        for epochs in pieces:
+            for repeat in (0, 1):
+                way.train(repeat, epochs, x, y, rows, 16, seed=repeat)
+        accuracies.append([way._states[repeat] for repeat in (0, 1)])
+    for one, other in zip(*accuracies, strict=True):
+        for a, b in zip(one, other, strict=True):
+            np.testing.assert_array_equal(a, b)
+    # The frozen part is the source's.
+    np.testing.assert_array_equal(
+        way._prefix.get_layer("good").kernel.numpy(), source.get_layer("good").kernel.numpy()
+    )
+
+
+def test_wrong_arguments_are_refused():
+    source, _ = make_source()
+    x, y = np.ones((10, 20)), np.arange(10) % 2
+    with pytest.raises(ValueError, match=r"epochs >= 8.* 3"):
+        search_reuse_depth(source, x, y, epochs=3)
+    with pytest.raises(ValueError, match=r"integers of shape \(rows,\)"):
+        search_reuse_depth(source, x, y * 0.5)
+    with pytest.raises(ValueError, match="two rows per repeat"):
+        search_reuse_depth(source, x, y, repeats=6)
+    with pytest.raises(ValueError, match="'nothing', which is not among"):
+        search_reuse_depth(source, x, y, candidates=["nothing"])
+    flat = keras.Sequential([keras.Input((20,)), keras.layers.Dense(2)])
+    with pytest.raises(ValueError, match="at least two layers that have weights"):
+        search_reuse_depth(flat, x, y)
