@@ -20,6 +20,7 @@ from keras.optimizers.schedules import ExponentialDecay
 
 import kerastools
 from kerastools.callbacks import Phase
+from kerastools.optimizers import Adam
 
 
 def built_dense():
@@ -39,6 +40,7 @@ SAMPLES = {
         "learning_rate", keras.optimizers.schedules.ExponentialDecay(0.05, 10, 0.9)
     ),
     "callbacks.LearningRateFinder": lambda cls: cls(1e-3, 1.0, steps=10),
+    "callbacks.SignalMonitor": lambda cls: cls(*data(), every=4),
     "initializers.GatedOrthogonal": lambda cls: cls(gates=2),
     "callbacks.ScaledSchedule": lambda cls: cls(ExponentialDecay(0.05, 10, 0.9), 0.5),
     "layers.AlphaDropout": lambda cls: cls(0.3, seed=7),
@@ -46,6 +48,9 @@ SAMPLES = {
     "layers.SpatialDropout": lambda cls: cls(0.3, seed=7),
     "layers.GaussianDropout": lambda cls: cls(0.3, seed=7),
     "optimizers.SGD": lambda cls: cls(0.05, momentum=0.9, nesterov="shifted"),
+    "optimizers.Lookahead": lambda cls: cls(Adam(0.05), sync_period=3),
+    "optimizers.SAM": lambda cls: cls(Adam(0.05)),
+    "regularization.DropoutSchedule": lambda cls: cls.early(0.2, epochs=4),
     "pretraining.GAN": lambda cls: cls(net(8, 1), net(3, 8), seed=7),
     "pretraining.RestrictedBoltzmann": lambda cls: cls(4, seed=7),
     "pretraining.Transposed": lambda cls: cls(built_dense()),
@@ -58,6 +63,17 @@ HIDDEN = {
         keras.layers.Conv1D(6, 3, padding="same", activation="tanh", **kernel),
         keras.layers.Flatten(),
     ],
+}
+
+
+def with_live_dropout(**kernel):
+    """Returns hidden layers with a rate that a callback may set."""
+    return [keras.layers.Dense(6, activation="tanh"), kerastools.layers.Dropout(0.1, seed=7)]
+
+
+HIDDEN |= {
+    "regularization.AdaptiveDropout": with_live_dropout,
+    "regularization.DropoutSchedule": with_live_dropout,
 }
 
 
@@ -96,6 +112,7 @@ def cases() -> list[Case]:
         Case(cls.__module__.split(".")[1], cls)
         for name, cls in keras.saving.get_custom_objects().items()
         if name.startswith("kerastools>") and cls.__module__.startswith("kerastools.")
+        if inspect.isclass(cls)
     ]
     return exported + [case for case in registered if case.cls not in known]
 
@@ -175,7 +192,16 @@ def fit(model: keras.Model, case: Case, epochs: int = 2) -> list[np.ndarray]:
     epochs = 12 if kind_of(case) == "callback" else epochs  # Some begin late.
     callbacks = [case.make()] if kind_of(case) == "callback" else []
     rows = [zeros_and_ones()] if kind_of(case) == "model" else data()
-    model.fit(*rows, batch_size=4, epochs=epochs, shuffle=False, verbose=0, callbacks=callbacks)
+    validation = {"validation_data": data()} if case.room == "regularization" else {}
+    model.fit(
+        *rows,
+        batch_size=4,
+        epochs=epochs,
+        shuffle=False,
+        verbose=0,
+        callbacks=callbacks,
+        **validation,
+    )
     return model.get_weights()
 
 
@@ -230,7 +256,7 @@ def check_state_resumes(case: Case, path: Path) -> None:
     for _ in range(3):
         straight.train_on_batch(x, y)
         resumed.train_on_batch(x, y)
-    assert int(resumed.optimizer.iterations) == 6, case.name
+    assert int(resumed.optimizer.iterations) == int(straight.optimizer.iterations) > 2, case.name
     states = (
         model.get_weights() + [keras.ops.convert_to_numpy(v) for v in model.optimizer.variables]
         for model in (straight, resumed)

@@ -19,8 +19,8 @@ class Case:
     data: Any
     options: Any
     make: Callable
-    rate: float = 2e-3
-    batch_size: int = 32
+    rate: float = 3e-3
+    batch_size: int = 64
     spoil: Callable[[keras.Model], None] | None = None
     drawn_by_keras: bool = False
     model: Any = field(default=None)
@@ -143,7 +143,7 @@ def _tiny_batch(case: Case) -> None:
 
 
 def _tiny_last_batch(case: Case) -> None:
-    rows = len(case.data.x) // 32 * 32 - 29
+    rows = len(case.data.x) // 64 * 64 - 61
     case.data.x, case.data.y = case.data.x[:rows], case.data.y[:rows]
 
 

@@ -1,19 +1,20 @@
 """How many injected faults `diagnose` finds, how often it cries out at sound nets, what is mended.
 
-    python benchmarks/diagnosis/run.py              # 231 faulty and 112 sound models
-    python benchmarks/diagnosis/run.py --limit 20   # the first 20 of each
+    python benchmarks/diagnosis/run.py                  # 210 faulty and 112 sound models
+    python benchmarks/diagnosis/run.py --seconds 60     # as many as fit into a minute
 
 14 nets (dense, normalised, residual, convolutional, recurrent) on four data sets of scikit-learn,
 with 21 kinds of faults. Every sound net is diagnosed with 8 seeds: any finding is a false alarm.
 Every faulty model is diagnosed, repaired, and the repaired model trained as its sound twin; it is
 mended if its test accuracy (R² in regression) is at most 2 points below the mean of two twins. Each
-result is written as it comes, so that a run that is cut short still counts.
+result is written as it comes to benchmarks/results, and a run that was cut short goes on there.
 """
 
 import argparse
 import collections
-import copy
 import csv
+import functools
+import itertools
 import os
 import time
 import warnings
@@ -31,8 +32,8 @@ from rich.table import Table
 from kerastools.diagnosis import diagnose
 
 RESULTS = Path(__file__).parents[1] / "results"
-EPOCHS = 12
-MODELS_PER_FAULT = 11
+EPOCHS = 16
+MODELS_PER_FAULT = 10
 SEEDS = 8
 PUBLISHED = (
     "Published by others, on other sets of faults and so not comparable: AUTOTRAINER 100 % "
@@ -68,9 +69,9 @@ def score(model: keras.Model, case: Case, batch_size: int) -> float:
     data = case.data
     keras.utils.set_random_seed(case.seed)
     # As many steps for small batches would be ten times the work.
-    epochs = EPOCHS if batch_size >= 16 else EPOCHS // 3
+    epochs = EPOCHS if batch_size >= 16 else EPOCHS // 4
     model.fit(data.x, data.y, batch_size=batch_size, epochs=epochs, verbose=0)
-    predicted = model.predict(data.x_test, batch_size=512, verbose=0)
+    predicted = keras.ops.convert_to_numpy(model(data.x_test))
     if data.units > 1:
         return float((predicted.argmax(axis=-1) == data.y_test).mean())
     predicted = predicted[:, 0]
@@ -83,81 +84,78 @@ def score(model: keras.Model, case: Case, batch_size: int) -> float:
 
 
 class Log:
-    """A CSV file that is written line by line."""
+    """A CSV file that is written line by line, and read again when a run goes on."""
 
     def __init__(self, path: Path, columns: list[str]) -> None:
         path.parent.mkdir(exist_ok=True)
-        self.file = path.open("w", newline="")
-        self.writer = csv.writer(self.file)
-        self.writer.writerow(columns)
+        self.rows: list[dict[str, str]] = []
+        if path.exists():
+            with path.open(newline="") as file:
+                self.rows = list(csv.DictReader(file))
+        self.file = path.open("a", newline="")
+        self.writer = csv.DictWriter(self.file, columns)
+        if not self.rows:
+            self.writer.writeheader()
 
-    def add(self, *values: object) -> None:
-        self.writer.writerow(values)
+    def add(self, **row: object) -> None:
+        self.rows.append({name: str(value) for name, value in row.items()})
+        self.writer.writerow(row)
         self.file.flush()
 
 
-def sound(limit: int, console: Console) -> None:
-    """Diagnoses the sound nets."""
-    log = Log(RESULTS / "diagnosis_sound.csv", ["net", "seed", "findings"])
-    alarms = done = 0
-    for seed in range(1, SEEDS + 1):
-        for net in NETS:
-            if done >= limit:
-                break
-            case = case_of(net, seed)
-            case.build()
-            found = [f.rule for f in diagnose(case.model, case.data.x, case.data.y).findings]
-            done, alarms = done + 1, alarms + bool(found)
-            log.add(net, seed, "; ".join(found))
-            if found:
-                console.print(f"false alarm: {net}, seed {seed}: {found}")
-            keras.backend.clear_session()
-    console.print(f"False alarms on {alarms} of {done} sound nets.")
+def run_sound(net: str, seed: int, log: Log) -> None:
+    """Diagnoses a sound net."""
+    case = case_of(net, seed)
+    case.build()
+    found = diagnose(case.model, case.data.x, case.data.y, batch_size=case.batch_size).findings
+    log.add(net=net, seed=seed, findings="; ".join(f.rule for f in found))
 
 
-def twins(console: Console) -> dict[str, float]:
-    """Returns the score of each sound net, the mean of two seeds."""
-    scores = {}
-    for net in NETS:
-        values = []
-        for seed in (101, 102):
-            case = case_of(net, seed)
-            case.build()
-            values.append(score(case.model, case, case.batch_size))
-            keras.backend.clear_session()
-        scores[net] = float(np.mean(values))
-    console.print({net: round(value, 3) for net, value in scores.items()})
-    return scores
-
-
-def faulty(limit: int, healthy: dict[str, float], console: Console) -> None:
-    """Diagnoses, repairs and trains the faulty nets."""
-    columns = ["fault", "net", "seed", "findings", "named", "changes", "score", "twin", "mended"]
-    log = Log(RESULTS / "diagnosis_faulty.csv", columns)
-    counts: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
-    for name, case in faulty_cases()[:limit]:
+@functools.cache
+def twin(net: str) -> float:
+    """Returns the score of a sound net, the mean of two seeds."""
+    scores = []
+    for seed in (101, 102):
+        case = case_of(net, seed)
         case.build()
-        diagnosis = diagnose(case.model, case.data.x, case.data.y, batch_size=case.batch_size)
-        found = [f.rule for f in diagnosis.findings]
-        named = bool(set(found) & FAULTS[name][2])
-        repair = diagnosis.repair(seed=case.seed)
-        result = score(repair.model, copy.copy(case), repair.batch_size)
-        mended = bool(result >= healthy[case.net] - 0.02)
-        changes = "; ".join(dict.fromkeys(change.what for change in repair.changes))
-        log.add(name, case.net, case.seed, "; ".join(found), named, changes, f"{result:.4f}",
-                f"{healthy[case.net]:.4f}", mended)  # fmt: skip
-        counts[name].update(models=1, found=bool(found), named=named, mended=mended)
-        if not (named and mended):
-            console.print(
-                f"{name} | {case.net}: {found} | {changes} | {result:.3f}, twin "
-                f"{healthy[case.net]:.3f}"
-            )
-        keras.backend.clear_session()
-    report(counts, console)
+        scores.append(score(case.model, case, case.batch_size))
+    return float(np.mean(scores))
 
 
-def report(counts: dict[str, collections.Counter], console: Console) -> None:
-    columns = ("models", "found", "named", "mended")
+def run_faulty(name: str, case: Case, log: Log) -> None:
+    """Diagnoses, repairs and trains a faulty net."""
+    known = (float(row["twin"]) for row in log.rows if row["net"] == case.net)
+    healthy = next(known, None) or twin(case.net)
+    case.build()
+    diagnosis = diagnose(case.model, case.data.x, case.data.y, batch_size=case.batch_size)
+    found = [f.rule for f in diagnosis.findings]
+    repair = diagnosis.repair(seed=case.seed)
+    result = score(repair.model, case, repair.batch_size)
+    log.add(
+        fault=name,
+        net=case.net,
+        seed=case.seed,
+        findings="; ".join(dict.fromkeys(found)),
+        named=bool(set(found) & FAULTS[name][2]),
+        changes="; ".join(dict.fromkeys(change.what for change in repair.changes)),
+        score=f"{result:.4f}",
+        twin=f"{healthy:.4f}",
+        mended=bool(result >= healthy - 0.02),
+    )
+
+
+def report(sound: Log, faulty: Log, console: Console) -> None:
+    """Prints what both files hold."""
+    counts: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
+    for row in faulty.rows:
+        count = {name: row[name] == "True" for name in ("named", "mended")}
+        counts[row["fault"]].update(models=1, found=bool(row["findings"]), **count)
+        if not all(count.values()):
+            console.print(" | ".join(row.values()))
+    for row in sound.rows:
+        if row["findings"]:
+            console.print("false alarm: " + " | ".join(row.values()))
+    alarms = sum(bool(row["findings"]) for row in sound.rows)
     table = Table("fault", "models", "found", "named rightly", "mended")
     for name, count in counts.items():
         table.add_row(name, *(str(count[k]) for k in columns))
@@ -170,20 +168,41 @@ def report(counts: dict[str, collections.Counter], console: Console) -> None:
         f"Found {found:.1%}, named rightly {named:.1%}, mended {mended:.1%} of {totals[0]} faulty "
         "models."
     )
+    console.print(f"False alarms on {alarms} of {len(sound.rows)} sound nets.")
     console.print(PUBLISHED)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--limit", type=int, default=10**6, help="so many models of each sort")
-    limit = parser.parse_args().limit
-    warnings.filterwarnings("ignore", message=".*from_logits.*")
-    console = Console(highlight=False, width=160)
-    start = time.process_time()
-    healthy = twins(console)
-    faulty(limit, healthy, console)
-    sound(limit, console)
-    console.print(f"{time.process_time() - start:.0f} s of CPU.")
+    parser.add_argument("--seconds", type=float, default=np.inf, help="begin nothing after so many")
+    parser.add_argument("--fresh", action="store_true", help="forget what an earlier run has found")
+    arguments = parser.parse_args()
+    paths = [RESULTS / f"diagnosis_{name}.csv" for name in ("sound", "faulty")]
+    if arguments.fresh:
+        for path in paths:
+            path.unlink(missing_ok=True)
+    sound = Log(paths[0], ["net", "seed", "findings"])
+    columns = ["fault", "net", "seed", "findings", "named", "changes", "score", "twin", "mended"]
+    faulty = Log(paths[1], columns)
+    warnings.filterwarnings("ignore", message="(?s).*(from_logits|softmax over axis).*")
+    console, start = Console(highlight=False, width=160), time.perf_counter()
+    # One of each in turn, so that a run that is cut short has seen all kinds.
+    faults = [functools.partial(run_faulty, n, c, faulty) for n, c in faulty_cases()]
+    nets = [functools.partial(run_sound, n, s, sound) for s in range(1, SEEDS + 1) for n in NETS]
+    done = collections.Counter((r["fault"], r["net"], r["seed"]) for r in faulty.rows)
+    done.update((r["net"], r["seed"]) for r in sound.rows)
+    for task in (t for pair in itertools.zip_longest(faults, nets) for t in pair if t):
+        name, *rest = task.args[:2]
+        key = (name, rest[0].net, str(rest[0].seed)) if task.func is run_faulty else (
+            name, str(rest[0])
+        )  # fmt: skip
+        if done[key]:
+            done[key] -= 1
+        elif time.perf_counter() - start < arguments.seconds:
+            task()
+            keras.backend.clear_session()
+    report(sound, faulty, console)
+    console.print(f"{time.process_time():.0f} s of CPU in this run.")
 
 
 if __name__ == "__main__":

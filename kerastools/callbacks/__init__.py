@@ -7,6 +7,7 @@ from kerastools.callbacks._learning_rate_finder import LearningRateFinder
 from kerastools.callbacks._one_cycle import OneCycle
 from kerastools.callbacks._phase import Phase
 from kerastools.callbacks._plateau import Plateau
+from kerastools.callbacks._signal_monitor import SignalMonitor
 
 __all__ = [
     "EvaluationWeights",
@@ -16,4 +17,5 @@ __all__ = [
     "OneCycle",
     "Phase",
     "Plateau",
+    "SignalMonitor",
 ]
