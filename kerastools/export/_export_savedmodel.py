@@ -15,6 +15,7 @@ from kerastools.export._export_report import ExportReport
 from kerastools.export._graph_writer import write_graph
 from kerastools.export._half_precision import in_bfloat16
 from kerastools.export._latency import latencies
+from kerastools.export._polish import polish
 from kerastools.export._signature import input_names, output_names
 from kerastools.export._stages import with_stages
 from kerastools.export._staging import appears_at_once, one_writer
@@ -68,7 +69,9 @@ def export_savedmodel(
     Args:
         model: A built functional or Sequential model, on the TensorFlow backend. It is not changed.
         path: Directory of all versions, made if it is missing.
-        fold: Whether to fold batch normalisations first.
+        fold: Whether to fold batch normalisations first. This also merges zero padding into the
+            convolution after it, where that pads alike, and spells silu as x · σ(x), which
+            TensorFlow fuses.
         freeze: Whether to put the weights into the graph as constants. Models beyond 2 GB and
             models that change their own state in inference keep variables; the report says so.
         dtype: `"bfloat16"` computes all but the output layers in bfloat16: faster on processors
@@ -131,6 +134,7 @@ def export_savedmodel(
     served, report = graph.model, None
     if fold:
         served, report = fold_batch_norm(graph.model, return_report=True)
+        polish(served)
     if dtype:
         served = in_bfloat16(served, copied=fold)
     # After the copies, which have the same random state as the model has now.

@@ -19,6 +19,10 @@ def in_bfloat16(model: Any, copied: bool) -> Any:
     kept = {id(layer) for layer in Graph(model).output_layers}
     for layer in sublayers(model):
         exact = id(layer) in kept or isinstance(layer, keras.layers.Normalization)
-        if not exact and not isinstance(layer, keras.Model) and layer.dtype_policy == "float32":
+        if (
+            not exact
+            and not isinstance(layer, keras.Model)
+            and layer.dtype_policy.name == "float32"
+        ):
             layer.dtype_policy = "mixed_bfloat16"
     return model

@@ -12,8 +12,7 @@ from keras import layers
 
 import kerastools
 from kerastools.export import _export_savedmodel as module
-from kerastools.export import _graph_writer
-from kerastools.export import export_savedmodel
+from kerastools.export import _graph_writer, export_savedmodel
 
 pytestmark = pytest.mark.tensorflow
 
@@ -280,7 +279,7 @@ def test_an_interrupted_export_leaves_nothing_behind(net, tmp_path, monkeypatch)
     assert (tmp_path / "1" / "saved_model.pb").read_bytes() == before
 
 
-def test_a_killed_export_leaves_no_version(tmp_path):
+def test_a_killed_export_leaves_no_version_and_the_next_clears_up(net, tmp_path):
     """Killed while it writes: a server that watches for numbers sees none."""
     code = (
         "import os, keras, signal\n"
@@ -292,7 +291,10 @@ def test_a_killed_export_leaves_no_version(tmp_path):
     root = str(kerastools.__path__[0]) + "/.."
     done = subprocess.run([sys.executable, "-c", code], cwd=root, check=False)
     assert done.returncode == -9
-    assert not [name for name in os.listdir(tmp_path) if name.isdecimal()]
+    (left,) = names_of(tmp_path)
+    assert left.startswith(".1.partial-")
+    export_savedmodel(net, tmp_path)
+    assert names_of(tmp_path) == ["1"]
 
 
 def test_comparison_on_given_rows(net, tmp_path):
@@ -383,3 +385,67 @@ def test_preprocessing_and_postprocessing_wrapped_around_are_exported_with_it(ne
     want = served.predict(data, verbose=0)
     np.testing.assert_allclose(got["all"], want["all"], rtol=0, atol=1e-5)
     np.testing.assert_array_equal(got["best"], want["best"])
+
+
+def pixel_model():
+    """From images of bytes, of any size, to what the network takes."""
+    return keras.Sequential(
+        [
+            keras.Input((None, None, 3), dtype="uint8", name="pixels"),
+            layers.Resizing(12, 12),
+            layers.Rescaling(1 / 255),
+        ],
+        name="pixels_in",
+    )
+
+
+def test_preprocessing_and_postprocessing_arguments_become_part_of_the_graph(net, tmp_path):
+    data = np.random.default_rng(2).integers(0, 256, (2, 20, 30, 3)).astype("uint8")
+    ready = keras.ops.convert_to_numpy(pixel_model()(data))
+    want = keras.ops.convert_to_numpy(net(ready, training=False))
+    report = export_savedmodel(
+        net, tmp_path, preprocessing=pixel_model(), postprocessing=lambda y: -y
+    )
+    assert report.inputs == {"pixels": ("uint8", (None, None, None, 3))}
+    assert report.outputs == {"class": ("float32", (None, 5))}
+    assert report.fold.num_folded == 2
+    got = serve(tmp_path / "1", pixels=data)
+    # Two thirds of a level of 255: a resized image may round otherwise in a graph.
+    np.testing.assert_allclose(got["class"], -want, rtol=0, atol=1e-2)
+    named = {"postprocessing": lambda y: {"best": keras.ops.argmax(y, axis=-1), "all": y}}
+    assert list(export_savedmodel(net, tmp_path, **named).outputs) == ["all", "best"]
+    assert list(export_savedmodel(net, tmp_path, preprocessing=pixel_model()).outputs) == ["class"]
+
+
+def test_preprocessing_that_does_not_fit_is_refused(net, tmp_path):
+    flat = keras.Sequential([keras.Input((4,)), layers.Dense(3)], name="flat")
+    with pytest.raises(ValueError, match=r'needs preprocessing .* Received "flat"'):
+        export_savedmodel(net, tmp_path / "m", preprocessing=flat)
+    with pytest.raises(TypeError, match=r"keras\.Model"):
+        export_savedmodel(net, tmp_path / "m", preprocessing=lambda x: x)
+    assert names_of(tmp_path) == []
+
+
+def test_bfloat16_keeps_the_signature_and_prints_its_error(net, tmp_path):
+    for fold in (True, False):
+        report = export_savedmodel(net, tmp_path, dtype="bfloat16", fold=fold)
+        assert report.outputs["class"][0] == "float32"
+        assert 1e-5 < report.largest_difference <= report.tolerance == 0.1
+        assert "bfloat16" in str(report)
+    assert net.layers[0].compute_dtype == "float32"
+    with pytest.raises(ValueError, match='None or "bfloat16"'):
+        export_savedmodel(net, tmp_path, dtype="float8")
+
+
+def test_latency_is_measured_against_keras_export_when_asked(tmp_path):
+    a, b = keras.Input((3,), name="z-a"), keras.Input((4,), name="b")
+    model = keras.Model([a, b], layers.Dense(2)(layers.Concatenate()([a, b])))
+    report = export_savedmodel(model, tmp_path, latency=(1, 4))
+    assert set(report.latency) == {1, 4}
+    assert all(0 < ms < 1000 for pair in report.latency.values() for ms in pair)
+    assert report.plain_num_nodes > report.num_nodes
+    assert report.plain_size_bytes > report.size_bytes
+    assert "times as fast as model.export" in str(report)
+    assert report.to_dict()["latency"] == report.latency
+    with pytest.raises(ValueError, match="needs latency to hold batch sizes"):
+        export_savedmodel(model, tmp_path, latency=(0,))
