@@ -240,7 +240,7 @@ def test_add_of_a_tensor_to_itself_is_refused():
     assert "used several times" in reasons(fold(randomise(model))[1])["n"]
 
 
-@pytest.mark.parametrize(
+EINSUMS = pytest.mark.parametrize(
     ("shape", "equation", "output_shape", "bias_axes"),
     [
         ((6, 5), "abc,cd->abd", (6, 4), "d"),
@@ -251,9 +251,37 @@ def test_add_of_a_tensor_to_itself_is_refused():
         ((6, 2, 3), "abcd,cde->abe", (6, 4), None),
     ],
 )
+
+
+@EINSUMS
 def test_einsum_dense_takes_a_batch_norm_after_it(shape, equation, output_shape, bias_axes):
     einsum = layers.EinsumDense(equation, output_shape, bias_axes=bias_axes)
     assert fold(network(shape, einsum, layers.BatchNormalization()))[1].num_folded == 1
+
+
+@EINSUMS
+def test_einsum_dense_takes_a_batch_norm_before_it(shape, equation, output_shape, bias_axes):
+    einsum = layers.EinsumDense(equation, output_shape, bias_axes=bias_axes, activation="tanh")
+    parts = layers.ReLU(), layers.BatchNormalization(), einsum
+    assert fold(network(shape, *parts))[1].num_folded == 1
+
+
+@ON_ONE_BACKEND
+@pytest.mark.parametrize(
+    ("equation", "axis", "folds"),
+    [
+        ("abc,cd->adb", -1, True),  # the bias gets an axis that is not the last
+        ("abc,bcd->abd", 1, True),  # a kernel of its own at every place
+        ("abc,bd->acd", 1, True),
+        ("abc,cd->ad", -1, False),  # sums over b, which has no weights
+        ("abc,cd->abd", 1, False),
+    ],
+)
+def test_einsum_dense_before_which_the_axes_matter(equation, axis, folds):
+    sizes = {"b": 6, "c": 5, "d": 4}
+    einsum = layers.EinsumDense(equation, [sizes[c] for c in equation.split("->a")[1]])
+    norm = layers.BatchNormalization(axis=axis)
+    assert fold(network((6, 5), layers.ReLU(), norm, einsum))[1].num_folded == folds
 
 
 @ON_ONE_BACKEND

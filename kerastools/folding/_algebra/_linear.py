@@ -228,6 +228,21 @@ class EinsumWeights(LinearWeights):
         bias = self._aligned(affine.scale) * self.bias + self._aligned(affine.shift)
         return replace(self, kernels={"kernel": kernel}, bias=bias)
 
+    def _scale_inputs(self, affine: Affine, rank: int) -> Self:
+        source, spec, target = self._specs()
+        letters, outputs = self._letters(source, rank), target.replace("...", "")
+        if affine.shifts and (set(letters) - set(spec + outputs + ".") or target.endswith("...")):
+            raise CannotFold(f"{self.layer.name} sums or moves axes that it has no weights for")
+        kernel = self.kernels["kernel"]
+        scaled, shifted = (
+            kernel * self._on_kernel(v, letters) for v in (affine.scale, affine.shift)
+        )
+        kept = "".join(c for c in outputs if c in spec)
+        sums = np.einsum(f"{spec}->{kept}", shifted)
+        sizes = dict(zip(kept, sums.shape, strict=True))
+        shift = self._aligned(sums.reshape([sizes.get(c, 1) for c in outputs]))
+        return replace(self, kernels={"kernel": scaled}, bias=self.bias + shift)
+
     def _aligned(self, values: np.ndarray) -> np.ndarray:
         """Returns `values` without the leading axes of size 1: the bias has as few as it can."""
         while values.ndim > 1 and values.shape[0] == 1:
