@@ -2,6 +2,7 @@
 
 import math
 import string
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +30,7 @@ class KernelAxes:
     in_axis: Axes = (-2,)
     out_axis: Axes = (-1,)
     batch_axis: Axes = ()
-    in_divisor: int = 1
+    in_divisor: float = 1
     out_divisor: int = 1
 
     def fans(self, shape: tuple[int, ...]) -> tuple[float, float]:
@@ -91,6 +92,32 @@ def incoming_axes(layer: keras.layers.Layer) -> dict[str, Axes]:
         summed = tuple(a for a in range(rank) if a not in apart)
         found[name] = summed or tuple(a % rank for a in axes.out_axis)
     return found
+
+
+def met_fraction(layer: Any, spatial_shape: Sequence[int]) -> float:
+    """Returns which part of a filter meets inputs, not padding, on average over the positions.
+
+    1 for layers that are no convolution, and without `padding="same"`.
+    """
+    sizes = getattr(layer, "kernel_size", ())
+    if getattr(layer, "padding", None) != "same" or "Transpose" in type(layer).__name__:
+        return 1.0
+    if len(spatial_shape) != len(sizes):
+        raise ValueError(
+            f"spatial_shape needs {len(sizes)} sizes for {type(layer).__name__}, one for each axis "
+            f"of positions. Received {tuple(spatial_shape)}."
+        )
+    fraction = 1.0
+    for n, k, stride, dilation in zip(
+        spatial_shape, sizes, layer.strides, layer.dilation_rate, strict=True
+    ):
+        # TensorFlow's rule: as many outputs as strides fit, and the padding split evenly.
+        num_outputs = -(-n // stride)
+        reach = (k - 1) * dilation + 1
+        before = max(0, (num_outputs - 1) * stride + reach - n) // 2
+        taps = [o * stride - before + t * dilation for o in range(num_outputs) for t in range(k)]
+        fraction *= sum(0 <= tap < n for tap in taps) / len(taps)
+    return fraction
 
 
 def is_kernel(variable: Any) -> bool:

@@ -1,5 +1,6 @@
 """Drawing all weights of a model anew, by the scheme that suits each layer."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -9,15 +10,26 @@ import numpy as np
 from keras import ops
 
 from kerastools._core._activations import activation_name
-from kerastools._core._fans import num_gates
+from kerastools._core._fans import kernel_axes, num_gates
+from kerastools._core._flow import flow_of
 from kerastools._core._layers import PlacedLayer, walk
 from kerastools._core._table import format_table
+from kerastools.calibration._spatial_shapes import spatial_shapes
+from kerastools.initializers import stability
 from kerastools.initializers._for_layer import check_scheme, for_layer
 from kerastools.initializers._variance_scaling import VarianceScaling
 
+# Smooth rectifiers, in which a deviation of the signal grows from layer to layer.
+_UNSTABLE = ("gelu", "silu", "swish", "mish", "hard_silu")
+_LARGEST_GROWTH = 2.0
+
 
 def initialize(
-    model: keras.Model, scheme: str = "auto", seed: int | None = None, verbose: bool = False
+    model: keras.Model,
+    scheme: str = "auto",
+    seed: int | None = None,
+    verbose: bool = False,
+    same_padding: bool = False,
 ) -> keras.Model:
     """Draws all weights of `model` anew, in place, by the scheme that suits each layer; returns it.
 
@@ -46,9 +58,15 @@ def initialize(
         scheme: `"auto"`, or a scheme of `kerastools.initializers.for_layer` for all kernels.
         seed: Integer that makes the draws repeatable; by default they are new each time.
         verbose: Whether to print what was done to each variable, as a table.
+        same_padding: Whether to count the fans of convolutions with `padding="same"` without the
+            weights that meet padding; it matters on maps of a few positions.
 
     Returns:
         `model`.
+
+    Warns:
+        UserWarning: If the model is deep, has no normalisation, and its activation has no stable
+            gain (GELU, SiLU, Mish; see `kerastools.initializers.stability`): then `calibrate` it.
 
     Raises:
         TypeError: If `model` is not a Keras model.
@@ -74,14 +92,33 @@ def initialize(
     check_scheme(scheme, "initialize")
     placed = walk(model, "initialize")
     seeds = iter(np.random.SeedSequence(seed).spawn(sum(len(p.weights) for p in placed)))
-    steps = [step for p in placed for step in _plan(p, scheme, seeds)]
+    shapes = spatial_shapes(model) if same_padding else {}
+    steps = [step for p in placed for step in _plan(p, scheme, seeds, shapes.get(id(p.layer)))]
     values = [step.draw() if step.draw else None for step in steps]
     for step, value in zip(steps, values, strict=True):
         if value is not None:
             step.variable.assign(value)
     if verbose:
         print(_table(steps))
+    _warn_if_unstable(model, placed)
     return model
+
+
+def _warn_if_unstable(model: Any, placed: list[PlacedLayer]) -> None:
+    """Warns if a deviation of the signal is more than doubled over the depth of the model."""
+    if flow_of(model, "initialize").normalised:
+        return
+    names = [activation_name(p.activation) for p in placed if kernel_axes(p.layer)]
+    for name in dict.fromkeys(n for n in names if n in _UNSTABLE):
+        growth = stability(name) ** names.count(name)
+        if growth > _LARGEST_GROWTH:
+            warnings.warn(
+                f"{name} has no stable gain: over the {names.count(name)} layers of "
+                f'"{model.name}" a deviation of the signal grows {growth:.2g} times. Call '
+                "kerastools.calibration.calibrate(model, x) next, or put "
+                "keras.layers.LayerNormalization() between.",
+                stacklevel=3,
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,10 +133,10 @@ class _Step:
     draw: Callable[[], Any] | None
 
 
-def _plan(placed: PlacedLayer, scheme: str, seeds: Any) -> list[_Step]:
+def _plan(placed: PlacedLayer, scheme: str, seeds: Any, shape: Any) -> list[_Step]:
     """Returns the steps for one layer; takes one seed per variable, whatever becomes of it."""
     layer = placed.layer
-    by_name = for_layer(layer, scheme, activation=placed.activation)
+    by_name = for_layer(layer, scheme, activation=placed.activation, spatial_shape=shape)
     activation = activation_name(placed.activation)
     steps = []
     for variable, sequence in zip(placed.weights, seeds, strict=False):

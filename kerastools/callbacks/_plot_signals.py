@@ -28,8 +28,9 @@ def plot_heat_map(
         with np.errstate(divide="ignore", invalid="ignore"):
             picture = np.log10(picture)
     picture = np.ma.masked_invalid(picture)
-    limits = {"vmin": 0, "vmax": 1} if is_fraction else {}
-    image = axes.imshow(picture, aspect="auto", interpolation="nearest", **limits)
+    image = axes.imshow(picture, aspect="auto", interpolation="nearest")
+    if is_fraction:
+        image.set_clim(0, 1)
     places = np.unique(np.linspace(0, len(steps) - 1, min(len(steps), 8)).astype(int))
     axes.set_xticks(places, [str(steps[i]) for i in places])
     if len(shown) <= _NAMED:

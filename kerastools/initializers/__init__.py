@@ -2,7 +2,7 @@
 
 from kerastools.initializers._delta_orthogonal import DeltaOrthogonal
 from kerastools.initializers._for_layer import for_layer
-from kerastools.initializers._gain import gain
+from kerastools.initializers._gain import gain, stability
 from kerastools.initializers._gated_orthogonal import GatedOrthogonal
 from kerastools.initializers._glorot_normal import GlorotNormal
 from kerastools.initializers._glorot_uniform import GlorotUniform
@@ -24,4 +24,5 @@ __all__ = [
     "VarianceScaling",
     "for_layer",
     "gain",
+    "stability",
 ]

@@ -1,13 +1,14 @@
 """The initializers that suit a layer: the scheme by its activation, the fans by its kind."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
 from kerastools._core._activations import activation_name, own_activation
-from kerastools._core._fans import kernel_axes, num_gates
+from kerastools._core._fans import kernel_axes, met_fraction, num_gates
 from kerastools.initializers._gated_orthogonal import GatedOrthogonal
 from kerastools.initializers._glorot_normal import GlorotNormal
 from kerastools.initializers._glorot_uniform import GlorotUniform
@@ -38,6 +39,7 @@ def for_layer(
     scheme: str = "auto",
     seed: int | None = None,
     activation: Any = None,
+    spatial_shape: Sequence[int] | None = None,
 ) -> dict[str, keras.initializers.Initializer]:
     """Returns the initializer that suits each kernel of `layer`, by the variable's name.
 
@@ -57,6 +59,10 @@ def for_layer(
         seed: Integer from which each kernel gets a seed of its own; `None` draws anew each time.
         activation: The activation that follows the layer, where it is not the layer's own: a
             name, a function or a layer. By default the layer's own.
+        spatial_shape: Positions of the input, such as `(8, 8)`, for convolutions with
+            `padding="same"`: at the rim some weights meet zeros only, and fan_in is counted without
+            those, on average over the positions. A 3 × 3 filter on 4 × 4 positions meets 0.69 of
+            its weights. By default the padding is not counted, as in Keras and in the papers.
 
     Returns:
         A dictionary such as `{"kernel": HeNormal(...)}`; empty for a layer without kernels and for
@@ -93,6 +99,8 @@ def for_layer(
             initializers[kernel] = GatedOrthogonal(gates=num_gates(layer), seed=kernel_seed)
         elif chosen:
             fans = dataclasses.asdict(its_axes)
+            if spatial_shape is not None and kernel != "pointwise_kernel":
+                fans["in_divisor"] /= met_fraction(layer, spatial_shape)
             initializers[kernel] = SCHEMES[chosen](seed=kernel_seed, **fans)
     return initializers
 

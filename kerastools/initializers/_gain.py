@@ -14,6 +14,9 @@ from kerastools._core._activations import activation_name
 _NODES = 200
 _REACH = 12.0
 
+# In ln q; wide enough for float32, and a central difference errs by its square.
+_STEP = 0.02
+
 
 def gain(activation: str | Callable[[Any], Any] | keras.layers.Layer | None) -> float:
     """Returns the factor that keeps the second moment of a signal through `activation`.
@@ -54,14 +57,47 @@ def gain(activation: str | Callable[[Any], Any] | keras.layers.Layer | None) -> 
     return 1 / math.sqrt(_second_moment(activation))
 
 
-def _second_moment(activation: Any) -> float:
-    """Returns E[φ(z)²] for z ~ N(0, 1), by Gauss-Legendre on each side of 0, where kinks lie."""
+def stability(activation: str | Callable[[Any], Any] | keras.layers.Layer | None) -> float:
+    """Returns by what factor a small deviation of the second moment grows from layer to layer.
+
+    With weights of variance gain² / fan_in the second moment q of the pre-activations is kept at
+    q = 1; beside it, q′ = E[φ(√q z)²] / E[φ(z)²], and a relative deviation is multiplied by
+
+        d ln q′ / d ln q  at q = 1
+
+    in each layer. Below 1 the fixed point draws the signal back (tanh, SELU), at 1 every scale is
+    kept (ReLU), above 1 it is left for good: over 50 layers 1.1 makes 100 of a deviation of 1. Use
+    it before you trust `gain` in a deep net without normalisation.
+
+    Args:
+        activation: As in `gain`.
+
+    Returns:
+        The factor, to about four digits.
+
+    Raises:
+        ValueError: As in `gain`.
+
+    Example:
+
+    >>> [round(stability(name), 2) for name in ("relu", "tanh", "gelu", "silu", "mish")]
+    [1.0, 0.46, 1.14, 1.17, 1.08]
+
+    Reference: Schoenholz, Gilmer, Ganguli and Sohl-Dickstein, "Deep information propagation", ICLR
+    2017.
+    """
+    low, high = (_second_moment(activation, math.exp(h)) for h in (-_STEP, _STEP))
+    return (math.log(high) - math.log(low)) / (2 * _STEP)
+
+
+def _second_moment(activation: Any, q: float = 1.0) -> float:
+    """Returns E[φ(√q z)²] for z ~ N(0, 1), by Gauss-Legendre on each side of 0, where kinks lie."""
     nodes, weights = np.polynomial.legendre.leggauss(_NODES)
     half = (nodes + 1) * _REACH / 2
     z = np.concatenate([-half[::-1], half])
     weight = np.concatenate([weights[::-1], weights]) * _REACH / 2
     density = np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
-    outputs = _apply(activation, z).astype("float64")
+    outputs = _apply(activation, math.sqrt(q) * z).astype("float64")
     moment = float(np.sum(weight * density * outputs**2))
     if not (math.isfinite(moment) and moment > 0):
         raise ValueError(

@@ -51,7 +51,7 @@ class GlorotUniform(VarianceScaling):
         in_axis: int | Sequence[int] = -2,
         out_axis: int | Sequence[int] = -1,
         batch_axis: int | Sequence[int] = (),
-        in_divisor: int = 1,
+        in_divisor: float = 1,
         out_divisor: int = 1,
     ) -> None:
         super().__init__(

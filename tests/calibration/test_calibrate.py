@@ -22,6 +22,7 @@ def numbers(model):
 
 
 @pytest.mark.parametrize("activation", ["silu", "gelu"])
+@pytest.mark.filterwarnings("ignore:.*has no stable gain:UserWarning")
 def test_fifty_layers_without_a_stable_gain_get_variance_one(activation):
     stack = [keras.Input((64,))]
     for i in range(50):

@@ -203,3 +203,48 @@ def test_nothing_is_changed_when_something_fails(monkeypatch):
         initialize(model, "kaiming")
     for a, b in zip(before, numbers(model), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def silu_net(depth, activation="silu", norm=False):
+    stack = [keras.Input((8,))]
+    for _ in range(depth):
+        stack += [layers.Dense(8), *([layers.LayerNormalization()] if norm else [])]
+        stack.append(layers.Activation(activation))
+    return keras.Sequential([*stack, layers.Dense(1)])
+
+
+def test_a_deep_net_without_a_stable_gain_is_warned_of():
+    with pytest.warns(UserWarning, match="silu has no stable gain: over the 20 layers"):
+        initialize(silu_net(20), seed=1)
+    for sound in (silu_net(3), silu_net(20, "relu"), silu_net(20, norm=True)):
+        initialize(sound, seed=1)
+
+
+def test_same_padding_is_counted_on_request():
+    inner = keras.Sequential([keras.Input((4, 4, 8)), layers.Conv2D(64, 3, padding="same")])
+    inputs = keras.Input((4, 4, 8))
+    model = keras.Model(inputs, layers.ReLU()(inner(inputs)))
+    kernel = inner.layers[0].kernel
+    plain = ops.convert_to_numpy(initialize(model, seed=1) and kernel).copy()
+    counted = ops.convert_to_numpy(initialize(model, seed=1, same_padding=True) and kernel)
+    np.testing.assert_allclose(counted, plain * (3 * 4 / 10), rtol=1e-5)
+
+
+def test_a_deep_depthwise_net_keeps_its_signal_where_keras_loses_it():
+    def features(mend):
+        keras.utils.set_random_seed(1)
+        he = {
+            f"{k}_initializer": keras.initializers.HeNormal(seed=s)
+            for s, k in enumerate(("depthwise", "pointwise"))
+        }
+        stack = [keras.Input((8, 8, 64))]
+        for _ in range(6):
+            stack.append(layers.SeparableConv2D(64, 3, padding="same", activation="relu", **he))
+        model = keras.Sequential(stack)
+        if mend:
+            initialize(model, seed=1)
+        x = np.random.default_rng(1).normal(size=(8, 8, 8, 64)).astype("float32")
+        return float(ops.mean(ops.square(model(x))))
+
+    assert features(mend=False) < 1e-6
+    assert 0.02 < features(mend=True) < 5

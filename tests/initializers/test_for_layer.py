@@ -219,3 +219,29 @@ def test_bad_arguments_are_refused():
         for_layer(layers.Dense(3), "kaiming")
     with pytest.raises(TypeError, match="calibration"):
         for_layer("dense")
+
+
+SAME = {
+    "3x3 on 4x4": (lambda: layers.Conv2D(64, 3, padding="same"), (8, 4, 4, 32), 0.694),
+    "7x7 on 7x7": (lambda: layers.Conv2D(64, 7, padding="same"), (8, 7, 7, 32), 0.571),
+    "strided": (lambda: layers.Conv2D(64, 3, 2, padding="same"), (8, 4, 4, 32), 0.694),
+    "dilated": (lambda: layers.Conv1D(64, 3, padding="same", dilation_rate=2), (8, 6, 32), 0.778),
+    "depthwise": (lambda: layers.DepthwiseConv2D(3, padding="same"), (8, 4, 4, 64), 0.694),
+}
+
+
+@pytest.mark.parametrize("kind", SAME)
+def test_same_padding_is_counted_on_request(kind):
+    make, shape, part = SAME[kind]
+
+    def corrected(layer, seed):
+        return for_layer(layer, seed=seed, activation="relu", spatial_shape=shape[1:-1])
+
+    assert mean_gain(make, shape, ALL, corrected) == pytest.approx(1.0, abs=0.1)
+    fans = [s(make(), 1)["kernel"] for s in (corrected, ours)]
+    kernel = (*make().kernel_size, shape[-1], 1 if kind == "depthwise" else 64)
+    ratio = fans[0].fans(kernel)[0] / fans[1].fans(kernel)[0]
+    if kind not in ("strided", "dilated"):
+        assert ratio == pytest.approx(part, abs=1e-3)
+    with pytest.raises(ValueError, match="spatial_shape"):
+        for_layer(make(), spatial_shape=(4, 4, 4))

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from kerastools.initializers import gain
+from kerastools.initializers import gain, stability
 
 CLOSED = {"linear": 1.0, "relu": math.sqrt(2), "selu": 1.0}
 
@@ -60,3 +60,14 @@ def test_what_has_no_gain_is_refused():
         gain(lambda z: z / 0.0)
     with pytest.raises(ValueError, match="element by element"):
         gain(lambda z: ops.sum(z))
+
+
+def test_smooth_rectifiers_leave_their_fixed_point_and_bounded_ones_return():
+    # d ln q′ / d ln q at q = 1, from moments that closed forms give.
+    assert stability("linear") == pytest.approx(1.0, abs=1e-4)
+    assert stability("relu") == pytest.approx(1.0, abs=1e-4)
+    assert [round(stability(n), 2) for n in ("gelu", "silu", "mish")] == [1.14, 1.17, 1.08]
+    assert stability("tanh") < 0.7
+    assert stability("selu") < 1
+    # φ = z²: E[φ²] = 3q², whose logarithm has slope 2.
+    assert stability(lambda z: z**2) == pytest.approx(2.0, abs=1e-3)

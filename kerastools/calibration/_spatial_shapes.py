@@ -1,0 +1,30 @@
+"""On how many positions each convolution of a model works."""
+
+from typing import Any
+
+import keras
+
+from kerastools._core._graph import Graph, has_graph, read_graph
+
+
+def spatial_shapes(model: Any) -> dict[int, tuple[int, ...]]:
+    """Returns, by id of the layer, the positions of what each convolution is first called on.
+
+    Left out are those of unknown size.
+    """
+    found: dict[int, tuple[int, ...]] = {}
+    _collect(read_graph(model, "initialize"), found)
+    return found
+
+
+def _collect(graph: Graph, found: dict[int, tuple[int, ...]]) -> None:
+    for call in graph.calls:
+        layer = call.operation
+        if has_graph(layer):
+            _collect(Graph(layer), found)
+        elif isinstance(layer, keras.Layer) and hasattr(layer, "kernel_size"):
+            shape = tuple(call.inputs[0].shape[1:])
+            channels_last = layer.data_format == "channels_last"
+            positions = shape[:-1] if channels_last else shape[1:]
+            if None not in positions and len(positions) == len(layer.kernel_size):
+                found.setdefault(id(layer), positions)
