@@ -34,12 +34,15 @@ class FoldReport:
             `Rescaling`, in the model's order.
         num_layers: Layers before and after, those of nested models included.
         num_parameters: Weights before and after.
+        largest_difference: max |y − y'| / max |y| between the outputs y of the model and y' of the
+            folded one, of the worst output; `None` if it was called without `sample`.
     """
 
     model: str
     outcomes: tuple[FoldOutcome, ...]
     num_layers: tuple[int, int]
     num_parameters: tuple[int, int]
+    largest_difference: float | None = None
 
     @property
     def num_folded(self) -> int:
@@ -71,5 +74,7 @@ class FoldReport:
             f"norms folded, {layers} layers became {fewer_layers}, {weights:,} parameters "
             f"{fewer_weights:,}"
         )
+        if self.largest_difference is not None:
+            title += f", outputs equal to {self.largest_difference:.1e}"
         table = format_table(("layer", "outcome"), rows)
         return f"{title}\n\n{table}" if rows else title

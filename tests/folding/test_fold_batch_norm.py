@@ -272,6 +272,19 @@ def test_surviving_layers_keep_name_flags_regularizers_dtype_and_random_state():
     np.testing.assert_array_equal(*map(keras.ops.convert_to_numpy, states))
 
 
+def test_the_report_compares_both_models_on_random_or_given_inputs():
+    model = network((5,), layers.Dense(4), layers.BatchNormalization(), layers.ReLU())
+    assert fold(model)[1].largest_difference is None
+    x = sample(model, rows=7)
+    for rows in (x, "random"):
+        _, report = fold_batch_norm(model, return_report=True, sample=rows)
+        assert 0 < report.largest_difference < 1e-6
+        assert f"outputs equal to {report.largest_difference:.1e}" in str(report)
+        assert report.to_dict()["largest_difference"] == report.largest_difference
+    with pytest.raises(ValueError, match=r"needs sample .* at least one row"):
+        fold_batch_norm(model, return_report=True, sample=x[:, :2])
+
+
 @ON_ONE_BACKEND
 def test_result_is_sequential_where_the_model_was():
     model = network((5,), layers.Dense(4), layers.BatchNormalization(), layers.ReLU())
@@ -305,6 +318,15 @@ def test_saved_result_loads_without_kerastools(tmp_path):
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
     np.testing.assert_allclose(np.load(tmp_path / "y.npy"), outputs(folded, x)[0], rtol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
+def test_model_loaded_from_a_legacy_h5_file_folds(tmp_path):
+    model = network((8, 8, 3), layers.Conv2D(4, 3), layers.BatchNormalization(), layers.ReLU())
+    model.save(tmp_path / "model.h5")
+    loaded = keras.models.load_model(tmp_path / "model.h5", compile=False)
+    assert fold(loaded)[1].num_folded == 1
+    assert_same(model, fold_batch_norm(loaded))
 
 
 @ON_ONE_BACKEND
@@ -519,6 +541,31 @@ class TestRefused:
         x = keras.Input((3,))
         model = Named(x, layers.BatchNormalization()(layers.Dense(2)(x)))
         assert fold(randomise(model))[1].num_folded == 1
+
+    def test_backbone_that_builds_its_graph_in_its_constructor_is_folded(self):
+        """As the models of keras-hub do: a subclass with a config and attributes of its own."""
+
+        class Backbone(keras.Model):
+            def __init__(self, width, **kwargs):
+                stem = layers.Conv2D(width, 3, use_bias=False, name="stem")
+                x = keras.Input((None, None, 3), name="images")
+                y = layers.ReLU()(layers.BatchNormalization(name="norm")(stem(x)))
+                super().__init__(inputs=x, outputs=y, **kwargs)
+                self.width, self.stem = width, stem
+
+            def get_config(self):
+                return {"name": self.name, "width": self.width}
+
+        backbone = Backbone(4, name="backbone")
+        x = keras.Input((8, 8, 3))
+        y = layers.Dense(2)(layers.GlobalAveragePooling2D()(backbone(x)))
+        model = randomise(keras.Model(x, y))
+        assert fold(model)[1].outcomes[0].into == "stem"
+        batch = sample(model)
+        folded = fold_batch_norm(backbone)
+        assert_same(backbone, folded, x=batch)
+        assert folded.name == "backbone"
+        assert len(folded.layers) == len(backbone.layers) - 1
 
     def test_unbuilt_model(self):
         with pytest.raises(ValueError, match="needs a built model"):

@@ -76,7 +76,7 @@ def test_folds_into_all_consumers_at_once():
 def test_one_consumer_that_cannot_keeps_all_others_as_they_were():
     x = keras.Input((8, 8, 3))
     z = layers.BatchNormalization(name="n")(layers.ReLU()(x))
-    model = keras.Model(x, [layers.Conv2D(4, 1)(z), layers.Conv2D(4, 3, padding="same")(z)])
+    model = keras.Model(x, [layers.Conv2D(4, 1)(z), layers.ReLU()(z)])
     folded, report = fold(randomise(model), tolerance=0)
     assert report.num_folded == 0
     assert num_batch_norms(folded) == 1
@@ -93,11 +93,44 @@ def test_one_consumer_that_cannot_keeps_all_others_as_they_were():
 )
 def test_a_shift_does_not_pass_zero_padding_but_a_scale_does(same):
     model = network((8, 8, 3), layers.ReLU(), layers.BatchNormalization(name="n"), same)
-    assert "pads its input with zeros" in reasons(fold(model)[1])["n"]
+    folded, report = fold(model)
+    assert "but for its shift, which a Rescaling adds" in report.outcomes[0].into
+    assert report.num_folded == 1
+    assert type(folded.get_layer("n")) is layers.Rescaling
     scale = layers.BatchNormalization(center=False, name="n")
     model = network((8, 8, 3), layers.ReLU(), scale, type(same).from_config(same.get_config()))
     scale.moving_mean.assign(np.zeros(3))
     assert fold(model)[1].num_folded == 1
+
+
+@pytest.mark.tensorflow
+def test_a_shift_that_stays_is_exact_in_float64_and_survives_saving(tmp_path):
+    keras.config.set_dtype_policy("float64")
+    same = layers.Conv2D(4, 3, padding="same")
+    model = network((8, 8, 3), layers.ReLU(), layers.BatchNormalization(), same)
+    folded, _ = fold(model, tolerance=1e-12)
+    folded.save(tmp_path / "model.keras")
+    assert_same(model, keras.models.load_model(tmp_path / "model.keras"), tolerance=1e-12)
+
+
+@ON_ONE_BACKEND
+@pytest.mark.parametrize("gamma", [[0.0, 1.0, 1.0], [1e-5, 1.0, 1.0]], ids=["zero", "tiny"])
+def test_a_scale_that_cannot_be_taken_out_keeps_the_batch_norm(gamma):
+    norm = layers.BatchNormalization(name="n")
+    same = layers.Conv2D(4, 3, padding="same")
+    model = network((8, 8, 3), layers.ReLU(), norm, same)
+    norm.gamma.assign(gamma)
+    assert "pads its input with zeros" in reasons(fold(model)[1])["n"]
+
+
+@ON_ONE_BACKEND
+def test_scales_before_same_convolutions_fold_through_pooling_into_all_of_them():
+    x = keras.Input((8, 8, 3))
+    z = layers.BatchNormalization(name="n")(layers.ReLU()(x))
+    a = layers.Conv2D(4, 3, padding="same", name="a")(layers.AveragePooling2D(2)(z))
+    b = layers.Conv2D(4, 1, name="b")(z)
+    _, report = fold(randomise(keras.Model(x, [a, b])))
+    assert report.outcomes[0].into.startswith(("a and b", "b and a"))
 
 
 @ON_ONE_BACKEND
@@ -268,20 +301,21 @@ def test_einsum_dense_takes_a_batch_norm_before_it(shape, equation, output_shape
 
 @ON_ONE_BACKEND
 @pytest.mark.parametrize(
-    ("equation", "axis", "folds"),
+    ("equation", "axis", "whole"),
     [
         ("abc,cd->adb", -1, True),  # the bias gets an axis that is not the last
         ("abc,bcd->abd", 1, True),  # a kernel of its own at every place
         ("abc,bd->acd", 1, True),
-        ("abc,cd->ad", -1, False),  # sums over b, which has no weights
+        ("abc,cd->ad", -1, False),  # sums the shift over b, which has no weights
         ("abc,cd->abd", 1, False),
     ],
 )
-def test_einsum_dense_before_which_the_axes_matter(equation, axis, folds):
+def test_einsum_dense_before_which_the_axes_matter(equation, axis, whole):
     sizes = {"b": 6, "c": 5, "d": 4}
     einsum = layers.EinsumDense(equation, [sizes[c] for c in equation.split("->a")[1]])
     norm = layers.BatchNormalization(axis=axis)
-    assert fold(network((6, 5), layers.ReLU(), norm, einsum))[1].num_folded == folds
+    folded, _ = fold(network((6, 5), layers.ReLU(), norm, einsum))
+    assert (len(folded.layers) == 2) == whole
 
 
 @ON_ONE_BACKEND

@@ -1,0 +1,251 @@
+"""Deciding what becomes of each batch normalisation, and of the weights beside it."""
+
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import keras
+import numpy as np
+
+from kerastools._core._graph import Call, Graph, has_graph, sublayers
+from kerastools.folding._algebra import (
+    AFFINE_LAYERS,
+    Affine,
+    CannotFold,
+    LinearWeights,
+    affine_of,
+    passage,
+)
+from kerastools.folding._report import FoldOutcome
+
+# Beyond it, adding the shift before the scale would lose the digits of x that matter.
+_LARGEST_SHIFT = 1e3
+
+
+class Plan:
+    """Which calls of batch normalisation go, and what that makes of the weights beside them.
+
+    Attributes:
+        model: The model to fold; it is not changed.
+        graphs: Its graph and those of nested models, by the id of the model.
+        outcomes: A `FoldOutcome` per call, by its id.
+        weights: The weights of the layers that take one in, by the id of the layer.
+        removed: Ids of the calls that go.
+        shifts: What the calls of which only the scale goes still add, by their id.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.model = graph.model
+        self.graphs: dict[int, Graph] = {}
+        self.in_training_mode: set[int] = set()
+        self._read(graph, training=False)
+        self.num_calls = Counter(
+            id(call.operation) for graph in self.graphs.values() for call in graph.calls
+        )
+        self.outcomes: dict[int, FoldOutcome] = {}
+        self.candidates: dict[int, tuple[Graph, Call]] = {}
+        self._find(graph, "", set())
+        self.weights: dict[int, LinearWeights] = {}
+        self.removed: set[int] = set()
+        self.shifts: dict[int, np.ndarray] = {}
+        self._fold_all()
+        self._fold_scales()
+
+    def _read(self, graph: Graph, training: bool) -> None:
+        self.graphs[id(graph.model)] = graph
+        if training:
+            self.in_training_mode.add(id(graph.model))
+        for call in graph.calls:
+            nested = call.operation
+            if has_graph(nested):
+                in_training = training or bool(call.argument("training"))
+                news = in_training and id(nested) not in self.in_training_mode
+                if news or id(nested) not in self.graphs:
+                    self._read(self.graphs.get(id(nested)) or Graph(nested), in_training)
+
+    def _find(self, graph: Graph, path: str, seen: set[int]) -> None:
+        """Lists what could be folded, and what cannot because its call is unknown."""
+        seen.add(id(graph.model))
+        for call in graph.calls:
+            layer = call.operation
+            if id(layer) in self.graphs:
+                if id(layer) not in seen:
+                    self._find(self.graphs[id(layer)], f"{path}{layer.name}/", seen)
+            elif type(layer) in AFFINE_LAYERS:
+                self.candidates[id(call)] = (graph, call)
+                self._note(id(call), path, layer, None, None)
+            elif isinstance(layer, keras.Layer):
+                for part in sublayers(layer):
+                    if isinstance(part, keras.layers.BatchNormalization):
+                        where = "is a subclass" if part is layer else f"lies inside {layer.name}"
+                        reason = f"{where} of type {type(layer).__name__}, whose call is unknown"
+                        self._note(id(part), path, part, None, reason)
+
+    def _note(self, key: int, path: str, layer: Any, into: str | None, reason: str | None) -> None:
+        name = f"{path}{layer.name}"
+        self.outcomes[key] = FoldOutcome(name, type(layer).__name__, into, reason)
+
+    def _fold_all(self) -> None:
+        """Folds until nothing more goes: what is gone may open the way for what was before it."""
+        progress = True
+        while progress:
+            progress = False
+            for key, (graph, call) in list(self.candidates.items()):
+                into, reason = self._fold(graph, call)
+                self.outcomes[key] = replace(self.outcomes[key], into=into, reason=reason)
+                if into:
+                    progress = True
+                    self.removed.add(key)
+                    del self.candidates[key]
+
+    def _fold_scales(self) -> None:
+        """Folds the scale alone, forward, where zero padding keeps out the shift."""
+        for key, (graph, call) in self.candidates.items():
+            updates: dict[int, LinearWeights] = {}
+            try:
+                affine = self._affine(graph, call)
+                shift = self._shift_before(call, affine)
+                names = self._into_consumers(
+                    graph, call.outputs[0], affine.without_shift(), updates
+                )
+            except CannotFold:
+                continue
+            self.weights |= updates
+            self.shifts[key] = shift
+            into = f"{' and '.join(names)}, but for its shift, which a Rescaling adds"
+            self.outcomes[key] = replace(self.outcomes[key], into=into, reason=None)
+
+    def _shift_before(self, call: Call, affine: Affine) -> np.ndarray:
+        """Returns s in a⊗x + b = a⊗(x + s) as what a `Rescaling` adds along the last axis."""
+        layer, rank = call.operation, len(call.outputs[0].shape)
+        if self.num_calls[id(layer)] > 1 or layer.compute_dtype not in ("float32", "float64"):
+            raise CannotFold("called several times, or in a precision that cannot hold the shift")
+        if (affine.scale == 0).any() or (affine.scale == 1).all():
+            raise CannotFold("a scale of 0 cannot be taken out, one of 1 need not")
+        if keras.config.image_data_format() != "channels_last":
+            raise CannotFold("a Rescaling adds along another axis")
+        shift = replace(affine, shift=affine.shift / affine.scale).along(rank - 1).shift
+        if not np.abs(shift).max() <= _LARGEST_SHIFT:
+            raise CannotFold("the shift before the scale is too large")
+        return np.array(shift)
+
+    def _fold(self, graph: Graph, call: Call) -> tuple[str | None, str | None]:
+        """Folds one call if it can; returns the layers' names and nothing, or nothing and why."""
+        try:
+            affine = self._affine(graph, call)
+        except CannotFold as reason:
+            return None, str(reason)
+        reasons = []
+        attempts = (
+            (self._into_producers, call.inputs[0]),
+            (self._into_consumers, call.outputs[0]),
+        )
+        for absorb, tensor in attempts:
+            updates: dict[int, LinearWeights] = {}
+            try:
+                names = absorb(graph, tensor, affine, updates)
+            except CannotFold as reason:
+                reasons.append(str(reason))
+            else:
+                self.weights |= updates
+                return " and ".join(names), None
+        return None, "; ".join(reasons)
+
+    def _affine(self, graph: Graph, call: Call) -> Affine:
+        """Returns what a call does in inference, or raises if that is not known."""
+        if id(graph.model) in self.in_training_mode or call.argument("training"):
+            raise CannotFold("called with training=True: uses the statistics of its batch")
+        if call.has_explicit_mask():
+            raise CannotFold("called with an explicit mask")
+        source, target = call.inputs[0], call.outputs[0]
+        if source.dtype != target.dtype:
+            raise CannotFold(f"changes the dtype from {source.dtype} to {target.dtype}")
+        return affine_of(call.operation, len(source.shape))
+
+    def _into_producers(
+        self, graph: Graph, tensor: Any, affine: Affine, updates: dict[int, LinearWeights]
+    ) -> list[str]:
+        """Makes the layers before `tensor`, which is used once, compute a⊗tensor + b in place."""
+        call = graph.producer(tensor)
+        if call is None:
+            raise CannotFold("follows an input of the model")
+        layer = call.operation
+        if graph.is_output(tensor):
+            raise CannotFold(f"the model also returns the output of {layer.name}")
+        if len(graph.consumers(tensor)) > 1:
+            users = ", ".join(sorted({c.operation.name for c in graph.consumers(tensor)}))
+            raise CannotFold(f"the output of {layer.name} is used several times: by {users}")
+        if id(call) in self.removed:
+            return self._into_producers(graph, call.inputs[0], affine, updates)
+        passes = _passage(call)
+        if passes is not None:
+            (source,) = call.inputs
+            _check_dtype(call)
+            before = passes(layer, affine, tensor.shape, source.shape)
+            return self._into_producers(graph, source, before, updates)
+        if type(layer) in (keras.layers.Add, keras.layers.Concatenate):
+            _check_dtype(call)
+            parts = _branches(call, affine)
+            return [
+                name
+                for source, part in zip(call.inputs, parts, strict=True)
+                for name in self._into_producers(graph, source, part, updates)
+            ]
+        weights = self._weights(layer, updates)
+        updates[id(layer)] = weights.followed_by(affine, len(tensor.shape))
+        return [layer.name]
+
+    def _into_consumers(
+        self, graph: Graph, tensor: Any, affine: Affine, updates: dict[int, LinearWeights]
+    ) -> list[str]:
+        """Makes all layers after `tensor` = a⊗x + b compute the same from x."""
+        if graph.is_output(tensor):
+            raise CannotFold("its output goes out of the model")
+        names = []
+        for call in graph.consumers(tensor):
+            layer = call.operation
+            passes = _passage(call)
+            if id(call) in self.removed:
+                names += self._into_consumers(graph, call.outputs[0], affine, updates)
+            elif passes is not None:
+                (target,) = call.outputs
+                _check_dtype(call)
+                after = passes(layer, affine, tensor.shape, target.shape)
+                names += self._into_consumers(graph, target, after, updates)
+            else:
+                weights = self._weights(layer, updates)
+                updates[id(layer)] = weights.preceded_by(affine, len(tensor.shape))
+                names.append(layer.name)
+        return names
+
+    def _weights(self, layer: Any, updates: dict[int, LinearWeights]) -> LinearWeights:
+        weights = updates.get(id(layer)) or self.weights.get(id(layer)) or LinearWeights.of(layer)
+        if self.num_calls[id(layer)] > 1:
+            raise CannotFold(
+                f"{layer.name} is called {self.num_calls[id(layer)]} times with one kernel"
+            )
+        return weights
+
+
+def _passage(call: Call) -> Any:
+    """Returns how an affine map passes a call in inference, or `None` if it cannot."""
+    if len(call.inputs) != 1 or call.argument("training"):
+        return None
+    return passage(call.operation)
+
+
+def _check_dtype(call: Call) -> None:
+    dtypes = {t.dtype for t in (*call.inputs, *call.outputs)}
+    if len(dtypes) > 1:
+        raise CannotFold(f"{call.operation.name} mixes {' and '.join(sorted(dtypes))}")
+
+
+def _branches(call: Call, affine: Affine) -> list[Affine]:
+    """Returns what each input of an `Add` or `Concatenate` must become for a⊗output + b."""
+    layer, (output,) = call.operation, call.outputs
+    if type(layer) is keras.layers.Concatenate:
+        axis = layer.axis % len(output.shape)
+        return affine.split(axis, [t.shape[axis] for t in call.inputs])
+    if any(t.shape != output.shape for t in call.inputs):
+        raise CannotFold(f"{layer.name} adds tensors of different shapes")
+    return [affine] + [affine.without_shift()] * (len(call.inputs) - 1)
