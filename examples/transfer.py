@@ -69,7 +69,8 @@ def net(classes, seed):
     for i, filters in enumerate((16, 32), 1):
         layers += [
             keras.layers.Conv2D(filters, 3, padding="same", use_bias=False, name=f"conv_{i}"),
-            keras.layers.BatchNormalization(name=f"norm_{i}"),
+            # 0.99, the default, would leave scratch with statistics of its first steps.
+            keras.layers.BatchNormalization(momentum=0.9, name=f"norm_{i}"),
             keras.layers.ReLU(name=f"relu_{i}"),
             keras.layers.MaxPooling2D(name=f"pool_{i}"),
         ]

@@ -147,6 +147,8 @@ class FreezeSchedule(keras.callbacks.Callback):
         require_built(self.model, "FreezeSchedule")
         if self.batch_norm == "recalibrate":
             _check_data(self.model, self.calibration_data)
+        if not self.model.optimizer.built:  # A MultiOptimizer does not know its parts before.
+            self.model.optimizer.build(self.model.trainable_variables)
         rate = PhaseRate(self.model.optimizer)
         for phase in self.phases:
             rate.check(phase)

@@ -53,12 +53,12 @@ def make_model(make_optimizer=lambda: keras.optimizers.Adam(0.01), **compile_arg
 def run(model, folder, callbacks=(), phases=None, policy="inference", data=None, losses=()):
     phases = phases or [
         Phase("head", epochs=1),
-        Phase(["head", "norm|b"], steps=8, layer_decay=0.5),
-        Phase("all", lr_multiplier=0.1),
+        Phase(["head", "norm|b"], steps=8, lr_multiplier=0.5, layer_decay=0.5),
+        Phase("a|b"),
     ]
     schedule = FreezeSchedule(phases, policy, data, backup=folder)
     callbacks = [*losses, schedule, *callbacks]
-    model.fit(X, Y, epochs=5, batch_size=16, shuffle=False, verbose=0, callbacks=callbacks)
+    model.fit(X, Y, epochs=4, batch_size=16, shuffle=False, verbose=0, callbacks=callbacks)
     return schedule
 
 
@@ -86,28 +86,24 @@ def test_a_run_killed_in_phase_2_ends_where_an_uninterrupted_one_does(tmp_path):
 
     again = make_model()
     resumed = run(again, tmp_path / "killed")
-    assert again.history.epoch == [2, 3, 4]
+    assert again.history.epoch == [2, 3]
     assert_equal_models(whole, again)
     assert resumed.history == uninterrupted.history
     assert [t.phase for t in resumed.history] == [0, 1, 2]
     assert not (tmp_path / "killed" / "freeze_schedule.npz").exists()
 
 
-DECAY = keras.optimizers.schedules.ExponentialDecay(0.01, 4, 0.9)
+DECAY = keras.optimizers.schedules.ExponentialDecay(0.05, 4, 0.9)
 
 
-@pytest.mark.parametrize(
-    ("make_optimizer", "policy"),
-    [
-        (lambda: optimizers.Adam(DECAY), "train"),
-        (lambda: optimizers.SGD(0.05, momentum=0.9, nesterov="exact"), "recalibrate"),
-    ],
-)
-def test_whatever_the_optimizer_keeps_goes_on(make_optimizer, policy, tmp_path):
+def test_whatever_optimizer_schedule_and_statistics_keep_goes_on(tmp_path):
+    def make_optimizer():
+        return optimizers.SGD(DECAY, momentum=0.9, nesterov="exact")
+
     models = []
     for kill in (False, True):
         folder = tmp_path / str(kill)
-        arguments = {"policy": policy, "data": X}
+        arguments = {"policy": "recalibrate", "data": X}
         model = make_model(make_optimizer, run_eagerly=EAGERLY)
         if kill:
             with pytest.raises(Killed):
@@ -121,7 +117,7 @@ def test_whatever_the_optimizer_keeps_goes_on(make_optimizer, policy, tmp_path):
 def test_the_best_state_of_a_phase_outlives_the_process(tmp_path):
     class Losses(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
-            logs["val_loss"] = [3, 1, 2, 2, 1][epoch]
+            logs["val_loss"] = [1, 2, 2, 1][epoch]
 
     plateau = Plateau("val_loss", patience=2, restore_best=True)
     phases = [Phase("b|head", until=plateau), Phase("head")]
@@ -131,7 +127,7 @@ def test_the_best_state_of_a_phase_outlives_the_process(tmp_path):
         arguments = {"phases": phases, "losses": [Losses()]}
         if kill:
             with pytest.raises(Killed):
-                run(model, tmp_path, [KillAt(3, raise_killed)], **arguments)
+                run(model, tmp_path, [KillAt(1, raise_killed)], **arguments)
             model = make_model(run_eagerly=EAGERLY)
         run(model, tmp_path, **arguments)
         models.append(model)

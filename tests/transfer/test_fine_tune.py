@@ -8,17 +8,17 @@ from kerastools.callbacks import FreezeSchedule, Phase, Plateau
 from kerastools.transfer import fine_tune
 
 RNG = np.random.default_rng(0)
-X = RNG.normal(size=(48, 8, 8, 2)).astype("float32")
-Y = (X.mean((1, 2, 3)) > 0).astype("int64")
+X = RNG.normal(size=(48, 6)).astype("float32")
+Y = (X.mean(1) > 0).astype("int64")
 
 
 def backbone(dropout=0.0):
     keras.utils.set_random_seed(0)
-    x = inputs = keras.Input((8, 8, 2))
+    x = inputs = keras.Input((6,))
     if dropout:
         x = keras.layers.Dropout(dropout, seed=0, name="drop")(x)
     for i in range(2):
-        x = keras.layers.Conv2D(4, 3, strides=2, name=f"conv_{i}")(x)
+        x = keras.layers.Dense(4, name=f"dense_{i}")(x)
         x = keras.layers.BatchNormalization(name=f"norm_{i}")(x)
         x = keras.layers.ReLU(name=f"relu_{i}")(x)
     return keras.Model(inputs, x, name="backbone")
@@ -33,13 +33,13 @@ def test_head_first_and_then_the_layers_below_it():
     assert "val_accuracy" in tuned.history.history
     assert [(t.epoch, t.trained) for t in tuned.schedule.history] == [
         (0, ("new_head",)),
-        (3, ("conv_1", "norm_1", "new_head")),
-        (4, ("conv_0", "norm_0", "conv_1", "norm_1", "new_head")),
+        (3, ("dense_1", "norm_1", "new_head")),
+        (4, ("dense_0", "norm_0", "dense_1", "norm_1", "new_head")),
     ]
     # 2 steps an epoch, all with one optimizer, at whose rate it also ends.
     assert int(tuned.model.optimizer.iterations) == 10
     assert float(tuned.model.optimizer.learning_rate) == pytest.approx(1e-3)
-    assert "new_head, conv_1, norm_1" in str(tuned)
+    assert "new_head, dense_1, norm_1" in str(tuned)
     assert tuned.to_dict()["schedule"]["phases"][0]["epochs"] == 3
 
 
@@ -65,7 +65,7 @@ def test_a_schedule_that_was_edited_is_followed():
 
 
 def test_a_compiled_model_is_taken_as_it_is():
-    model = keras.Sequential([backbone(), keras.layers.Flatten(), keras.layers.Dense(1, name="h")])
+    model = keras.Sequential([backbone(), keras.layers.Dense(1, name="h")])
     model.compile("sgd", "mse")
     tuned = fine_tune(model, X, Y, epochs=0, head_epochs=1, verbose=0)
     assert tuned.model is model
@@ -85,9 +85,11 @@ def test_a_compiled_model_is_taken_as_it_is():
 def test_the_head_fits_the_targets(y, units, loss):
     from kerastools.transfer._fine_tune import _with_head
 
-    model = _with_head(backbone(), y, 1e-3)
-    assert model.output_shape == (None, units)
-    assert model.loss == loss
+    maps = keras.Sequential([keras.Input((6, 6, 1)), keras.layers.Conv2D(2, 3)])
+    for trunk in (backbone(), maps):
+        model = _with_head(trunk, y, 1e-3)
+        assert model.output_shape == (None, units)
+        assert model.loss == loss
 
 
 def test_wrong_arguments_are_refused():
