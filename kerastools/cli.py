@@ -1,6 +1,7 @@
-"""The command line: `kerastools fold` and `kerastools export`, for models saved as `.keras`."""
+"""The command line: `kerastools diagnose`, `fold` and `export`, for saved models."""
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -8,35 +9,65 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
+from kerastools.diagnosis import diagnose
 from kerastools.folding import fold_batch_norm
+
+_FOUND_SOMETHING = 3
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code.
 
-    0: done. 1: it could not be done, the reason is on the error stream and nothing was written.
-    2: the command itself is wrong, as `argparse` says.
+    0: done; `diagnose` found nothing wrong. 1: it could not be done, the reason is on the error
+    stream and nothing was written. 2: the command itself is wrong, as `argparse` says. 3:
+    `diagnose` found something.
 
     Args:
         arguments: The words after `kerastools`; by default those of this process.
     """
     options = _parser().parse_args(arguments)
     try:
-        options.run(options)
+        return options.run(options)
     except (ValueError, TypeError, OSError) as error:
         print(f"kerastools {options.command}: {error}", file=sys.stderr)
         return 1
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="kerastools",
-        description="Make trained Keras models smaller and faster to serve.",
-        epilog="Exit codes: 0 done, 1 not possible (nothing is written), 2 wrong command.",
+        description="Find out why a Keras model trains badly; make a trained one faster to serve.",
+        epilog="Exit codes: 0 done, 1 not possible (nothing is written), 2 wrong command, "
+        "3 diagnose found something.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    diagnosis = commands.add_parser(
+        "diagnose",
+        help="say what keeps a model from training well",
+        description="Reads MODEL, runs one batch of DATA forward and back, and prints what is "
+        "wrong: signals and gradients that vanish or explode, dead units and more, each with what "
+        "mends it. Changes nothing.",
+        epilog="Exit codes: 0 nothing wrong, 1 not possible, 2 wrong command, 3 something found. "
+        "Example: kerastools diagnose untrained.keras data.npz "
+        "--loss sparse_categorical_crossentropy",
+    )
+    _model_argument(diagnosis)
+    diagnosis.add_argument(
+        "data",
+        metavar="DATA",
+        type=Path,
+        help="an .npz file, as numpy.savez(file, x=x, y=y) writes it; a model of several inputs "
+        "takes one array for each, by the input's name, and y",
+    )
+    diagnosis.add_argument("--loss", help="by default the one that MODEL was compiled with")
+    diagnosis.add_argument(
+        "--batch-size", type=int, default=32, help="rows of a batch in training; by default 32"
+    )
+    diagnosis.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    diagnosis.set_defaults(run=_diagnose)
 
     fold = commands.add_parser(
         "fold",
@@ -78,27 +109,62 @@ def _parser() -> argparse.ArgumentParser:
         metavar="BATCH",
         help="batch sizes that TensorFlow Serving tries when it loads the model, such as 1 32",
     )
+    export.add_argument(
+        "--dtype",
+        choices=["bfloat16"],
+        help="compute in it: faster on some processors, but not exact; the error is printed",
+    )
+    export.add_argument(
+        "--latency",
+        type=int,
+        nargs="+",
+        default=[],
+        metavar="BATCH",
+        help="batch sizes at which to time it against model.export, such as 1 32; takes a while",
+    )
     export.set_defaults(run=_export)
     return parser
 
 
 def _model_argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", type=Path, help="a trained model, a .keras file")
+    parser.add_argument(
+        "model", metavar="MODEL", type=Path, help="a saved model, a .keras or .h5 file"
+    )
 
 
-def _load(path: Path) -> Any:
+def _load(path: Path, compiled: bool = False) -> Any:
     if not path.exists():
         raise ValueError(f"there is no file {str(path)!r}. Pass a model saved by model.save().")
-    return keras.models.load_model(path, compile=False)
+    return keras.models.load_model(path, compile=compiled)
 
 
-def _fold(options: argparse.Namespace) -> None:
+def _diagnose(options: argparse.Namespace) -> int:
+    x, y = _data(options.data)
+    model = _load(options.model, compiled=options.loss is None)
+    diagnosis = diagnose(model, x, y, options.loss, options.batch_size)
+    print(json.dumps(diagnosis.to_dict(), indent=2) if options.json else diagnosis)
+    return _FOUND_SOMETHING if diagnosis.findings else 0
+
+
+def _data(path: Path) -> tuple[Any, np.ndarray]:
+    with np.load(path) as arrays:
+        data = dict(arrays) if isinstance(arrays, np.lib.npyio.NpzFile) else {}
+    if "y" not in data or len(data) < 2:
+        raise ValueError(
+            f"{str(path)!r} must be an .npz file with the inputs as x and the targets as y, as "
+            f"numpy.savez(file, x=x, y=y) writes it. It holds {sorted(data) or 'no named arrays'}."
+        )
+    y = data.pop("y")
+    return data.get("x", data) if len(data) == 1 else data, y
+
+
+def _fold(options: argparse.Namespace) -> int:
     if options.output.suffix != ".keras":
         raise ValueError(f"OUTPUT must end in .keras. Received {str(options.output)!r}.")
     if options.output.exists() and not options.overwrite:
         raise ValueError(f"{str(options.output)!r} exists. Pass --overwrite to replace it.")
     model = _load(options.model)
-    folded, report = fold_batch_norm(model, return_report=True)
+    folded, report = fold_batch_norm(model, return_report=True, sample="random")
     # Whole or not at all, also where OUTPUT is MODEL.
     part = options.output.with_name(f".{options.output.stem}.{os.getpid()}.keras")
     try:
@@ -107,9 +173,10 @@ def _fold(options: argparse.Namespace) -> None:
     finally:
         part.unlink(missing_ok=True)
     print(report)
+    return 0
 
 
-def _export(options: argparse.Namespace) -> None:
+def _export(options: argparse.Namespace) -> int:
     from kerastools.export import export_savedmodel  # needs TensorFlow
 
     report = export_savedmodel(
@@ -121,8 +188,11 @@ def _export(options: argparse.Namespace) -> None:
         overwrite=options.overwrite,
         tolerance=options.tolerance,
         warm_up=options.warm_up,
+        dtype=options.dtype,
+        latency=options.latency,
     )
     print(report)
+    return 0
 
 
 if __name__ == "__main__":

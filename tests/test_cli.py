@@ -1,5 +1,6 @@
 """The commands do what the functions do, and their exit codes say whether they did."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -31,7 +32,9 @@ def predict(path):
 def test_fold_writes_the_folded_model_and_prints_the_report(saved, tmp_path, capsys):
     output = tmp_path / "folded.keras"
     assert main(["fold", str(saved), str(output)]) == 0
-    assert "1 of 1 batch norms folded" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "1 of 1 batch norms folded" in printed
+    assert "outputs equal to" in printed
     assert len(keras.models.load_model(output).layers) == 2
     np.testing.assert_allclose(predict(output), predict(saved), rtol=1e-5, atol=1e-6)
 
@@ -55,10 +58,59 @@ def test_export_writes_a_version(saved, tmp_path, capsys):
     assert main(["export", str(saved), str(target), "--version", "1"]) == 1
     assert "overwrite=True" in capsys.readouterr().err
     again = ["--version", "1", "--overwrite", "--no-fold", "--no-freeze", "--tolerance", "1e-4"]
-    again += ["--warm-up", "1", "8"]
+    again += ["--warm-up", "1", "8", "--latency", "1"]
     assert main(["export", str(saved), str(target), *again]) == 0
-    assert "not asked for" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "not asked for" in printed
+    assert "times as fast as model.export" in printed
     assert (target / "1" / "assets.extra" / "tf_serving_warmup_requests").exists()
+
+
+@pytest.fixture
+def data(tmp_path):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(64, 4)).astype("float32")
+    np.savez(tmp_path / "data.npz", x=x, y=rng.normal(size=(64, 1)).astype("float32"))
+    return tmp_path / "data.npz"
+
+
+def test_diagnose_exits_with_3_where_it_finds_something(data, tmp_path, capsys):
+    squashed = [layers.Dense(8, "sigmoid", kernel_initializer="zeros") for _ in range(12)]
+    model = keras.Sequential([keras.Input((4,)), *squashed, layers.Dense(1)])
+    model.compile("sgd", "mse")
+    model.save(tmp_path / "bad.keras")
+    assert main(["diagnose", str(tmp_path / "bad.keras"), str(data), "--json"]) == 3
+    assert json.loads(capsys.readouterr().out)["findings"]
+
+
+def test_diagnose_exits_with_0_where_it_finds_nothing(data, tmp_path, capsys):
+    model = keras.Sequential(
+        [
+            keras.Input((4,)),
+            layers.Dense(16, "relu", kernel_initializer="he_normal"),
+            layers.Dense(1),
+        ]
+    )
+    model.save(tmp_path / "good.keras")
+    arguments = ["diagnose", str(tmp_path / "good.keras"), str(data)]
+    assert main([*arguments, "--loss", "mean_squared_error"]) == 0
+    assert "nothing wrong was found" in capsys.readouterr().out
+    assert main(arguments) == 1
+    assert "loss" in capsys.readouterr().err
+
+
+def test_diagnose_takes_an_array_by_name_for_each_of_several_inputs(tmp_path, capsys):
+    a, b = keras.Input((3,), name="a"), keras.Input((2,), name="b")
+    model = keras.Model({"a": a, "b": b}, layers.Dense(1)(layers.Concatenate()([a, b])))
+    model.save(tmp_path / "two.keras")
+    rng = np.random.default_rng(0)
+    arrays = {name: rng.normal(size=(32, n)) for name, n in (("a", 3), ("b", 2), ("y", 1))}
+    np.savez(tmp_path / "two.npz", **arrays)
+    arguments = ["diagnose", str(tmp_path / "two.keras"), str(tmp_path / "two.npz")]
+    assert main([*arguments, "--loss", "mse"]) == 0
+    np.savez(tmp_path / "two.npz", a=arrays["a"])
+    assert main([*arguments, "--loss", "mse"]) == 1
+    assert "the targets as y" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -67,6 +119,7 @@ def test_export_writes_a_version(saved, tmp_path, capsys):
         (["fold", "missing.keras", "out.keras"], "there is no file"),
         (["fold", "missing.keras", "out.h5"], "must end in .keras"),
         (["export", "missing.keras", "served"], "there is no file"),
+        (["diagnose", "missing.keras", "missing.npz"], "missing.npz"),
     ],
 )
 def test_what_cannot_be_done_exits_with_1(arguments, message, capsys, tmp_path, monkeypatch):
@@ -86,12 +139,14 @@ def test_a_wrong_command_exits_with_2(arguments, capsys):
     assert "usage: kerastools" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["fold", "export"])
-def test_help_shows_an_example(command, capsys):
+@pytest.mark.parametrize(
+    ("command", "model"), [("diagnose", "untrained"), ("fold", "trained"), ("export", "trained")]
+)
+def test_help_shows_an_example(command, model, capsys):
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])
     assert stop.value.code == 0
-    assert f"Example: kerastools {command} trained.keras" in capsys.readouterr().out
+    assert f"Example: kerastools {command} {model}.keras" in capsys.readouterr().out
 
 
 def test_runs_as_a_module(saved, tmp_path):
