@@ -14,9 +14,10 @@ def compile_arguments(model: Any) -> dict[str, Any]:
     return arguments | {"optimizer": model.optimizer}
 
 
-def begin_at_epoch(model: Any, epoch: int) -> None:
+def begin_at_epoch(model: Any, epoch: int | None) -> None:
     """Lets the `fit` that is beginning go on at `epoch`, as `BackupAndRestore` does.
 
-    Only from a callback's `on_train_begin`; there is no public way.
+    Only from a callback's `on_train_begin`; there is no public way. It holds for every later `fit`
+    too, until it is called with None.
     """
     model._initial_epoch = epoch

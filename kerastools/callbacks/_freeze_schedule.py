@@ -162,6 +162,8 @@ class FreezeSchedule(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Goes over to the next phase if the last has ended."""
         self._epoch = epoch
+        if self.backup is not None:
+            begin_at_epoch(self.model, None)  # What _restore said holds for this fit only.
         if self._progress is None or epoch == 0 or epoch != self._goes_on_at:
             progress = self._locate(epoch)
             self.history, self._logs = [], []
@@ -217,6 +219,7 @@ class FreezeSchedule(keras.callbacks.Callback):
                 rebind(self.model.optimizer, self.model)
         if self.backup is not None:
             PhaseBackup(self.backup).delete()
+            begin_at_epoch(self.model, None)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments as plain data, which JSON can hold."""

@@ -94,7 +94,8 @@ def fine_tune(
         learning_rate: Adam's, for the head; not used for a compiled model.
         schedule: A schedule to follow instead, such as an edited one of an earlier call; it says
             what trains until when, and `head_epochs + epochs` when all ends. Its first phase is the
-            one that is trained on cached features.
+            one that is trained on cached features, unless it ends after steps or the schedule
+            keeps a backup.
         **fit: What else `fit` takes: `batch_size`, `validation_data`, `callbacks`, `verbose` ...
 
     Returns:
@@ -147,7 +148,7 @@ def _run(
     history.set_model(model)
     history.epoch = []
     callbacks = list(fit.get("callbacks") or ())
-    if schedule.phases[0].steps is None:
+    if schedule.phases[0].steps is None and schedule.backup is None:
         with PhaseFollower(schedule, model) as follower:
             try:
                 arguments = {**fit, "epochs": epochs, "callbacks": [*callbacks, follower]}
@@ -155,7 +156,7 @@ def _run(
             except CannotCacheError as error:
                 uncached = str(error)
     else:
-        uncached = "the first phase ends in the middle of an epoch"
+        uncached = "the first phase ends in the middle of an epoch, or the schedule has a backup"
     start = len(history.epoch)
     if start < epochs:
         arguments = {**fit, "callbacks": [schedule, *callbacks], "epochs": epochs}

@@ -112,6 +112,8 @@ def test_whatever_optimizer_schedule_and_statistics_keep_goes_on(tmp_path):
         run(model, folder, **arguments)
         models.append(model)
     assert_equal_models(*models)
+    assert models[1].history.epoch == [3]
+    assert models[1].fit(X, Y, verbose=0).epoch == [0]  # The next run begins at its beginning.
 
 
 def test_the_best_state_of_a_phase_outlives_the_process(tmp_path):
