@@ -1,6 +1,7 @@
 """A hyperparameter that is a variable: it may be set while the model trains."""
 
 from decimal import Decimal
+from functools import cached_property
 from typing import Any
 
 import keras
@@ -69,10 +70,13 @@ class Hyperparameter:
             return self.decode(source)
         return keras.saving.serialize_keras_object(source)
 
-    def in_update(self, optimizer: Any, dtype: str) -> Any:
-        """Returns the number as the update rule reads it: a scalar tensor, or `None`."""
+    def in_update(self, optimizer: Any, dtype: str, override: Any = None) -> Any:
+        """Returns the number as the update rule reads it: a tensor, or `None`.
+
+        `override`, if given, holds one encoded number per variable, or NaN where there is none.
+        """
         value = self.__get__(optimizer)
-        return None if value is None else ops.cast(value, dtype)
+        return None if value is None else overridden(ops.cast(value, dtype), override)
 
     def _variable(self, optimizer: Any, number: float) -> Any:
         # keras.initializers.Constant would round to float32 on the way to float64.
@@ -108,11 +112,11 @@ class DecayRate(Hyperparameter):
         """Returns β."""
         return float(1 - shortest(variable))
 
-    def in_update(self, optimizer: Any, dtype: str) -> "Average":
+    def in_update(self, optimizer: Any, dtype: str, override: Any = None) -> "Average":
         """Returns the moving average with this rate."""
         source = getattr(optimizer, self.attribute)
         complement = 1 - source(optimizer.iterations) if callable(source) else source
-        return Average(ops.cast(complement, dtype))
+        return Average(overridden(ops.cast(complement, dtype), override))
 
 
 class Average:
@@ -121,10 +125,14 @@ class Average:
     def __init__(self, complement: Any) -> None:
         self.complement = complement
 
-    @property
+    @cached_property
     def beta(self) -> Any:
         """β."""
         return 1 - self.complement
+
+    def rounded(self) -> "Average":
+        """Returns the average whose β is rounded to its type, as the kernels take it."""
+        return Average(1 - self.beta)
 
     def average(self, a: Any, x: Any) -> Any:
         """Returns βa + (1 − β)x."""
@@ -132,7 +140,13 @@ class Average:
 
     def bias(self, t: Any) -> Any:
         """Returns 1 − βᵗ, the sum of the weights after t steps, exact to the last digits."""
-        return -ops.expm1(t * ops.log1p(-self.complement))
+        # At β = 0 the logarithm is −∞, which times t = 0 would be no number.
+        return -ops.expm1(t * ops.maximum(ops.log1p(-self.complement), -1e4))
+
+
+def overridden(value: Any, override: Any) -> Any:
+    """Returns `value` where `override` is NaN, else what stands there."""
+    return value if override is None else ops.where(ops.isnan(override), value, override)
 
 
 def check(value: Any, interval: str, name: str, optimizer: Any) -> Any:

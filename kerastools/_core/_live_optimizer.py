@@ -1,20 +1,24 @@
 """What every optimizer here has in common: live numbers, one rule, clipping, decay."""
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
+from kerastools._core import _kernels
 from kerastools._core._clipping import clip_by_value, clip_to_norm, clip_units, norm
-from kerastools._core._hyperparameter import Hyperparameter, check, shortest
-from kerastools._core._optimizer_hooks import OptimizerHooks
-from kerastools._core._slots import learning_rate_source
+from kerastools._core._evaluation_point import EvaluationPoint
+from kerastools._core._hyperparameter import Average, Hyperparameter, check, overridden, shortest
+from kerastools._core._optimizer_hooks import OptimizerHooks, before_training, dense
+from kerastools._core._param_groups import assign_groups, group_numbers, set_group_number
+from kerastools._core._slots import known_variables, learning_rate_source
 
 _OTHER_KERAS_ARGUMENTS = (
     "use_ema",
     "ema_momentum",
-    "ema_overwrite_frequency",
     "loss_scale_factor",
     "gradient_accumulation_steps",
     "name",
@@ -24,16 +28,19 @@ _OTHER_KERAS_ARGUMENTS = (
 _RATE = ("[0, inf)", "learning_rate")
 
 
-class LiveOptimizer(OptimizerHooks):
+class LiveOptimizer(EvaluationPoint, OptimizerHooks):
     """Base of the optimizers of this package: a subclass is its slots and its rule.
 
-    `rule(g, h, *slots)` is given the gradient, the hyperparameters and what the optimizer keeps for
-    this variable, and returns the step Δ and the slots anew. Then θ ← θ − Δ − ηλθ with decoupled
-    weight decay λ. All of it is computed in float32 at least, whatever the variable's type.
+    Once per update `advance(h, *scalar_slots)` works out what is one number per variable (step
+    counts, corrections of the bias) for all variables together. Then `rule(g, h, *slots)` is given
+    each variable's gradient, its numbers and its slots, and returns the step Δ and the slots anew:
+    θ ← θ − Δ − ηλθ with decoupled weight decay λ. All of it is computed in float32 at least,
+    whatever the variable's type; variables of lower precision have a float32 twin, the slot
+    `master`. Where TensorFlow has a kernel for the rule, `fused` does the same with it.
 
     Every slot is one variable per trainable variable, in the list `<name>_slots` in the order in
-    which the optimizer was built; step counts are such slots, so that a variable which joins late
-    has its own.
+    which the optimizer was built. Every scalar slot is one vector with a number per variable; step
+    counts are such slots, so that a variable which joins late has its own.
     """
 
     weight_decay = Hyperparameter("[0, inf)")
@@ -47,6 +54,8 @@ class LiveOptimizer(OptimizerHooks):
     slots: tuple[str, ...] = ()
     # Whether the rule itself makes use of h.decay, which is λθ or None.
     decays_in_rule = False
+    # Whether TensorFlow's own kernels may be used.
+    fuses = True
 
     def __init__(
         self,
@@ -57,26 +66,47 @@ class LiveOptimizer(OptimizerHooks):
         global_clipnorm: float | None = None,
         adaptive_clipnorm: float | None = None,
         skip_nonfinite: bool = False,
+        param_groups: Sequence[Any] = (),
         **kwargs: Any,
     ) -> None:
         unknown = set(kwargs) - set(_OTHER_KERAS_ARGUMENTS)
         if unknown:
             raise TypeError(f"{type(self).__name__} has no argument {sorted(unknown)}.")
         super().__init__(learning_rate=check(learning_rate, *_RATE, self), **kwargs)
-        self._read = SimpleNamespace(numbers={})
+        # Not attributes of their own: Keras would track the variables in them.
+        self._now = SimpleNamespace(numbers=[], finite=None, fuses=False, ones={})
+        self._fixed = SimpleNamespace(rate_factors={})
         self.weight_decay = weight_decay
         self.clipvalue = clipvalue
         self.clipnorm = clipnorm
         self.global_clipnorm = global_clipnorm
         self.adaptive_clipnorm = adaptive_clipnorm
         self.skip_nonfinite = skip_nonfinite
+        self._fixed.param_groups = tuple(param_groups)
         if skip_nonfinite or global_clipnorm is not None:
             self._gradient_norm = self._add_reading("gradient_norm", "float32")
             self._clipped_steps = self._add_reading("clipped_steps", "int32")
             self._skipped_steps = self._add_reading("skipped_steps", "int32")
+        if self.use_ema:
+            self.add_evaluation_point()
+
+    def advance(self, h: SimpleNamespace, *scalar_slots: Any) -> tuple[Any, ...]:
+        """Adds to h what the rule needs of one number per variable; returns these slots anew."""
+        return ()
 
     def rule(self, g: Any, h: SimpleNamespace, *slots: Any) -> tuple[Any, ...]:
         """Returns the step Δ that is subtracted from the weights, and the slots anew."""
+        raise NotImplementedError
+
+    def has_kernel(self) -> bool:
+        """Returns whether `fused` can do what the rule says."""
+        return False
+
+    def fused(self, theta: Any, g: Any, h: SimpleNamespace, *slots: Any) -> None:
+        """Does what the rule says with one of TensorFlow's kernels.
+
+        `theta` and `slots` are variables of one type, that of `g`.
+        """
         raise NotImplementedError
 
     @property
@@ -108,46 +138,145 @@ class LiveOptimizer(OptimizerHooks):
         """Number of steps that `skip_nonfinite` has left out, or `None`; a scalar variable."""
         return getattr(self, "_skipped_steps", None)
 
+    @property
+    def param_groups(self) -> tuple[Any, ...]:
+        """The groups that the optimizer was given."""
+        return self._fixed.param_groups
+
+    def set_group(self, index: int, **numbers: float) -> None:
+        """Sets numbers of the group `param_groups[index]`; acts on the running `fit`."""
+        groups, declared = list(self.param_groups), _declared(type(self))
+        for name, number in numbers.items():
+            groups[index] = set_group_number(self, groups, index, name, number, declared)
+            self._fixed.param_groups = tuple(groups)
+
+    def set_rate_factors(self, factors: dict[int, float]) -> None:
+        """Multiplies the learning rate of single variables, by id; for steps traced from now."""
+        self._fixed.rate_factors = dict(factors)
+
     def build(self, variables: list[Any]) -> None:
         """Creates the slots of `variables`."""
         if self.built:
             return
+        groups = assign_groups(self, self.param_groups, variables, _declared(type(self)))
         super().build(variables)
-        for name in self._slot_names():
-            slots = [self._add_slot(name, variable) for variable in variables]
-            setattr(self, f"{name}_slots", slots)
+        self._dtype = keras.backend.result_type(*map(_wide, variables), "float32")
+        for name in self.scalar_slots:
+            setattr(self, f"{name}_slots", self._add_vector(name, len(variables)))
+        for name in self.slots:
+            setattr(self, f"{name}_slots", [self._add_slot(name, v) for v in variables])
+        if any(map(_is_half, variables)):
+            self.master_slots = [self._add_master(v) for v in variables]
+        if groups is not None:
+            self.group_slots = self._add_vector("group", len(variables), "int32")
+            with before_training():
+                self.group_slots.assign(groups)
 
-    def begin_update(self) -> None:
-        """Forgets the numbers of the last step, and asks whether this one is to be skipped."""
-        self._read.numbers = {}
-        if self.skip_nonfinite:
-            self._read.finite = ops.isfinite(ops.convert_to_tensor(self._gradient_norm))
+    def begin_update(self, variables: list[Any], learning_rate: Any) -> None:
+        """Works out the numbers of this update, for all variables at once."""
+        fuses = self.fuses and self.has_kernel() and self._now.finite is None
+        self._now.fuses = fuses and _kernels.available()
+        h = self.hyperparameters(learning_rate)
+        old = [getattr(self, f"{name}_slots") for name in self.scalar_slots]
+        new = self.advance(h, *map(ops.convert_to_tensor, old))
+        for slot, value in zip(old, new, strict=True):
+            slot.assign(self._where_moved(variables, value, slot))
+        known = len(known_variables(self))
+        names = {name: rows(value, known) for name, value in vars(h).items()}
+        self._now.numbers = [
+            SimpleNamespace(**{name: values[i] for name, values in names.items()})
+            for i in range(known)
+        ]
+        self._now.ones = {}
+
+    def update_allowed(self) -> Any:
+        """Returns whether all gradients are finite, if `skip_nonfinite`."""
+        # The whole update is left out; the rule need not look.
+        finite, self._now.finite = self._now.finite, None
+        return finite
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """Moves `variable` by the rule."""
-        slots = self.slots_of(self.index_of(variable))
+        """Moves `variable` by the rule; its learning rate is already among its numbers."""
+        index = self.index_of(variable)
+        slots = self.slots_of(index)
         dtype = _wide(variable)
-        h = self.hyperparameters(dtype)
-        h.learning_rate = ops.cast(learning_rate, dtype)
-
-        theta = ops.cast(variable, dtype)
+        h = SimpleNamespace(
+            **{name: _cast(v, dtype) for name, v in vars(self._now.numbers[index]).items()}
+        )
         g = ops.cast(gradient, dtype)
         if h.adaptive_clipnorm is not None:
-            g = clip_units(g, theta, h.adaptive_clipnorm)
+            g = clip_units(g, ops.cast(variable, dtype), h.adaptive_clipnorm)
         decays = h.weight_decay is not None and self.decays(variable)
+        if self._now.fuses and not _is_half(variable):
+            self.fused(variable, g, h, *slots)
+            return
+
+        master = self.master_slots[index] if _is_half(variable) else None
+        theta = ops.cast(variable, dtype)
+        if master is not None:
+            # Where the variable is no longer its twin's rounding, somebody else has set it.
+            rounded = ops.cast(master, variable.dtype)
+            theta = ops.where(ops.equal(rounded, variable), ops.cast(master, dtype), theta)
         h.decay = h.weight_decay * theta if decays else None
         delta, *new_slots = self.rule(g, h, *(ops.cast(slot, dtype) for slot in slots))
         if decays and not self.decays_in_rule:
             delta = delta + h.learning_rate * h.decay
-
-        for old, new in zip([variable, *slots], [theta - delta, *new_slots], strict=True):
-            if self.skip_nonfinite:
-                new = ops.where(self._read.finite, new, ops.cast(old, dtype))
+        theta = theta - delta
+        olds, news = [variable, *slots], [theta, *new_slots]
+        if master is not None:
+            olds, news = [*olds, master], [*news, theta]
+        for old, new in zip(olds, news, strict=True):
+            if self._now.finite is not None:
+                new = ops.where(self._now.finite, new, ops.cast(old, dtype))
             self.assign(old, new)
+
+    def floor_of(self, h: SimpleNamespace, t: Any, floor: Any) -> Any:
+        """Returns ε(1 − β₂ᵗ), by how much a velocity V = s + floor is more than s at step t.
+
+        So that √(s/(1 − β₂ᵗ) + ε) = √(V/(1 − β₂ᵗ)) needs no ε: V ← β₂V + (1 − β₂)g² + h.lift. While
+        ε stays, that is an average of g² + ε; what is added is written so that nothing cancels.
+        """
+        last = h.epsilon * h.beta_2.bias(t - 1)
+        h.lift = h.epsilon * h.beta_2.complement + h.beta_2.beta * (last - floor)
+        # What a kernel's β₂V makes h.lift of. Where β₂ is 0 nothing of V is left to carry it; there
+        # the kernel is given 2⁻¹², as good to 3e-4.
+        h.carrier = ops.maximum(h.beta_2.beta, 2**-12)
+        h.sunk = -h.lift / h.carrier
+        return h.epsilon * h.beta_2.bias(t)
+
+    def lift(self, v: Any, h: SimpleNamespace) -> None:
+        """Adds to v what makes a kernel's v ← β₂v + (1 − β₂)g² come out as h.lift more."""
+        ones = self._now.ones
+        key = tuple(v.shape), keras.backend.standardize_dtype(v.dtype)
+        if key not in ones:
+            ones[key] = ops.ones(*key)
+        _kernels.subtract(v, h.sunk, ones[key])
+
+    def decay(self, theta: Any, h: SimpleNamespace) -> None:
+        """θ ← (1 − ηλ)θ, before a kernel whose step does not depend on θ."""
+        if h.weight_decay is not None and self.decays(theta):
+            theta.assign(theta * (1 - h.learning_rate * h.weight_decay))
 
     def slots_of(self, index: int) -> list[Any]:
         """Returns the slots of one variable, in the order in which the rule takes them."""
-        return [getattr(self, f"{name}_slots")[index] for name in self._slot_names()]
+        return [getattr(self, f"{name}_slots")[index] for name in self.slots]
+
+    def update_averages(self, moved: Any) -> None:
+        """Moves the averages of the constrained weights where the weights moved."""
+        if self.skip_nonfinite:
+            moved = ops.logical_and(moved, ops.isfinite(self._gradient_norm.value))
+        first = ops.equal(self.iterations, 1)
+        for variable, average in self.averages():
+            old = ops.convert_to_tensor(average)
+            momentum = ops.where(first, 0.0, ops.cast(self.ema_momentum, old.dtype))
+            new = old + (1 - momentum) * (ops.cast(variable, old.dtype) - old)
+            if variable.constraint is not None:
+                new = variable.constraint(new)
+            average.assign(ops.where(moved, new, old))
+
+    def evaluation_pairs(self) -> list[tuple[Any, Any]]:
+        """Returns each variable with what stands in for it in evaluation: its average."""
+        return self.averages() if self.use_ema else []
 
     def live_numbers(self) -> list[str]:
         """Returns the names of the numbers that may be set while training."""
@@ -155,22 +284,36 @@ class LiveOptimizer(OptimizerHooks):
         sources["learning_rate"] = learning_rate_source(self)
         return [name for name, source in sources.items() if isinstance(source, keras.Variable)]
 
-    def hyperparameters(self, dtype: str) -> SimpleNamespace:
-        """Returns the hyperparameters as the rule reads them, by name; read once per update."""
-        if dtype not in self._read.numbers:
-            declared = _declared(type(self)).items()
-            self._read.numbers[dtype] = {name: d.in_update(self, dtype) for name, d in declared}
-        return SimpleNamespace(**self._read.numbers[dtype])
+    def hyperparameters(self, learning_rate: Any) -> SimpleNamespace:
+        """Returns the numbers of this update by name: scalars, or vectors over the variables."""
+        overrides = group_numbers(self, self.param_groups, self._dtype)
+        h = SimpleNamespace()
+        for name, declared in _declared(type(self)).items():
+            value = declared.in_update(self, self._dtype, overrides.get(name))
+            rounds = self._now.fuses and isinstance(value, Average)
+            setattr(h, name, value.rounded() if rounds else value)
+        if h.weight_decay is None and "weight_decay" in overrides:
+            h.weight_decay = overridden(0.0, overrides["weight_decay"])
+        h.learning_rate = ops.cast(learning_rate, self._dtype)
+        h.zero = ops.zeros((), self._dtype)
+        if "lr_multiplier" in overrides:
+            h.learning_rate = h.learning_rate * overrides["lr_multiplier"]
+        factors = self._fixed.rate_factors
+        if factors:
+            column = [factors.get(id(v), 1.0) for v in known_variables(self)]
+            h.learning_rate = h.learning_rate * ops.convert_to_tensor(column, self._dtype)
+        return h
 
     def clip_gradients(self, gradients: list[Any]) -> list[Any]:
         """Clips by value, then each gradient's norm, then the norm of all; those that are set."""
-        gradients = [ops.convert_to_tensor(g, sparse=False) for g in gradients]
+        gradients = [dense(g) for g in gradients]
         length = None
         if self.gradient_norm is not None:
             length = norm(gradients)
             self._gradient_norm.assign(ops.cast(length, "float32"))
             skipped = ops.logical_not(ops.isfinite(length)) if self.skip_nonfinite else False
             self._skipped_steps.assign_add(ops.cast(skipped, "int32"))
+            self._now.finite = ops.logical_not(skipped) if self.skip_nonfinite else None
         if self.clipvalue is not None:
             gradients = [clip_by_value(g, self.clipvalue) for g in gradients]
             length = None
@@ -187,10 +330,12 @@ class LiveOptimizer(OptimizerHooks):
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor; the hyperparameters as they are now."""
         config = super().get_config()
+        del config["ema_overwrite_frequency"]
         if isinstance(config["learning_rate"], float):
             config["learning_rate"] = float(shortest(self.learning_rate))
         numbers = {name: d.config(self) for name, d in _declared(type(self)).items()}
-        return config | numbers | {"skip_nonfinite": self.skip_nonfinite}
+        groups = [keras.saving.serialize_keras_object(group) for group in self.param_groups]
+        return config | numbers | {"skip_nonfinite": self.skip_nonfinite, "param_groups": groups}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
@@ -198,24 +343,45 @@ class LiveOptimizer(OptimizerHooks):
         functions = {
             name: keras.saving.deserialize_keras_object(value, custom_objects=custom_objects)
             for name, value in config.items()
-            if isinstance(value, dict)
+            if isinstance(value, dict) or name == "param_groups"
         }
         return cls(**config | functions)
 
-    def _slot_names(self) -> tuple[str, ...]:
-        return (*self.scalar_slots, *self.slots)
+    def _where_moved(self, variables: list[Any], new: Any, slot: Any) -> Any:
+        """Returns `new` for the variables that are updated now, else what `slot` holds."""
+        old = ops.convert_to_tensor(slot)
+        moved = {int(self.index_of(v)) for v in variables}
+        if len(moved) < len(known_variables(self)):
+            mask = np.isin(np.arange(len(known_variables(self))), list(moved))
+            new = ops.where(ops.convert_to_tensor(mask), new, old)
+        if self._now.finite is not None:
+            new = ops.where(self._now.finite, new, old)
+        return new
 
     def _add_reading(self, name: str, dtype: str) -> Any:
         return self.add_variable(shape=(), dtype=dtype, aggregation="only_first_replica", name=name)
 
+    def _add_vector(self, name: str, length: int, dtype: str | None = None) -> Any:
+        return self.add_variable(
+            shape=(length,),
+            dtype=dtype or self._dtype,
+            aggregation="only_first_replica",
+            name=name,
+        )
+
     def _add_slot(self, name: str, variable: Any) -> Any:
         if getattr(variable, "overwrite_with_gradient", False):
             return None  # Keras assigns these the gradient itself (float8 scales).
-        if name in self.scalar_slots:
-            return self.add_variable(shape=(), dtype=_wide(variable), name=name)
         if keras.backend.standardize_dtype(variable.dtype) == _wide(variable):
             return self.add_variable_from_reference(variable, name=name)
         return self.add_variable(shape=variable.shape, dtype=_wide(variable), name=name)
+
+    def _add_master(self, variable: Any) -> Any:
+        slot = self._add_slot("master", variable) if _is_half(variable) else None
+        if slot is not None:
+            with before_training():
+                slot.assign(ops.cast(variable, slot.dtype))
+        return slot
 
 
 def _declared(cls: type) -> dict[str, Hyperparameter]:
@@ -225,6 +391,30 @@ def _declared(cls: type) -> dict[str, Hyperparameter]:
         for name, attribute in vars(parent).items()
         if isinstance(attribute, Hyperparameter)
     }
+
+
+def rows(value: Any, length: int) -> list[Any]:
+    """Returns `length` numbers: those of a vector, or a scalar again and again."""
+    if isinstance(value, Average):
+        if len(value.complement.shape) == 0:
+            return [value] * length
+        return [Average(c) for c in rows(value.complement, length)]
+    if value is None or len(value.shape) == 0:
+        return [value] * length
+    return list(ops.unstack(value, length))
+
+
+def _cast(value: Any, dtype: str) -> Any:
+    if isinstance(value, Average):
+        complement = _cast(value.complement, dtype)
+        return value if complement is value.complement else Average(complement)
+    if value is None or keras.backend.standardize_dtype(value.dtype) in (dtype, "bool"):
+        return value
+    return ops.cast(value, dtype)
+
+
+def _is_half(variable: Any) -> bool:
+    return keras.backend.standardize_dtype(variable.dtype) in ("float16", "bfloat16")
 
 
 def _wide(variable: Any) -> str:

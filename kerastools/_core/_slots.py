@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 _VARIABLE_LISTS = ("_variables", "_trainable_variables")
 
@@ -35,7 +36,13 @@ def slot_variables(optimizer: Any) -> list[Any]:
         if name not in _VARIABLE_LISTS and _is_slots(value, len(known_variables(part)))
         for slot in value
         if slot is not None
-    ]
+    ] + [slot for part in optimizer_tree(optimizer) for slot in vector_slots(part)]
+
+
+def vector_slots(optimizer: Any) -> list[Any]:
+    """Returns the variables of `optimizer` that hold one number per variable."""
+    names = [f"{name}_slots" for name in getattr(optimizer, "scalar_slots", ())]
+    return [getattr(optimizer, name) for name in [*names, "group_slots"] if name in vars(optimizer)]
 
 
 def learning_rate_source(optimizer: Any) -> Any:
@@ -72,8 +79,8 @@ def rebuild_slots(optimizer: Any, variables: Sequence[Any]) -> None:
             snapshot.restore()
         raise
     for snapshot, pairs in zip(snapshots, carried, strict=True):
-        for new, old in pairs:
-            new.assign(keras.ops.copy(old))  # JAX may not be given one buffer under two names.
+        for new, value in pairs:
+            new.assign(value)
         snapshot.start_averages()
         snapshot.drop_replaced()
 
@@ -104,7 +111,7 @@ class _Snapshot:
             if isinstance(new, keras.Variable):
                 accounted.add(id(new))
                 if isinstance(old, keras.Variable):
-                    pairs.append((new, old))
+                    pairs.append((new, self.carried(new, old, wanted)))
             elif _is_slots(new, len(wanted)):
                 accounted.update(id(slot) for slot in new)
                 if not _is_slots(old, len(self.known)):
@@ -112,7 +119,8 @@ class _Snapshot:
                 for variable, slot in zip(wanted, new, strict=True):
                     i = position.get(id(variable))
                     if i is not None and slot is not None and old[i] is not None:
-                        pairs.append((slot, old[i]))
+                        # JAX may not be given one buffer under two names.
+                        pairs.append((slot, keras.ops.copy(old[i])))
         strays = [v for v in self.optimizer._variables if id(v) not in accounted]
         strays += [new for new, old in pairs if tuple(new.shape) != tuple(old.shape)]
         if strays:
@@ -122,6 +130,18 @@ class _Snapshot:
                 "another set of variables; compile the model with a new optimizer instead."
             )
         return pairs
+
+    def carried(self, new: Any, old: Any, wanted: list[Any]) -> Any:
+        """Returns what a single variable takes over: all, or its numbers of known variables."""
+        is_vector = any(vector is new for vector in vector_slots(self.optimizer))
+        if not is_vector:
+            return keras.ops.copy(old)
+        values, held = (np.array(keras.ops.convert_to_numpy(v)) for v in (new, old))
+        position = {id(v): i for i, v in enumerate(self.known)}
+        for j, variable in enumerate(wanted):
+            if id(variable) in position:
+                values[j] = held[position[id(variable)]]
+        return values
 
     def start_averages(self) -> None:
         """Lets the moving average of each variable that has just joined begin at its value."""

@@ -5,6 +5,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from kerastools._core._live_optimizer import LiveOptimizer
+
 
 def joined_at(optimizer: Any) -> dict[int, int]:
     """Returns, by id of the variable, how many steps the run had taken before it joined."""
@@ -34,7 +36,10 @@ def set_factors(optimizer: Any, factors: dict[int, float]) -> None:
     It takes effect when the training step is compiled anew. Weight decay that Keras applies apart
     from the step is not scaled.
     """
-    _replace(optimizer, factors=factors)
+    if isinstance(optimizer, LiveOptimizer):
+        optimizer.set_rate_factors(factors)
+    else:
+        _replace(optimizer, factors=factors)
 
 
 def _replace(optimizer: Any, **changes: Any) -> None:

@@ -5,14 +5,16 @@ from typing import Any
 import keras
 
 from kerastools._core._evaluation_point import EvaluationPoint
-from kerastools.callbacks._live_numbers import innermost
+from kerastools._core._slots import optimizer_tree
 
 
 class EvaluationWeights(keras.callbacks.Callback):
     """Puts the optimizer's evaluation weights into the model whenever they are wanted.
 
     Some optimizers take their gradients beside the weights that are meant: exact Nesterov momentum
-    at θ − γv, Schedule-Free between its steps and their average. This callback swaps the weights
+    at θ − γv, Schedule-Free between its steps and their average, `Lookahead` ahead of its slow
+    weights, and any optimizer of this package that keeps a moving average of the weights
+    (`use_ema=True`). This callback swaps the weights
     that are meant in for validation, for every callback that stands after it in the list at the end
     of an epoch (`ModelCheckpoint`, `EarlyStopping`), and at the end of training, and swaps the
     training weights back before the next step. Training is not disturbed: two fits with an
@@ -26,7 +28,7 @@ class EvaluationWeights(keras.callbacks.Callback):
     With an optimizer that trains where it evaluates, there is nothing to swap and nothing happens.
 
     Raises:
-        ValueError: At the start of training, if the optimizer keeps Keras's moving average
+        ValueError: At the start of training, if an optimizer of Keras's own keeps a moving average
             (`use_ema`), which ends in the model whatever this callback does.
 
     Example:
@@ -43,13 +45,14 @@ class EvaluationWeights(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Refuses Keras's moving average."""
-        optimizer = innermost(self.model.optimizer)
-        if optimizer.use_ema:
-            raise ValueError(
-                f"EvaluationWeights received a {type(optimizer).__name__} with use_ema=True. Keras "
-                "puts that average into the model for good when training ends. Use "
-                "keras.callbacks.SwapEMAWeights with it, or leave use_ema out."
-            )
+        for optimizer in optimizer_tree(self.model.optimizer):
+            if optimizer.use_ema and not isinstance(optimizer, EvaluationPoint):
+                raise ValueError(
+                    f"EvaluationWeights received a {type(optimizer).__name__} of Keras's own with "
+                    "use_ema=True. Keras puts that average into the model for good when training "
+                    "ends. Use an optimizer of kerastools.optimizers, whose average this callback "
+                    "swaps in and out, or keras.callbacks.SwapEMAWeights."
+                )
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Puts the training weights back."""
@@ -83,10 +86,12 @@ class EvaluationWeights(keras.callbacks.Callback):
 
     def _to_evaluation(self) -> bool:
         """Puts the evaluation weights in; returns whether the training weights were there."""
-        optimizer = innermost(self.model.optimizer)
-        return isinstance(optimizer, EvaluationPoint) and optimizer.to_evaluation()
+        return any([point.to_evaluation() for point in self._points()])
 
     def _to_training(self) -> None:
-        optimizer = innermost(self.model.optimizer)
-        if isinstance(optimizer, EvaluationPoint):
-            optimizer.to_training()
+        for point in self._points():
+            point.to_training()
+
+    def _points(self) -> list[EvaluationPoint]:
+        tree = optimizer_tree(self.model.optimizer)
+        return [part for part in tree if isinstance(part, EvaluationPoint)]

@@ -40,9 +40,11 @@ class AdaGrad(LiveOptimizer):
         skip_nonfinite: Whether a step with a gradient that is NaN or infinite is left out: weights
             and slots stay as they are, `skipped_steps` counts it. With this or `global_clipnorm`,
             `gradient_norm` holds the norm of the last step and `clipped_steps` counts too.
-        **kwargs: `name`, `use_ema`, `ema_momentum`, `ema_overwrite_frequency`,
-            `loss_scale_factor` and `gradient_accumulation_steps`, as in
-            `keras.optimizers.Optimizer`.
+        param_groups: `ParamGroup`s, variables with numbers of their own.
+        **kwargs: `name`, `use_ema`, `ema_momentum`, `loss_scale_factor` and
+            `gradient_accumulation_steps`, as in `keras.optimizers.Optimizer`; but the moving
+            average moves once per real update and is of the constrained weights, and
+            `kerastools.callbacks.EvaluationWeights` puts it into the model and out again.
 
     Raises:
         ValueError: If a number is outside its interval.

@@ -5,6 +5,7 @@ from typing import Any
 
 from keras import ops
 
+from kerastools._core import _kernels
 from kerastools._core._hyperparameter import DecayRate, Hyperparameter
 from kerastools._core._live_optimizer import LiveOptimizer
 from kerastools._core._registration import register
@@ -58,9 +59,11 @@ class Adam(LiveOptimizer):
         skip_nonfinite: Whether a step with a gradient that is NaN or infinite is left out: weights
             and slots stay as they are, `skipped_steps` counts it. With this or `global_clipnorm`,
             `gradient_norm` holds the norm of the last step and `clipped_steps` counts too.
-        **kwargs: `name`, `use_ema`, `ema_momentum`, `ema_overwrite_frequency`,
-            `loss_scale_factor` and `gradient_accumulation_steps`, as in
-            `keras.optimizers.Optimizer`.
+        param_groups: `ParamGroup`s, variables with numbers of their own.
+        **kwargs: `name`, `use_ema`, `ema_momentum`, `loss_scale_factor` and
+            `gradient_accumulation_steps`, as in `keras.optimizers.Optimizer`; but the moving
+            average moves once per real update and is of the constrained weights, and
+            `kerastools.callbacks.EvaluationWeights` puts it into the model and out again.
 
     Raises:
         ValueError: If a number is outside its interval or `epsilon_mode` none of the three.
@@ -89,7 +92,7 @@ class Adam(LiveOptimizer):
     beta_2 = DecayRate()
     epsilon = Hyperparameter("(0, inf)")
 
-    scalar_slots = ("step",)
+    scalar_slots = ("step", "floor")
     slots: tuple[str, ...] = ("momentum", "velocity")
 
     def __init__(
@@ -116,23 +119,53 @@ class Adam(LiveOptimizer):
         if amsgrad:
             self.slots = (*self.slots, "largest")
 
-    def rule(
-        self, g: Any, h: SimpleNamespace, t: Any, m: Any, s: Any, *largest: Any
-    ) -> tuple[Any, ...]:
-        """Returns Δ and the slots anew."""
+    @property
+    def _lifts(self) -> bool:
+        """Whether the slot `velocity` is V = s + floor."""
+        return self.epsilon_mode == "inside" and not self.amsgrad
+
+    def advance(self, h: SimpleNamespace, t: Any, floor: Any) -> tuple[Any, ...]:
+        """Works out α and ε′ of θ ← θ − αm / (√V + ε′), and what V is to be more than s."""
         t = t + 1
-        m = h.beta_1.average(m, g)
-        s = h.beta_2.average(s, ops.square(g))
-        largest = tuple(ops.maximum(s_max, s) for s_max in largest)
-        m_hat = m / h.beta_1.bias(t)
         correction = h.beta_2.bias(t)
-        s_hat = (largest[0] if self.amsgrad else s) / correction
-        root = {
-            "inside": lambda: ops.sqrt(s_hat + h.epsilon),
-            "outside": lambda: ops.sqrt(s_hat) + h.epsilon,
-            "hat": lambda: ops.sqrt(s_hat) + h.epsilon / ops.sqrt(correction),
-        }[self.epsilon_mode]()
-        return h.learning_rate * m_hat / root, t, m, s, *largest
+        h.alpha = h.learning_rate * ops.sqrt(correction) / h.beta_1.bias(t)
+        if self._lifts:
+            h.outside = h.zero
+            floor = self.floor_of(h, t, floor)
+        elif self.epsilon_mode == "inside":
+            h.inside = h.epsilon * correction
+        else:
+            at_hat = self.epsilon_mode == "hat"
+            h.outside = h.epsilon if at_hat else h.epsilon * ops.sqrt(correction)
+        return t, floor
+
+    def rule(self, g: Any, h: SimpleNamespace, m: Any, v: Any, *largest: Any) -> tuple[Any, ...]:
+        """Returns Δ and the slots anew."""
+        m = h.beta_1.average(m, g)
+        v = h.beta_2.average(v, ops.square(g))
+        if self._lifts:
+            v = v + h.lift
+            return h.alpha * m / ops.sqrt(v), m, v
+        if self.amsgrad:
+            largest = (ops.maximum(*largest, v),)
+        v_max = largest[0] if self.amsgrad else v
+        inside = self.epsilon_mode == "inside"
+        root = ops.sqrt(v_max + h.inside) if inside else ops.sqrt(v_max) + h.outside
+        return h.alpha * m / root, m, v, *largest
+
+    def has_kernel(self) -> bool:
+        """Returns whether TensorFlow has a kernel for this rule."""
+        return not (self.amsgrad and self.epsilon_mode == "inside")
+
+    def fused(self, theta: Any, g: Any, h: SimpleNamespace, *slots: Any) -> None:
+        """Does the same with TensorFlow's kernel for Adam."""
+        m, v, *largest = slots
+        if self._lifts:
+            self.lift(v, h)
+        self.decay(theta, h)
+        beta_2 = h.carrier if self._lifts else h.beta_2.beta
+        numbers = (h.alpha, h.beta_1.beta, beta_2, h.outside, h.zero)
+        _kernels.adam(theta, m, v, g, *numbers, largest=largest[0] if largest else None)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor; the hyperparameters as they are now."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from keras import ops
 
+from kerastools._core import _kernels
 from kerastools._core._hyperparameter import DecayRate, Hyperparameter
 from kerastools._core._live_optimizer import LiveOptimizer
 from kerastools._core._registration import register
@@ -53,9 +54,11 @@ class AdaMax(LiveOptimizer):
         skip_nonfinite: Whether a step with a gradient that is NaN or infinite is left out: weights
             and slots stay as they are, `skipped_steps` counts it. With this or `global_clipnorm`,
             `gradient_norm` holds the norm of the last step and `clipped_steps` counts too.
-        **kwargs: `name`, `use_ema`, `ema_momentum`, `ema_overwrite_frequency`,
-            `loss_scale_factor` and `gradient_accumulation_steps`, as in
-            `keras.optimizers.Optimizer`.
+        param_groups: `ParamGroup`s, variables with numbers of their own.
+        **kwargs: `name`, `use_ema`, `ema_momentum`, `loss_scale_factor` and
+            `gradient_accumulation_steps`, as in `keras.optimizers.Optimizer`; but the moving
+            average moves once per real update and is of the constrained weights, and
+            `kerastools.callbacks.EvaluationWeights` puts it into the model and out again.
 
     Raises:
         ValueError: If a number is outside its interval.
@@ -104,21 +107,40 @@ class AdaMax(LiveOptimizer):
         self.epsilon = epsilon
         self.norm_order = float(norm_order)
 
-    def rule(self, g: Any, h: SimpleNamespace, t: Any, m: Any, u: Any) -> tuple[Any, ...]:
-        """Returns Δ and the slots anew."""
+    def advance(self, h: SimpleNamespace, t: Any) -> tuple[Any, ...]:
+        """Works out α = η / (1 − β₁ᵗ) and, for finite p, what the norm is divided by."""
         t, p = t + 1, self.norm_order
+        h.alpha = h.learning_rate / h.beta_1.bias(t)
+        if not isinf(p):
+            h.new = h.beta_2.bias(p)
+            h.correction = h.beta_2.bias(p * t) ** (1 / p)
+        return (t,)
+
+    def rule(self, g: Any, h: SimpleNamespace, m: Any, u: Any) -> tuple[Any, ...]:
+        """Returns Δ and the slots anew."""
         m = h.beta_1.average(m, g)
         faded, new = h.beta_2.beta * u, ops.abs(g)
         largest = ops.maximum(faded, new)
-        if isinf(p):
+        if isinf(self.norm_order):
             u = u_hat = largest
         else:
             # Powers of ratios to the largest, because those of the numbers over- and underflow.
+            p = self.norm_order
             unit = ops.where(largest > 0, largest, ops.ones_like(largest))
-            powers = (faded / unit) ** p + h.beta_2.bias(p) * (new / unit) ** p
+            powers = (faded / unit) ** p + h.new * (new / unit) ** p
             u = largest * powers ** (1 / p)
-            u_hat = u / h.beta_2.bias(p * t) ** (1 / p)
-        return h.learning_rate * m / h.beta_1.bias(t) / (u_hat + h.epsilon), t, m, u
+            u_hat = u / h.correction
+        return h.alpha * m / (u_hat + h.epsilon), m, u
+
+    def has_kernel(self) -> bool:
+        """Returns whether TensorFlow has a kernel for this rule."""
+        return isinf(self.norm_order)
+
+    def fused(self, theta: Any, g: Any, h: SimpleNamespace, *slots: Any) -> None:
+        """Does the same with TensorFlow's kernel."""
+        self.decay(theta, h)
+        m, u = slots
+        _kernels.adamax(theta, m, u, g, h.alpha, h.beta_1.beta, h.beta_2.beta, h.epsilon, h.zero)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor; the hyperparameters as they are now."""

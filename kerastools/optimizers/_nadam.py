@@ -5,6 +5,7 @@ from typing import Any
 
 from keras import ops
 
+from kerastools._core import _kernels
 from kerastools._core._hyperparameter import DecayRate, Hyperparameter
 from kerastools._core._live_optimizer import LiveOptimizer
 from kerastools._core._registration import register
@@ -53,9 +54,11 @@ class Nadam(LiveOptimizer):
         skip_nonfinite: Whether a step with a gradient that is NaN or infinite is left out: weights
             and slots stay as they are, `skipped_steps` counts it. With this or `global_clipnorm`,
             `gradient_norm` holds the norm of the last step and `clipped_steps` counts too.
-        **kwargs: `name`, `use_ema`, `ema_momentum`, `ema_overwrite_frequency`,
-            `loss_scale_factor` and `gradient_accumulation_steps`, as in
-            `keras.optimizers.Optimizer`.
+        param_groups: `ParamGroup`s, variables with numbers of their own.
+        **kwargs: `name`, `use_ema`, `ema_momentum`, `loss_scale_factor` and
+            `gradient_accumulation_steps`, as in `keras.optimizers.Optimizer`; but the moving
+            average moves once per real update and is of the constrained weights, and
+            `kerastools.callbacks.EvaluationWeights` puts it into the model and out again.
 
     Raises:
         ValueError: If a number is outside its interval or `momentum_schedule` none of the three.
@@ -82,7 +85,7 @@ class Nadam(LiveOptimizer):
     beta_2 = DecayRate()
     epsilon = Hyperparameter("(0, inf)")
 
-    scalar_slots = ("step", "weight")
+    scalar_slots = ("step", "weight", "floor")
     slots = ("momentum", "velocity")
 
     def __init__(
@@ -105,21 +108,36 @@ class Nadam(LiveOptimizer):
         self.epsilon = epsilon
         self.momentum_schedule = momentum_schedule
 
-    def rule(
-        self, g: Any, h: SimpleNamespace, t: Any, weight: Any, m: Any, s: Any
-    ) -> tuple[Any, ...]:
-        """Returns Δ and the slots anew; `weight` is 1 − μ₁…μₜ, an average of ones."""
+    def advance(self, h: SimpleNamespace, t: Any, weight: Any, floor: Any) -> tuple[Any, ...]:
+        """Works out what m and g weigh in the step; `weight` is 1 − μ₁…μₜ, an average of ones."""
         t = t + 1
         mu, mu_next = self._mu(h, t), self._mu(h, t + 1)
-        m = h.beta_1.average(m, g)
-        s = h.beta_2.average(s, ops.square(g))
         weight = mu * weight + (1 - mu)
         weight_next = mu_next * weight + (1 - mu_next)
         if self.momentum_schedule == "none":
             weight_next = weight
-        m_bar = mu_next * m / weight_next + (1 - mu) * g / weight
-        s_hat = s / h.beta_2.bias(t)
-        return h.learning_rate * m_bar / ops.sqrt(s_hat + h.epsilon), t, weight, m, s
+        alpha = h.learning_rate * ops.sqrt(h.beta_2.bias(t))
+        h.alpha = alpha / weight
+        h.of_mean, h.of_gradient = alpha * mu_next / weight_next, alpha * (1 - mu) / weight
+        return t, weight, self.floor_of(h, t, floor)
+
+    def rule(self, g: Any, h: SimpleNamespace, m: Any, v: Any) -> tuple[Any, ...]:
+        """Returns Δ and the slots anew."""
+        m = h.beta_1.average(m, g)
+        v = h.beta_2.average(v, ops.square(g)) + h.lift
+        return (h.of_mean * m + h.of_gradient * g) / ops.sqrt(v), m, v
+
+    def has_kernel(self) -> bool:
+        """Returns whether TensorFlow has a kernel for this rule."""
+        return self.momentum_schedule == "none"
+
+    def fused(self, theta: Any, g: Any, h: SimpleNamespace, *slots: Any) -> None:
+        """Does the same with TensorFlow's kernel for Adam."""
+        m, v = slots
+        self.lift(v, h)
+        self.decay(theta, h)
+        numbers = (h.alpha, h.beta_1.beta, h.carrier, h.zero, h.zero)
+        _kernels.adam(theta, m, v, g, *numbers, nesterov=True)
 
     def _mu(self, h: SimpleNamespace, t: Any) -> Any:
         if self.momentum_schedule == "none":

@@ -50,9 +50,11 @@ class RAdam(LiveOptimizer):
         skip_nonfinite: Whether a step with a gradient that is NaN or infinite is left out: weights
             and slots stay as they are, `skipped_steps` counts it. With this or `global_clipnorm`,
             `gradient_norm` holds the norm of the last step and `clipped_steps` counts too.
-        **kwargs: `name`, `use_ema`, `ema_momentum`, `ema_overwrite_frequency`,
-            `loss_scale_factor` and `gradient_accumulation_steps`, as in
-            `keras.optimizers.Optimizer`.
+        param_groups: `ParamGroup`s, variables with numbers of their own.
+        **kwargs: `name`, `use_ema`, `ema_momentum`, `loss_scale_factor` and
+            `gradient_accumulation_steps`, as in `keras.optimizers.Optimizer`; but the moving
+            average moves once per real update and is of the constrained weights, and
+            `kerastools.callbacks.EvaluationWeights` puts it into the model and out again.
 
     Raises:
         ValueError: If a number is outside its interval.
@@ -96,19 +98,24 @@ class RAdam(LiveOptimizer):
         self.beta_2 = beta_2
         self.epsilon = epsilon
 
-    def rule(self, g: Any, h: SimpleNamespace, t: Any, m: Any, s: Any) -> tuple[Any, ...]:
-        """Returns Δ and the slots anew."""
+    def advance(self, h: SimpleNamespace, t: Any) -> tuple[Any, ...]:
+        """Works out the rectification, and whether there is one yet."""
         t = t + 1
-        m = h.beta_1.average(m, g)
-        s = h.beta_2.average(s, ops.square(g))
-        m_hat = m / h.beta_1.bias(t)
         bias = h.beta_2.bias(t)
         rho_inf = 2 / h.beta_2.complement - 1
         rho = rho_inf - 2 * t * (1 - bias) / bias
-        rectified = rho >= 5
-        safe = ops.where(rectified, rho, 5.0)
+        h.rectified = rho >= 5
+        safe = ops.where(h.rectified, rho, 5.0)
         # With β₂ so small that ρ_∞ ≤ 4 no ρ reaches 5; the quotient below must not be 0/0 for it.
         safe_inf = ops.maximum(rho_inf, 5.0)
         r2 = (safe - 4) * (safe - 2) * safe_inf / ((safe_inf - 4) * (safe_inf - 2) * safe)
-        adaptive = ops.sqrt(r2) * m_hat * ops.sqrt(bias) / (ops.sqrt(s) + h.epsilon)
-        return h.learning_rate * ops.where(rectified, adaptive, m_hat), t, m, s
+        h.plain = h.learning_rate / h.beta_1.bias(t)
+        h.alpha = h.plain * ops.sqrt(r2 * bias)
+        return (t,)
+
+    def rule(self, g: Any, h: SimpleNamespace, m: Any, s: Any) -> tuple[Any, ...]:
+        """Returns Δ and the slots anew."""
+        m = h.beta_1.average(m, g)
+        s = h.beta_2.average(s, ops.square(g))
+        adaptive = h.alpha * m / (ops.sqrt(s) + h.epsilon)
+        return ops.where(h.rectified, adaptive, h.plain * m), m, s

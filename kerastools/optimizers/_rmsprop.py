@@ -5,6 +5,7 @@ from typing import Any
 
 from keras import ops
 
+from kerastools._core import _kernels
 from kerastools._core._hyperparameter import DecayRate, Hyperparameter
 from kerastools._core._live_optimizer import LiveOptimizer
 from kerastools._core._registration import register
@@ -46,9 +47,11 @@ class RMSProp(LiveOptimizer):
         skip_nonfinite: Whether a step with a gradient that is NaN or infinite is left out: weights
             and slots stay as they are, `skipped_steps` counts it. With this or `global_clipnorm`,
             `gradient_norm` holds the norm of the last step and `clipped_steps` counts too.
-        **kwargs: `name`, `use_ema`, `ema_momentum`, `ema_overwrite_frequency`,
-            `loss_scale_factor` and `gradient_accumulation_steps`, as in
-            `keras.optimizers.Optimizer`.
+        param_groups: `ParamGroup`s, variables with numbers of their own.
+        **kwargs: `name`, `use_ema`, `ema_momentum`, `loss_scale_factor` and
+            `gradient_accumulation_steps`, as in `keras.optimizers.Optimizer`; but the moving
+            average moves once per real update and is of the constrained weights, and
+            `kerastools.callbacks.EvaluationWeights` puts it into the model and out again.
 
     Raises:
         ValueError: If a number is outside its interval.
@@ -112,6 +115,17 @@ class RMSProp(LiveOptimizer):
             delta = h.momentum * more[-1] + delta
             slots.append(delta)
         return delta, *slots
+
+    def has_kernel(self) -> bool:
+        """Returns whether TensorFlow has a kernel for this rule."""
+        return self.momentum is not None and not self.centered
+
+    def fused(self, theta: Any, g: Any, h: SimpleNamespace, *slots: Any) -> None:
+        """Does the same with TensorFlow's kernel, which always keeps a velocity."""
+        self.decay(theta, h)
+        square, v = slots
+        numbers = (h.learning_rate, h.rho.beta, h.momentum, h.epsilon)
+        _kernels.rmsprop(theta, square, v, g, *numbers)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor; the hyperparameters as they are now."""

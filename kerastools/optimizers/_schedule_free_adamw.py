@@ -5,13 +5,13 @@ from typing import Any
 
 from keras import ops
 
-from kerastools._core._evaluation_point import EvaluationPoint
 from kerastools._core._hyperparameter import DecayRate, Hyperparameter
+from kerastools._core._live_optimizer import LiveOptimizer
 from kerastools._core._registration import register
 
 
 @register
-class ScheduleFreeAdamW(EvaluationPoint):
+class ScheduleFreeAdamW(LiveOptimizer):
     """Schedule-Free AdamW: steps without a falling learning rate, evaluation at their average.
 
     Reach for it where the number of steps is not known beforehand: at every moment the average
@@ -62,9 +62,11 @@ class ScheduleFreeAdamW(EvaluationPoint):
         skip_nonfinite: Whether a step with a gradient that is NaN or infinite is left out: weights
             and slots stay as they are, `skipped_steps` counts it. With this or `global_clipnorm`,
             `gradient_norm` holds the norm of the last step and `clipped_steps` counts too.
-        **kwargs: `name`, `use_ema`, `ema_momentum`, `ema_overwrite_frequency`,
-            `loss_scale_factor` and `gradient_accumulation_steps`, as in
-            `keras.optimizers.Optimizer`.
+        param_groups: `ParamGroup`s, variables with numbers of their own.
+        **kwargs: `name`, `use_ema`, `ema_momentum`, `loss_scale_factor` and
+            `gradient_accumulation_steps`, as in `keras.optimizers.Optimizer`; but the moving
+            average moves once per real update and is of the constrained weights, and
+            `kerastools.callbacks.EvaluationWeights` puts it into the model and out again.
 
     Raises:
         ValueError: If a number is outside its interval.
@@ -118,26 +120,30 @@ class ScheduleFreeAdamW(EvaluationPoint):
         self.warmup_steps = int(warmup_steps)
         self.add_evaluation_point()
 
-    def rule(
-        self, g: Any, h: SimpleNamespace, t: Any, eta_max: Any, total: Any, s: Any, d: Any
-    ) -> tuple[Any, ...]:
-        """Returns the step of y and the slots anew."""
+    def advance(self, h: SimpleNamespace, t: Any, eta_max: Any, total: Any) -> tuple[Any, ...]:
+        """Works out the warmed-up η and the weight c of the new point in the average."""
         t = t + 1
-        eta, beta_1 = h.learning_rate, h.beta_1.beta
+        h.eta = h.learning_rate
         if self.warmup_steps:
-            eta = eta * ops.minimum(t / self.warmup_steps, 1.0)
-        s = h.beta_2.average(s, ops.square(g))
-        u = g / (ops.sqrt(s / h.beta_2.bias(t)) + h.epsilon)
-        if h.decay is not None:
-            u = u + h.decay
-        eta_max = ops.maximum(eta_max, eta)
+            h.eta = h.eta * ops.minimum(t / self.warmup_steps, 1.0)
+        h.correction = ops.sqrt(h.beta_2.bias(t))
+        eta_max = ops.maximum(eta_max, h.eta)
         weight = ops.square(eta_max)
         total = total + weight
         # While η is 0 nothing moves, and there is nothing to average.
-        c = weight / ops.where(total > 0, total, ops.ones_like(total))
-        delta = eta * (1 - beta_1 * (1 - c)) * u - c * d
-        d = (1 - c) * (d - eta * beta_1 * u)
-        return delta, t, eta_max, total, s, d
+        h.c = weight / ops.where(total > 0, total, ops.ones_like(total))
+        return t, eta_max, total
+
+    def rule(self, g: Any, h: SimpleNamespace, s: Any, d: Any) -> tuple[Any, ...]:
+        """Returns the step of y and the slots anew."""
+        beta_1 = h.beta_1.beta
+        s = h.beta_2.average(s, ops.square(g))
+        u = g / (ops.sqrt(s) / h.correction + h.epsilon)
+        if h.decay is not None:
+            u = u + h.decay
+        delta = h.eta * (1 - beta_1 * (1 - h.c)) * u - h.c * d
+        d = (1 - h.c) * (d - h.eta * beta_1 * u)
+        return delta, s, d
 
     def evaluation_weights(self, trained: Any, *slots: Any) -> Any:
         """Returns x = y − (1/β₁ − 1)d."""

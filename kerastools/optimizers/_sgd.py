@@ -3,13 +3,14 @@
 from types import SimpleNamespace
 from typing import Any
 
-from kerastools._core._evaluation_point import EvaluationPoint
+from kerastools._core import _kernels
 from kerastools._core._hyperparameter import Hyperparameter
+from kerastools._core._live_optimizer import LiveOptimizer
 from kerastools._core._registration import register
 
 
 @register
-class SGD(EvaluationPoint):
+class SGD(LiveOptimizer):
     """Gradient descent with momentum, plain or Nesterov's.
 
     Reach for it where a well-tuned learning rate pays, convolutional nets above all; the rate is
@@ -32,8 +33,8 @@ class SGD(EvaluationPoint):
     the end of training. A momentum that is set while training is used from the next look-ahead on.
 
     Every number is live: `optimizer.momentum = 0.95` acts on the running `fit` without tracing
-    again, which is why the velocity is kept at momentum 0, too. Each may be a function of the step
-    (of real updates, from 0) instead.
+    again, which is why the velocity is kept at momentum 0, too (as the displacement d = −v). Each
+    may be a function of the step (of real updates, from 0) instead.
 
     Args:
         learning_rate: η, at least 0; a number, a `keras.optimizers.schedules.LearningRateSchedule`
@@ -50,9 +51,11 @@ class SGD(EvaluationPoint):
         skip_nonfinite: Whether a step with a gradient that is NaN or infinite is left out: weights
             and slots stay as they are, `skipped_steps` counts it. With this or `global_clipnorm`,
             `gradient_norm` holds the norm of the last step and `clipped_steps` counts too.
-        **kwargs: `name`, `use_ema`, `ema_momentum`, `ema_overwrite_frequency`,
-            `loss_scale_factor` and `gradient_accumulation_steps`, as in
-            `keras.optimizers.Optimizer`.
+        param_groups: `ParamGroup`s, variables with numbers of their own.
+        **kwargs: `name`, `use_ema`, `ema_momentum`, `loss_scale_factor` and
+            `gradient_accumulation_steps`, as in `keras.optimizers.Optimizer`; but the moving
+            average moves once per real update and is of the constrained weights, and
+            `kerastools.callbacks.EvaluationWeights` puts it into the model and out again.
 
     Raises:
         ValueError: If a number is outside its interval or `nesterov` none of the three.
@@ -80,7 +83,7 @@ class SGD(EvaluationPoint):
 
     momentum = Hyperparameter("[0, 1)")
 
-    slots: tuple[str, ...] = ("velocity",)
+    slots: tuple[str, ...] = ("displacement",)
 
     def __init__(
         self,
@@ -101,17 +104,27 @@ class SGD(EvaluationPoint):
             self.slots = ("lookahead",)
             self.add_evaluation_point()
 
-    def rule(self, g: Any, h: SimpleNamespace, v: Any) -> tuple[Any, ...]:
-        """Returns Δ and the velocity; the look-ahead γv in its place if `nesterov="exact"`."""
+    def rule(self, g: Any, h: SimpleNamespace, slot: Any) -> tuple[Any, ...]:
+        """Returns Δ and the slot: d = −v, or the look-ahead γv if `nesterov="exact"`."""
         eta, gamma = h.learning_rate, h.momentum
         if self.nesterov == "exact":
-            u = v
-            v = u + eta * g
+            v = slot + eta * g
             return eta * g + gamma * v, gamma * v
-        v = gamma * v + eta * g
+        d = gamma * slot - eta * g
         if self.nesterov == "shifted":
-            return gamma * v + eta * g, v
-        return v, v
+            return eta * g - gamma * d, d
+        return -d, d
+
+    def has_kernel(self) -> bool:
+        """Returns whether TensorFlow has a kernel for this rule."""
+        return self.nesterov != "exact"
+
+    def fused(self, theta: Any, g: Any, h: SimpleNamespace, *slots: Any) -> None:
+        """Does the same with TensorFlow's kernel for momentum."""
+        self.decay(theta, h)
+        shifted = self.nesterov == "shifted"
+        (d,) = slots
+        _kernels.momentum(theta, d, g, h.learning_rate, h.momentum, nesterov=shifted)
 
     def evaluation_weights(self, trained: Any, u: Any) -> Any:
         """Returns θ = φ + u."""

@@ -132,15 +132,17 @@ class StackedModel:
         others, slots = rest[: len(self.others)], rest[len(self.others) :]
         where: dict[int, Any] = {id(v): o for v, o in zip(self.others, others, strict=True)}
         ends = np.cumsum(self.lengths)[:-1]
-        parts = [theta, *slots[len(template.optimizer.scalar_slots) :]]
+        names = template.optimizer.scalar_slots
+        parts = [theta, *slots[len(names) :]]
         flat = [np.split(part, ends, axis=1) for part in parts]
         state_of(template)  # Builds the optimizer.
         for i, variable in enumerate(self.trainables):
-            scalars = slots[: len(template.optimizer.scalar_slots)]
             held = [variable, *template.optimizer.slots_of(i)]
-            arrays = [flat[0][i], *(s[:, 0] for s in scalars), *(f[i] for f in flat[1:])]
-            for v, array in zip(held, arrays, strict=True):
-                where[id(v)] = array.reshape((self.size, *v.shape))
+            for v, part in zip(held, flat, strict=True):
+                where[id(v)] = part[i].reshape((self.size, *v.shape))
+        for name, slot in zip(names, slots, strict=False):
+            vector = getattr(template.optimizer, f"{name}_slots")
+            where[id(vector)] = np.repeat(slot, vector.shape[0], axis=1)
         where[id(template.optimizer.iterations)] = self.best_iterations
         for name in self.numbers:
             variable = _number_variable(template.optimizer, name, self.declared)
@@ -217,13 +219,17 @@ class StackedModel:
             **{name: d.in_update(columns, "float32") for name, d in self.declared.items()}
         )
         h.learning_rate = tf.convert_to_tensor(self.numbers["learning_rate"])
+        h.zero = tf.constant(0.0)
 
         if h.clipvalue is not None:
             g = clip_by_value(g, h.clipvalue)
         if h.clipnorm is not None:
             g = self._clip_each(g, h.clipnorm)
         theta = tf.convert_to_tensor(self.theta)
-        delta, *slots = optimizer.rule(g, h, *map(tf.convert_to_tensor, self.slots))
+        held_slots = list(map(tf.convert_to_tensor, self.slots))
+        scalars = optimizer.advance(h, *held_slots[: len(optimizer.scalar_slots)])
+        delta, *slots = optimizer.rule(g, h, *held_slots[len(optimizer.scalar_slots) :])
+        slots = [*scalars, *slots]
         if h.weight_decay is not None:
             delta = delta + h.learning_rate * h.weight_decay * theta * self.decays
         self.theta.assign(self._constrain(theta - delta))

@@ -127,7 +127,7 @@ def _why_optimizer_cannot_stack(optimizer: Any) -> str | None:
         return f"the optimizer is {type(optimizer).__module__.split('.')[0]}'s {name}"
     if getattr(optimizer, "nesterov", None) == "exact":
         return "exact Nesterov momentum evaluates at other weights"
-    for option in ("skip_nonfinite", "use_ema", "gradient_accumulation_steps"):
+    for option in ("skip_nonfinite", "use_ema", "gradient_accumulation_steps", "param_groups"):
         if getattr(optimizer, option, None):
             return f"the optimizer has {option}"
     for option in ("global_clipnorm", "adaptive_clipnorm", "loss_scale_factor"):

@@ -116,9 +116,9 @@ def test_nothing_happens_where_evaluation_and_training_weights_are_the_same():
 
 
 def test_kerass_own_moving_average_is_refused():
-    model = exact(SGD(0.05, 0.9, nesterov="exact", use_ema=True))
+    model = exact(keras.optimizers.SGD(0.05, 0.9, use_ema=True))
     before = model.get_weights()
-    with pytest.raises(ValueError, match=r"SGD with use_ema=True.*SwapEMAWeights"):
+    with pytest.raises(ValueError, match=r"SGD of Keras's own with use_ema=True.*SwapEMA"):
         fit(model, 1, EvaluationWeights())
     # The end of every fit would have put the average in.
     for a, b in zip(before, model.get_weights(), strict=True):
@@ -130,3 +130,54 @@ def test_the_optimizer_may_stand_inside_a_loss_scale_optimizer():
     model = exact(keras.optimizers.LossScaleOptimizer(inner))
     fit(model, 2, EvaluationWeights())
     assert inner.at_evaluation
+
+
+@pytest.mark.parametrize("maximum", [None, 0.4])
+def test_a_moving_average_is_swapped_in_and_out_and_follows_the_constrained_weights(maximum):
+    def make():
+        keras.utils.set_random_seed(3)
+        bound = None if maximum is None else keras.constraints.MaxNorm(maximum)
+        model = keras.Sequential(
+            [keras.Input((2,)), keras.layers.Dense(3, kernel_constraint=bound, use_bias=False)]
+        )
+        model.compile(SGD(0.05, 0.9, use_ema=True, ema_momentum=0.8), "mse")
+        return model
+
+    x = np.random.default_rng(1).normal(size=(24, 2)).astype("float32")
+    y = np.float32(x @ np.array([[1.0, -2, 0], [3, 0.5, 1]]))
+    options = {"batch_size": 8, "shuffle": False, "verbose": 0}
+    once, twice, seen = make(), make(), []
+    read = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: seen.append(once.get_weights()[0])
+    )
+    once.fit(x, y, epochs=4, callbacks=[EvaluationWeights(), read], **options)
+    twice.fit(x, y, epochs=2, callbacks=[EvaluationWeights()], **options)
+    twice.evaluate(x, y, verbose=0)
+    twice.fit(x, y, epochs=4, initial_epoch=2, callbacks=[EvaluationWeights()], **options)
+    for a, b in zip(state(once), state(twice), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+    average = seen[0]
+    for weights in seen[1:]:
+        average = 0.8 * average + 0.2 * weights
+        if maximum is not None:
+            lengths = np.linalg.norm(average, axis=0)
+            average = average * np.minimum(1, maximum / lengths)
+    np.testing.assert_allclose(once.get_weights()[0], average, rtol=1e-5, atol=1e-6)
+    if maximum is not None:
+        assert np.linalg.norm(once.get_weights()[0], axis=0).max() <= maximum * (1 + 1e-5)
+
+
+def test_with_accumulated_gradients_the_average_moves_once_per_update():
+    rng = np.random.default_rng(1)
+    x, y = np.float32(rng.normal(size=(32, 2))), np.float32(rng.normal(size=(32, 1)))
+    averages = []
+    for batch, steps in ((8, None), (2, 4)):
+        keras.utils.set_random_seed(3)
+        model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+        optimizer = SGD(0.1, 0.9, use_ema=True, gradient_accumulation_steps=steps)
+        model.compile(optimizer, "mse")
+        model.fit(x, y, batch, epochs=3, shuffle=False, verbose=0, callbacks=[EvaluationWeights()])
+        averages.append(model.get_weights())
+    for a, b in zip(*averages, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)

@@ -4,6 +4,7 @@ import pytest
 
 from kerastools.optimizers import Nadam
 from tests.optimizers.trajectory import (
+    as_held,
     error,
     gradients,
     how_to_run,
@@ -24,7 +25,9 @@ def nadam(schedule="none", eta=0.01, beta_1=0.9, beta_2=0.999, epsilon=1e-8):
     def rule(theta, g, t, slots):
         slots["step"] = np.float64(t)
         slots["momentum"] = m = beta_1 * slots.get("momentum", 0.0) + (1 - beta_1) * g
-        slots["velocity"] = s = beta_2 * slots.get("velocity", 0.0) + (1 - beta_2) * g**2
+        slots["_s"] = s = beta_2 * slots.get("_s", 0.0) + (1 - beta_2) * g**2
+        slots["floor"] = floor = epsilon * (1 - beta_2 ** np.float64(t))
+        slots["velocity"] = s + floor
         if schedule == "none":
             slots["weight"] = 1 - beta_1**t
             m_hat = m / (1 - beta_1**t)
@@ -41,8 +44,10 @@ def nadam(schedule="none", eta=0.01, beta_1=0.9, beta_2=0.999, epsilon=1e-8):
 @pytest.mark.parametrize("how", how_to_run())
 @pytest.mark.parametrize("schedule", PACES)
 def test_two_hundred_steps_equal_numpy(schedule, how):
-    got = run(Nadam(0.01, momentum_schedule=schedule), gradients(), how)
-    assert largest_error(got, reference(nadam(schedule), gradients())) < 1e-5
+    optimizer = Nadam(0.01, momentum_schedule=schedule)
+    got = run(optimizer, gradients(), how)
+    betas = (as_held(optimizer, beta, how) for beta in (0.9, 0.999))
+    assert largest_error(got, reference(nadam(schedule, 0.01, *betas), gradients())) < 1e-5
 
 
 @pytest.mark.tensorflow

@@ -25,7 +25,8 @@ def momentum(eta=0.1, gamma=0.9, nesterov=False, decay=0.0):
 
     def rule(theta, g, t, slots):
         rate = gamma(t) if callable(gamma) else gamma
-        slots["velocity"] = v = rate * slots.get("velocity", 0.0) + eta * g
+        v = eta * g - rate * slots.get("displacement", 0.0)
+        slots["displacement"] = -v
         return theta - eta * decay * theta - (rate * v + eta * g if nesterov else v)
 
     return rule
@@ -146,7 +147,7 @@ def test_constant_gradient_reaches_terminal_velocity(gamma):
     constant = [[np.full(shape, 3.0) for shape in SHAPES]] * steps
     _, slots = run(SGD(0.01, momentum=gamma), constant)
     # γᵗ < 1e-4 of it is missing still.
-    np.testing.assert_allclose(slots["velocity"][0], 0.01 * 3 / (1 - gamma), rtol=2e-4)
+    np.testing.assert_allclose(-slots["displacement"][0], 0.01 * 3 / (1 - gamma), rtol=2e-4)
 
 
 def rate_of_convergence(optimizer, hessian, steps):

@@ -1,0 +1,93 @@
+"""TensorFlow's kernels do what the rules say, and few operations lead to them."""
+
+import keras
+import numpy as np
+import pytest
+
+from kerastools.optimizers import SGD, Adam, AdaMax, Nadam, RMSProp
+from tests.optimizers.trajectory import error, gradients, run
+
+pytestmark = pytest.mark.tensorflow
+
+RULES = {
+    "adam": lambda **k: Adam(0.01, epsilon=1e-4, **k),
+    "adam outside": lambda **k: Adam(0.01, epsilon_mode="outside", **k),
+    "adam hat": lambda **k: Adam(0.01, epsilon_mode="hat", **k),
+    "amsgrad": lambda **k: Adam(0.01, epsilon_mode="hat", amsgrad=True, **k),
+    "nadam": lambda **k: Nadam(0.01, **k),
+    "adamax": lambda **k: AdaMax(0.01, **k),
+    "rmsprop": lambda **k: RMSProp(0.01, momentum=0.9, **k),
+    "sgd": lambda **k: SGD(0.1, 0.9, **k),
+    "nesterov": lambda **k: SGD(0.1, 0.9, nesterov="shifted", **k),
+}
+
+
+def both(make, floatx="float32", change=None, given=None):
+    """Returns what the kernel and what the rule make of the same gradients."""
+    results = []
+    for fuses in (True, False):
+        optimizer = make()
+        assert optimizer.has_kernel()
+        optimizer.fuses = fuses
+        before = (lambda step, o=optimizer: change(o, step)) if change else lambda step: None
+        results.append(run(optimizer, given or gradients(), "graph", floatx, before))
+    return results
+
+
+def largest(results):
+    (a, slots), (b, others) = results
+    return max([error(a, b), *(error(slots[name], others[name]) for name in slots)])
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_kernel_is_the_rule_in_float64(rule, float64):
+    assert largest(both(lambda: RULES[rule](weight_decay=0.1), "float64")) < 1e-12
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_kernel_is_the_rule_in_float32(rule):
+    # But for β, which the kernel takes in float32: 1 − β₂ is 1.3e-5 off at 0.999.
+    assert largest(both(lambda: RULES[rule](clipnorm=1.0))) < 2e-5
+
+
+def test_numbers_set_on_the_way_act_in_the_kernel_at_once(float64):
+    def change(optimizer, step):
+        if step == 50:
+            optimizer.epsilon = 1e-2
+            optimizer.beta_2 = 0.9
+        if step == 100:
+            optimizer.epsilon = 1e-6
+            optimizer.beta_1 = 0.0
+            optimizer.learning_rate = 0.1
+
+    assert largest(both(lambda: Adam(0.01), "float64", change)) < 1e-10
+
+
+def test_without_a_memory_of_squares_the_kernel_keeps_a_very_short_one(float64):
+    results = both(lambda: Adam(0.01, beta_1=0.0, beta_2=0.0, epsilon=1e-2), "float64")
+    assert 0 < error(results[0][0], results[1][0]) < 1e-3
+
+
+def test_a_step_left_out_leaves_the_kernels_slots_to_the_bit():
+    given = gradients(6)
+    given[3][0][1, 2] = float("nan")
+    fused, plain = both(lambda: Adam(0.01, skip_nonfinite=True), given=given)
+    assert all(np.isfinite(w).all() for w in fused[0])
+    assert error(fused[0], plain[0]) < 1e-5
+
+
+@pytest.mark.parametrize("rule", ["adam", "adam hat", "nadam", "adamax", "sgd", "nesterov"])
+def test_at_most_eight_operations_lead_to_the_update_of_a_variable(rule):
+    import tensorflow as tf
+
+    def operations(length):
+        variables = [keras.Variable(np.ones((3, 2), "float32")) for _ in range(length)]
+        optimizer = RULES[rule]()
+        optimizer.build(variables)
+        step = tf.function(lambda gs: optimizer.apply(gs, variables))
+        traced = step.get_concrete_function([tf.ones((3, 2))] * length)
+        # Placeholders and captured handles are what is given, not what is done.
+        return sum(op.type != "Placeholder" for op in traced.graph.get_operations())
+
+    each = (operations(30) - operations(10)) / 20
+    assert each <= 8, each
