@@ -194,7 +194,7 @@ def check(choices):
     return report
 
 
-CHOICES = st.lists(st.integers(0, 10**6), min_size=5, max_size=45)
+CHOICES = st.lists(st.integers(0, 10**6), min_size=5, max_size=35)
 COMMON = {
     "deadline": None,
     "derandomize": True,
