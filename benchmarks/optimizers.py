@@ -1,0 +1,239 @@
+"""The optimizers here against Keras's, side by side: updates alone, first steps, whole `fit`.
+
+    python benchmarks/optimizers.py [--quick]
+
+CPU time of one thread, which other programs on the machine disturb little; the contestants take
+turns, and a ratio is made in every round. Printed are the medians, with the smallest and the
+largest ratio. Beside the updates stands what the memory allows: Adam reads four arrays of the
+weights' size and writes three. With torch installed its fused kernel is printed, too. --quick takes
+fewer rounds and the small net alone. KERAS_BACKEND=jax compares on JAX, where XLA compiles both.
+"""
+
+import argparse
+import os
+import statistics
+import time
+from collections.abc import Callable
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+
+from kerastools import optimizers
+from kerastools._core._table import format_table
+
+MLP = [(64, 64), (64,)] * 100
+PAIRS = {
+    "Adam": (lambda: keras.optimizers.Adam(), lambda: optimizers.Adam()),
+    'Adam, ε "hat" as Keras': (
+        lambda: keras.optimizers.Adam(),
+        lambda: optimizers.Adam(epsilon_mode="hat"),
+    ),
+    "Adam with decay": (
+        lambda: keras.optimizers.AdamW(weight_decay=0.01),
+        lambda: optimizers.Adam(weight_decay=0.01),
+    ),
+    "SGD, momentum": (
+        lambda: keras.optimizers.SGD(0.01, 0.9),
+        lambda: optimizers.SGD(0.01, 0.9),
+    ),
+    "SGD, Nesterov's": (
+        lambda: keras.optimizers.SGD(0.01, 0.9, nesterov=True),
+        lambda: optimizers.SGD(0.01, 0.9, nesterov="shifted"),
+    ),
+    "SGD, exact Nesterov": (
+        lambda: keras.optimizers.SGD(0.01, 0.9, nesterov=True),
+        lambda: optimizers.SGD(0.01, 0.9, nesterov="exact"),
+    ),
+    "Nadam": (lambda: keras.optimizers.Nadam(), lambda: optimizers.Nadam()),
+    "AdaMax": (lambda: keras.optimizers.Adamax(), lambda: optimizers.AdaMax()),
+    "RMSProp": (lambda: keras.optimizers.RMSprop(), lambda: optimizers.RMSProp()),
+    "AdaGrad": (lambda: keras.optimizers.Adagrad(), lambda: optimizers.AdaGrad()),
+    "Schedule-Free": (
+        lambda: keras.optimizers.ScheduleFreeAdamW(),
+        lambda: optimizers.ScheduleFreeAdamW(),
+    ),
+}
+
+
+def resnet50() -> list[tuple[int, ...]]:
+    model = keras.applications.ResNet50(weights=None)
+    return [tuple(v.shape) for v in model.trainable_variables]
+
+
+class Update:
+    """An optimizer with variables of given shapes and one set of gradients."""
+
+    def __init__(self, make: Callable, shapes: list[tuple[int, ...]]) -> None:
+        rng = np.random.default_rng(0)
+        arrays = [rng.normal(size=shape).astype("float32") for shape in shapes]
+        self.variables = [keras.Variable(a) for a in arrays]
+        self.gradients = [keras.ops.convert_to_tensor(0.01 * a) for a in arrays]
+        self.optimizer = make()
+        self.optimizer.build(self.variables)
+        start = time.process_time()
+        self.step = self._compiled()
+        self.step()
+        self.step()
+        self.first = time.process_time() - start
+
+    def _compiled(self) -> Callable[[], object]:
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            function = tf.function(lambda gs: self.optimizer.apply(gs, self.variables))
+            traced = function.get_concrete_function(self.gradients)
+            operations = traced.graph.get_operations()
+            self.nodes = sum(op.type != "Placeholder" for op in operations)
+            return lambda: function(self.gradients)
+        import jax
+
+        pure = jax.jit(self.optimizer.stateless_apply, donate_argnums=(0, 2))
+        self.nodes = 0
+        self.state = [v.value + 0 for v in self.optimizer.variables]
+        self.weights = [v.value + 0 for v in self.variables]
+
+        def step() -> None:
+            self.weights, self.state = pure(self.state, self.gradients, self.weights)
+            jax.block_until_ready(self.weights)
+
+        return step
+
+
+class TorchUpdate:
+    """The same with torch's fused Adam."""
+
+    def __init__(self, shapes: list[tuple[int, ...]]) -> None:
+        import torch
+
+        torch.set_num_threads(1)
+        rng = np.random.default_rng(0)
+        self.weights = [
+            torch.tensor(rng.normal(size=s).astype("float32"), requires_grad=True) for s in shapes
+        ]
+        for weight in self.weights:
+            weight.grad = 0.01 * weight.detach()
+        self.step = torch.optim.Adam(self.weights, fused=True).step
+        self.step()
+
+
+def mlp(optimizer: object) -> keras.Model:
+    keras.utils.set_random_seed(0)
+    layers = [keras.layers.Dense(64, "relu", kernel_initializer="he_normal") for _ in range(99)]
+    model = keras.Sequential([keras.Input((64,)), *layers, keras.layers.Dense(64)])
+    model.compile(optimizer, "mse")
+    return model
+
+
+def convolutions(optimizer: object) -> keras.Model:
+    keras.utils.set_random_seed(0)
+    layers = [keras.layers.Conv2D(32, 3, activation="relu") for _ in range(3)]
+    model = keras.Sequential(
+        [keras.Input((28, 28, 1)), *layers, keras.layers.Flatten(), keras.layers.Dense(10)]
+    )
+    model.compile(optimizer, "mse")
+    return model
+
+
+def cpu_seconds(function: Callable[[], object], times: int) -> float:
+    start = time.process_time()
+    for _ in range(times):
+        function()
+    return (time.process_time() - start) / times
+
+
+def in_turn(contestants: list[Callable], rounds: int, times: int) -> list[list[float]]:
+    """Returns the CPU time of one call of each contestant in each round."""
+    measured: list[list[float]] = [[] for _ in contestants]
+    for _ in range(rounds):
+        for contestant, seconds in zip(contestants, measured, strict=True):
+            seconds.append(cpu_seconds(contestant, times))
+    return measured
+
+
+def ratio(ours: list[float], theirs: list[float]) -> str:
+    ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
+    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})"
+
+
+def bandwidth() -> float:
+    """Returns the bytes per second that one thread moves in a ← b + c on large arrays."""
+    a, b, c = (np.ones(2**24, "float32") for _ in range(3))
+    seconds = [cpu_seconds(lambda: np.add(b, c, out=a), 1) for _ in range(5)]
+    return 3 * a.nbytes / statistics.median(seconds)
+
+
+def updates(name: str, shapes: list[tuple[int, ...]], pairs: dict, rounds: int, times: int) -> None:
+    rows = []
+    for rule, (make_keras, make_ours) in pairs.items():
+        theirs, ours = Update(make_keras, shapes), Update(make_ours, shapes)
+        slow, fast = in_turn([theirs.step, ours.step], rounds, times)
+        rows.append(
+            (
+                rule,
+                1e3 * statistics.median(slow),
+                1e3 * statistics.median(fast),
+                ratio(fast, slow),
+                f"{ours.first / theirs.first:.2f}",
+                ours.nodes / len(shapes) if ours.nodes else "",
+            )
+        )
+    numbers = sum(int(np.prod(shape)) for shape in shapes)
+    print(f"\nUpdate of {name}: {len(shapes)} variables, {numbers:,} weights")
+    headers = ["rule", "Keras ms", "here ms", "here / Keras", "first two calls", "nodes/variable"]
+    print(format_table(headers, rows))
+    limit = 7 * 4 * numbers / bandwidth()
+    print(f"The memory allows Adam {1e3 * limit:.2f} ms.", end=" ")
+    try:
+        torch = TorchUpdate(shapes)
+    except ImportError:
+        print("torch is not installed: its fused kernel is left out.")
+    else:
+        (seconds,) = in_turn([torch.step], rounds, times)
+        print(f"torch's fused Adam takes {1e3 * statistics.median(seconds):.2f} ms.")
+
+
+def whole_fit(rounds: int) -> None:
+    rows = []
+    for name, net, shape, steps in (
+        ("100 layers of 64", mlp, (64,), 40),
+        ("3 convolutions of 32", convolutions, (28, 28, 1), 10),
+    ):
+        rng = np.random.default_rng(0)
+        x = rng.normal(size=(32 * steps, *shape)).astype("float32")
+        y = rng.normal(size=(32 * steps, net("sgd").output_shape[-1])).astype("float32")
+        models = [net(keras.optimizers.Adam()), net(optimizers.Adam())]
+        first = []
+        for model in models:
+            few = (x[:64], y[:64])
+            first.append(cpu_seconds(lambda m=model, d=few: m.fit(*d, verbose=0), 1))
+        fits = [lambda m=model, d=(x, y): m.fit(*d, verbose=0) for model in models]
+        slow, fast = in_turn(fits, rounds, 1)
+        row = [1e3 * statistics.median(seconds) / steps for seconds in (slow, fast)]
+        rows.append((name, *row, ratio(slow, fast), f"{first[0] / first[1]:.2f}"))
+    print("\nWhole step of fit, batch 32, Adam")
+    headers = ["net", "Keras ms", "here ms", "faster by", "trace and two steps faster by"]
+    print(format_table(headers, rows))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="fewer rounds, the small net alone")
+    quick = parser.parse_args().quick
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        tf.config.threading.set_intra_op_parallelism_threads(1)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+    print(f"Keras {keras.__version__} on {keras.backend.backend()}, CPU time")
+    rounds = 5 if quick else 15
+    updates("100 dense layers of 64", MLP, PAIRS, rounds, times=10)
+    if not quick:
+        few = {name: PAIRS[name] for name in ("Adam", "SGD, momentum")}
+        updates("ResNet50", resnet50(), few, rounds, times=2)
+    whole_fit(rounds)
+
+
+if __name__ == "__main__":
+    main()
