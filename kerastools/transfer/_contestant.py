@@ -84,18 +84,9 @@ class Contestant:
             return keras.tree.pack_sequence_as(rows, list(parts[:-1])), parts[-1]
 
         size = min(batch_size, len(train))
-        batches = Batches([*flat, y[train]], size, seed, batch)
-        follow = keras.callbacks.LambdaCallback(
-            on_epoch_begin=lambda epoch, logs: setattr(batches, "epoch", epoch)
-        )
-        self._model.fit(
-            batches,
-            initial_epoch=done,
-            epochs=epochs,
-            shuffle=False,
-            callbacks=[follow],
-            verbose=0,
-        )
+        batches = _Epochs([*flat, y[train]], size, seed, batch)
+        batches.span = range(done, epochs)
+        self._model.fit(batches, shuffle=False, verbose=0)
         self._states[repeat] = _values(self._variables())
         self._epochs[repeat] = epochs
         return epochs - done
@@ -131,6 +122,24 @@ class Contestant:
 
     def _variables(self) -> list[Any]:
         return [*self._model.variables, *self._model.optimizer.variables]
+
+
+class _Epochs(Batches):
+    """The batches of several epochs, for one of Keras's: beginning one takes it longer than a step.
+
+    Attributes:
+        span: The numbers of the epochs.
+    """
+
+    span = range(1)
+
+    def __len__(self) -> int:
+        return len(self.span) * super().__len__()
+
+    def __getitem__(self, index: int) -> tuple[Any, ...]:
+        epoch, place = divmod(index, super().__len__())
+        self.epoch = self.span[epoch]
+        return super().__getitem__(place)
 
 
 def _copy(
