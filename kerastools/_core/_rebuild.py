@@ -77,6 +77,8 @@ def rebuild(model: Any, caller: str, change: Change, connect: Connect | None = N
         if id(nested) in copies:
             copies[id(nested)].trainable = nested.trainable
     for original, keeps_weights in originals:
+        if not getattr(copies[id(original)], "built", True):
+            continue  # It was left out.
         if isinstance(original, keras.Layer) and keeps_weights:
             copy_state(original, copies[id(original)], caller)
         elif isinstance(original, keras.Layer):

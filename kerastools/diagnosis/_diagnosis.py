@@ -78,12 +78,11 @@ class Diagnosis:
         """Returns a mended model with what was changed; the diagnosed one is left alone.
 
         Structure is mended first (input normalisation, output activation, logistic hidden layers,
-        dropout, constraints, batch normalisation in tiny batches), then the weights, by
-        `initialize` and if that is not enough by `calibrate`, and last the learning rate. New
-        weights are drawn only where a finding asks for them; a trained model then loses what it
-        learnt. What only the data can mend is not touched: labels that are absent or contradict
-        each other, constant features. The result is diagnosed again and trained for a few steps,
-        on copies.
+        dropout, constraints), then the weights, by `initialize` and if that is not enough by
+        `calibrate`, and last batch size and learning rate. New weights are drawn only where a
+        finding asks for them; a trained model then loses what it learnt. What only the data can
+        mend is not touched: labels that are absent or contradict each other, constant features.
+        The result is diagnosed again and trained for a few steps, on copies.
 
         Args:
             seed: Integer that makes the new weights repeatable.

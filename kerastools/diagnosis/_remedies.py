@@ -8,15 +8,10 @@ from keras import tree
 
 from kerastools._core._activations import activation_name, is_activation, own_activation
 from kerastools._core._graph import Call, input_layer_of, layer_from_config
-from kerastools._core._layers import walk
 from kerastools._core._rebuild import rebuild
 from kerastools.diagnosis._change import Change
 from kerastools.diagnosis._finding import Finding
-from kerastools.diagnosis._replacements import (
-    mended_constraints,
-    norm_without_batch,
-    normalizations,
-)
+from kerastools.diagnosis._replacements import mended_constraints, normalizations
 from kerastools.diagnosis._subject import Subject
 
 _NAME = "repair"
@@ -35,7 +30,6 @@ class Structure:
         hidden: Whether hidden logistic units become rectified.
         rates: New dropout rates; 0 takes the layer out.
         constraints: Layers whose norm constraints get the right axes.
-        norms: Batch normalisations that are replaced by one that needs no batch.
         reset_biases: Whether biases begin at zero.
         standardised: The inputs behind their normalisation, as far as they were built.
     """
@@ -46,22 +40,19 @@ class Structure:
     hidden: bool = False
     rates: dict[str, float] = field(default_factory=dict)
     constraints: set[str] = field(default_factory=set)
-    norms: set[str] = field(default_factory=set)
     reset_biases: bool = False
     standardised: dict[str, Any] = field(default_factory=dict)
 
     @property
     def changes_figures(self) -> bool:
         """Whether the signals are others afterwards."""
-        return bool(self.standardise or self.outputs or self.hidden or self.rates or self.norms)
+        return bool(self.standardise or self.outputs or self.hidden or self.rates)
 
     def rebuilt(self, model: Any) -> Any:
         """Returns a new model with the changes made."""
         return rebuild(model, _NAME, self._change, self._connect)
 
     def _change(self, path: str, layer: Any) -> tuple[Any, bool] | None:
-        if path in self.norms:
-            return norm_without_batch(layer), False
         config: dict[str, Any] = {}
         if path in self.outputs and not is_activation(layer) and hasattr(layer, "activation"):
             config["activation"] = self.outputs[path]
@@ -82,8 +73,6 @@ class Structure:
             return args[0]
         if "/" not in path and self.standardise:
             args, kwargs = tree.map_structure(self._standardised, (args, kwargs))
-        if path in self.norms:
-            args, kwargs = args[:1], {}  # A mask is for those that normalise over rows.
         outputs = layer(*args, **kwargs)
         if path in self.outputs and not isinstance(call.operation, keras.Layer):
             outputs = keras.layers.Activation(self.outputs[path])(args[0])
@@ -144,19 +133,7 @@ def _plan(finding: Finding, subject: Subject, structure: Structure) -> str:
     if finding.rule == "constraint on the wrong axis":
         structure.constraints.add(path)
         return "norm along the incoming weights of each unit"
-    if finding.rule == "batch normalisation with a tiny batch":
-        structure.norms = _batch_norms(subject.model)
-        return f"{len(structure.norms)} batch normalisations replaced by one within each row"
     if remedy == "relu":
         structure.hidden = True
         return "logistic activations of hidden layers replaced by relu"
     return ""
-
-
-def _batch_norms(model: Any) -> set[str]:
-    """Returns the paths of the batch normalisations that train."""
-    return {
-        placed.path
-        for placed in walk(model, _NAME)
-        if isinstance(placed.layer, keras.layers.BatchNormalization) and placed.layer.trainable
-    }

@@ -28,7 +28,11 @@ _WEIGHTS = (
     "wrong initialisation",
 )
 _RATES = ("learning rate too large", "update too small")
-_REMAINDER = "batch normalisation with a tiny last batch"
+_BATCHES = (
+    "batch normalisation with a tiny batch",
+    "batch normalisation with a tiny last batch",
+)
+_USUAL_BATCH = 32
 _ROWS_TO_CALIBRATE = 256
 
 
@@ -40,8 +44,8 @@ class Repair:
         model: The mended model, compiled if the original was.
         changes: What was changed, in the order in which it was done.
         diagnosis: The diagnosis of the mended model, with its first training steps.
-        batch_size: Rows of a batch to train with; another than before only if the last batch was
-            too small.
+        batch_size: Rows of a batch to train with; another than before only if batch normalisation
+            could not work with it.
         optimizer: A fresh optimizer for it, `None` if none was known; the one that `model` is
             compiled with, if it is.
     """
@@ -129,11 +133,12 @@ def _calibrated(subject: Subject, bad: list[Finding]) -> list[Change]:
 
 
 def _batch_size(subject: Subject, findings: list[Finding], changes: list[Change]) -> int:
-    """Returns the nearest batch size that leaves no tiny last batch, if there was one."""
+    """Returns a batch size that batch normalisation can work with, the last batch included."""
     size, rows = subject.batch_size, subject.num_rows
-    found = next((f for f in findings if f.rule == _REMAINDER), None)
+    found = next((f for f in findings if f.rule in _BATCHES), None)
     if found is None:
         return size
+    size = min(_USUAL_BATCH, rows) if found.rule == _BATCHES[0] else size
     near = sorted(range(max(8, size // 2), 2 * size + 1), key=lambda n: abs(n - size))
     size = next((n for n in near if rows % n == 0 or 2 * (rows % n) >= n), size)
     changes.append(Change(found.rule, found.layer, f"batch_size={size} in fit"))

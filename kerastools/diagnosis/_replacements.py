@@ -1,6 +1,5 @@
 """The layers and settings that a repair puts in the place of others."""
 
-import math
 from typing import Any
 
 import keras
@@ -11,8 +10,6 @@ from kerastools._core._fans import incoming_axes
 from kerastools._core._graph import read_graph
 from kerastools.constraints import MaxNorm
 from kerastools.diagnosis._subject import Subject
-
-_MOST_GROUPS = 8
 
 
 def normalizations(subject: Subject) -> dict[str, Any]:
@@ -30,16 +27,6 @@ def normalizations(subject: Subject) -> dict[str, Any]:
             axis=-1, mean=x.mean(axis=0), variance=np.where(variance > 0, variance, 1.0)
         )
     return found
-
-
-def norm_without_batch(layer: Any) -> Any:
-    """Returns what normalises as a batch normalisation does, within each row."""
-    arguments = {"axis": layer.axis, "epsilon": layer.epsilon, "name": layer.name}
-    arguments |= {"scale": layer.scale, "center": layer.center, "dtype": layer.dtype_policy}
-    if layer.input_spec.ndim == 2:
-        return keras.layers.LayerNormalization(**arguments)
-    channels = int(layer.moving_mean.shape[0])
-    return keras.layers.GroupNormalization(math.gcd(channels, _MOST_GROUPS), **arguments)
 
 
 def mended_constraints(layer: Any) -> dict[str, Any]:

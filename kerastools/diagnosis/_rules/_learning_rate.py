@@ -60,7 +60,7 @@ def update_ratio(evidence: Evidence) -> list[Finding]:
     if not (ratios and steps.finite) or np.median(ratios) > _SMALLEST_UPDATE:
         return []
     first = steps.losses[0]
-    better = _best(evidence.steps, (1e2, 1e3, 1e4, 1e5))
+    better = _best(evidence.steps, (1e2, 1e3, 1e4, 1e5, 1e6))
     progress, possible = ((first - s.losses[-1]) / abs(first) for s in (steps, better))
     if possible < _PROGRESS or progress > possible / 10:
         return []
@@ -86,6 +86,13 @@ def update_ratio(evidence: Evidence) -> list[Finding]:
 def _best(run: Callable[[float], Steps], factors: tuple[float, ...]) -> Steps:
     """Returns the steps that end at the lowest loss, the smallest learning rate among equals."""
     runs = [run(factor) for factor in factors]
+    # Between the powers of ten too, on both sides of the best.
+    middle = factors[runs.index(_lowest(runs))]
+    runs += [run(middle * 3), run(middle / 3)]
+    return _lowest(runs)
+
+
+def _lowest(runs: list[Steps]) -> Steps:
     sound = [r for r in runs if r.finite and max(r.losses) <= _GROWTH * abs(r.losses[0]) + 0.1]
     return min(sound or runs, key=lambda r: (round(_end(r), 3), r.learning_rate))
 
