@@ -1,6 +1,7 @@
 """Measures how much faster a model serves after `export_savedmodel` than after `model.export`.
 
-Usage: python benchmarks/serving.py [NAME ...] [--batch 1 32] [--rounds 40] [--results FILE]
+Usage: python benchmarks/serving.py [NAME ...] [--batch 1 32] [--rounds 40] [--quick]
+       [--results FILE]
 
 Each network, with random weights, is exported four ways: plainly by Keras, folded, frozen, and
 both, which is the default of kerastools. All are loaded and served by `serving_default` in this
@@ -9,8 +10,8 @@ time of Keras's export in milliseconds and how many times faster each of ours is
 Beside it stand other runtimes that read the default export, each where it is installed (`pip
 install openvino ai-edge-litert onnxruntime tf2onnx`), also on one thread and in float32. TensorFlow
 uses oneDNN, as it does by itself on processors with AVX512-VNNI. Two minutes or so per network on
-two cores. With --results each line is appended to a CSV file as it comes, and a run that was cut
-goes on where it stopped.
+two cores; a third of that with --quick, which leaves out all but the default. With --results each
+line is appended to a CSV file as it comes, and a run that was cut goes on where it stopped.
 """
 
 import argparse
@@ -119,12 +120,12 @@ RUNTIMES = {
 }
 
 
-def exports(model: keras.Model, folder: Path) -> dict[str, Path]:
+def exports(model: keras.Model, folder: Path, quick: bool) -> dict[str, Path]:
     """Writes the model each way; returns where."""
     model.export(folder / "keras", verbose=False)
     paths = {"keras": folder / "keras"}
-    for way, options in WAYS.items():
-        paths[way] = Path(export_savedmodel(model, folder / way, **options).path)
+    for way in ["both"] if quick else WAYS:
+        paths[way] = Path(export_savedmodel(model, folder / way, **WAYS[way]).path)
     return paths
 
 
@@ -138,13 +139,15 @@ def latencies(serve: dict[str, Serve], rounds: int) -> dict[str, float]:
     return {way: statistics.median(values[3:]) for way, values in times.items()}
 
 
-def measure(name: str, batches: list[int], rounds: int) -> Iterator[tuple[object, ...]]:
+def measure(
+    name: str, batches: list[int], rounds: int, quick: bool
+) -> Iterator[tuple[object, ...]]:
     """Yields the lines of the table for one network."""
     keras.backend.clear_session()
     keras.utils.set_random_seed(0)
     model = network(name)
     with tempfile.TemporaryDirectory() as folder:
-        paths = exports(model, Path(folder))
+        paths = exports(model, Path(folder), quick)
         size = {
             way: sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
             for way, path in paths.items()
@@ -153,7 +156,7 @@ def measure(name: str, batches: list[int], rounds: int) -> Iterator[tuple[object
             shape = (batch, *model.input_shape[1:])
             x = np.random.default_rng(0).normal(size=shape).astype("float32")
             serve = {way: serve_tensorflow(path, x) for way, path in paths.items()}
-            for runtime, load in RUNTIMES.items():
+            for runtime, load in () if quick else RUNTIMES.items():
                 try:
                     serve[runtime] = load(paths["both"], x)
                 except (ImportError, subprocess.CalledProcessError) as error:
@@ -181,6 +184,7 @@ def main() -> None:
     parser.add_argument("--all", action="store_true", help=f"also {', '.join(OTHERS)}")
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 32], help="batch sizes")
     parser.add_argument("--rounds", type=int, default=40, help="calls of each way at batch 1")
+    parser.add_argument("--quick", action="store_true", help="model.export and the default only")
     parser.add_argument("--results", type=Path, help="CSV file to append to and go on from")
     options = parser.parse_args()
     tf.config.threading.set_intra_op_parallelism_threads(1)
@@ -189,7 +193,7 @@ def main() -> None:
     for name in (*NETWORKS, *OTHERS) if options.all else options.names:
         done = [batch for row_name, batch, *_ in rows if row_name == name]
         missing = [batch for batch in options.batch if batch not in done]
-        for row in measure(name, missing, options.rounds) if missing else ():
+        for row in measure(name, missing, options.rounds, options.quick) if missing else ():
             rows.append(row)
             if options.results:
                 with options.results.open("a") as file:
