@@ -1,7 +1,6 @@
 """Writing a model as a SavedModel that serves fast and is known to be right."""
 
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from kerastools.export._comparison import largest_difference, predictions
 from kerastools.export._export_report import ExportReport
 from kerastools.export._graph_writer import write_graph
 from kerastools.export._half_precision import in_bfloat16
-from kerastools.export._latency import latencies
+from kerastools.export._latency import against_plain, num_nodes_of, size_of
 from kerastools.export._polish import polish
 from kerastools.export._signature import input_names, output_names
 from kerastools.export._stages import with_stages
@@ -165,8 +164,8 @@ def export_savedmodel(
                 largest_difference=largest_difference(model.name, got, outputs, tolerance),
                 tolerance=tolerance,
                 num_nodes=num_nodes,
-                size_bytes=_size(directory),
-                **_against_plain(directory, graph, inputs, latency),
+                size_bytes=size_of(directory),
+                **against_plain(directory, graph, inputs, latency),
             )
 
 
@@ -214,35 +213,7 @@ def _load_and_call(directory: Path, named: dict[str, Any]) -> tuple[dict[str, An
     loaded = tf.saved_model.load(str(directory))
     signature = loaded.signatures["serving_default"]
     results = {name: y.numpy() for name, y in signature(**named).items()}
-    return results, _num_nodes(signature)
-
-
-def _against_plain(
-    directory: Path, graph: Graph, inputs: Any, sizes: Sequence[int]
-) -> dict[str, Any]:
-    """Returns the fields of the report that compare with Keras's own export."""
-    import tensorflow as tf
-
-    if not sizes:
-        return {}
-    with tempfile.TemporaryDirectory() as folder:
-        plain = Path(folder) / "plain"
-        graph.model.export(plain, verbose=False)
-        signature = tf.saved_model.load(str(plain)).signatures["serving_default"]
-        return {
-            "latency": latencies([directory, plain], graph, inputs, sizes),
-            "plain_num_nodes": _num_nodes(signature),
-            "plain_size_bytes": _size(plain),
-        }
-
-
-def _num_nodes(signature: Any) -> int:
-    definition = signature.graph.as_graph_def()
-    return len(definition.node) + sum(len(f.node_def) for f in definition.library.function)
-
-
-def _size(directory: Path) -> int:
-    return sum(f.stat().st_size for f in directory.rglob("*") if f.is_file())
+    return results, num_nodes_of(signature)
 
 
 def _described(

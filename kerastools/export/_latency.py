@@ -1,6 +1,7 @@
-"""How long a SavedModel takes, measured against another one."""
+"""How a SavedModel compares with the one that `model.export` writes."""
 
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,7 +17,37 @@ _WARM_UP, _FEWEST, _MOST = 3, 5, 50
 _SECONDS = 5.0
 
 
-def latencies(
+def against_plain(
+    directory: Path, graph: Graph, inputs: Any, sizes: Sequence[int]
+) -> dict[str, Any]:
+    """Returns the fields of the report that compare with Keras's own export."""
+    import tensorflow as tf
+
+    if not sizes:
+        return {}
+    with tempfile.TemporaryDirectory() as folder:
+        plain = Path(folder) / "plain"
+        graph.model.export(plain, verbose=False)
+        signature = tf.saved_model.load(str(plain)).signatures["serving_default"]
+        return {
+            "latency": _latencies([directory, plain], graph, inputs, sizes),
+            "plain_num_nodes": num_nodes_of(signature),
+            "plain_size_bytes": size_of(plain),
+        }
+
+
+def num_nodes_of(signature: Any) -> int:
+    """Returns how many operations the graph of a signature has."""
+    definition = signature.graph.as_graph_def()
+    return len(definition.node) + sum(len(f.node_def) for f in definition.library.function)
+
+
+def size_of(directory: Path) -> int:
+    """Returns the bytes that all files in a directory have."""
+    return sum(f.stat().st_size for f in directory.rglob("*") if f.is_file())
+
+
+def _latencies(
     paths: Sequence[Path], graph: Graph, inputs: Any, batch_sizes: Sequence[int]
 ) -> dict[int, tuple[float, ...]]:
     """Returns, by batch size, the median milliseconds of one request to each of `paths`.

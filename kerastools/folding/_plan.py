@@ -29,7 +29,7 @@ class Plan:
         model: The model to fold; it is not changed.
         graphs: Its graph and those of nested models, by the id of the model.
         outcomes: A `FoldOutcome` per call, by its id.
-        weights: The weights of the layers that take one in, by the id of the layer.
+        weights: Those of the layers that take one in, by the id of the layer.
         removed: Ids of the calls that go.
         shifts: What the calls of which only the scale goes still add, by their id.
     """
