@@ -99,7 +99,9 @@ class ReuseDepth:
                 _name(r),
                 r.epochs,
                 _spread(r.accuracies),
-                "" if r.difference is None else f"{-r.difference[0]:+.3f} ± {r.difference[1]:.3f}",
+                ""
+                if r.difference is None
+                else f"{0.0 - r.difference[0]:+.3f} ± {r.difference[1]:.3f}",
             )
             for r in self.results
         ]

@@ -192,8 +192,16 @@ def _classes(y: Any, repeats: int) -> np.ndarray:
 
 
 def _candidates(graph: Graph) -> list[Call]:
-    """Returns for each layer with weights, but the last, the highest cut before the next one."""
-    weighted = [c for c in graph.calls if getattr(c.operation, "weights", None)]
+    """Returns for each layer with weights, but the last, the highest cut before the next one.
+
+    A normalisation belongs to the layer under it.
+    """
+    weighted = [
+        call
+        for call in graph.calls
+        if getattr(call.operation, "weights", None)
+        and "Normalization" not in type(call.operation).__name__
+    ]
     order = {id(c.node): i for i, c in enumerate(graph.calls)}
     found: dict[int, Call] = {}
     for cut in cuts(graph):
