@@ -12,7 +12,8 @@ Y = (X @ np.array([[1.0], [-2.0], [0.5]])).astype("float32")
 
 def linear_model():
     keras.utils.set_random_seed(1)
-    dense = keras.layers.Dense(1, kernel_constraint=keras.constraints.NonNeg())
+    held = keras.constraints.NonNeg()
+    dense = keras.layers.Dense(1, kernel_initializer="ones", kernel_constraint=held)
     return keras.Sequential([keras.Input((3,)), dense])
 
 
