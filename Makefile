@@ -23,6 +23,10 @@ $(READY): pyproject.toml requirements.lock
 demo: $(READY) ## the main job from diagnosis to serving, on scikit-learn's digits; pictures in demo/
 	@$(BIN)/python examples/end_to_end.py --output demo
 
+# Two processes on two cores: threads inside each would only wait for one another.
+test: export TF_NUM_INTRAOP_THREADS ?= 1
+test: export TF_NUM_INTEROP_THREADS ?= 1
+test: export OMP_NUM_THREADS ?= 1
 test: $(READY) ## all tests, on TensorFlow and then on JAX
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 	KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 --dist loadfile -m 'not tensorflow'
@@ -34,7 +38,7 @@ check: $(READY) ## format, lint, docstrings, types, architecture
 	$(BIN)/lint-imports
 
 bench: $(READY) ## the figures: ratios side by side, one script each
-	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	@for script in benchmarks/*.py benchmarks/*/run.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 clean: ## remove .venv and every cache
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -91,7 +91,7 @@ def classify(source, reused, few, test, epochs, seed):
 def run(seed, epochs, tune):
     """Returns the test accuracy of each method for one draw, and some generated digits."""
     few, x, test = draw(seed)
-    noise = MaskingNoise(0.5)
+    noise = MaskingNoise(0.3)
     settings = {"epochs": epochs, "batch_size": 64, "seed": seed, "verbose": 0}
     scores = {"net from scratch": classify(encoder(seed), 0, few, test, tune, seed)}
     net = initialize(encoder(seed), seed=seed)
@@ -216,7 +216,7 @@ def main():
     parser.add_argument("--first", type=int, default=0, help="the seed of the first draw")
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
-    draws, epochs, tune = (1, 1, 4) if arguments.quick else (arguments.draws, 40, 200)
+    draws, epochs, tune = (1, 1, 4) if arguments.quick else (arguments.draws, 100, 400)
     start, scores = time.time(), []
     for seed in track(range(draws), "draws of labels and weights", console=console):
         one, generated = remembered(arguments.output, arguments.first + seed, epochs, tune)

@@ -14,6 +14,7 @@ from kerastools import (
     layers,
     optimizers,
     pretraining,
+    regularization,
     transfer,
 )
 
@@ -34,6 +35,7 @@ __all__ = [
     "layers",
     "optimizers",
     "pretraining",
+    "regularization",
     "search",
     "transfer",
 ]

@@ -86,7 +86,8 @@ class EvaluationWeights(keras.callbacks.Callback):
 
     def _to_evaluation(self) -> bool:
         """Puts the evaluation weights in; returns whether the training weights were there."""
-        return any([point.to_evaluation() for point in self._points()])
+        swapped = [point.to_evaluation() for point in self._points()]
+        return any(swapped)
 
     def _to_training(self) -> None:
         for point in self._points():
