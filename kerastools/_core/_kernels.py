@@ -100,6 +100,11 @@ def adamax(
     )
 
 
+def adagrad(theta: Any, total: Any, g: Any, eta: Any) -> None:
+    """G ← G + g²; θ ← θ − ηg / √G."""
+    _raw().ResourceApplyAdagrad(var=_handle(theta), accum=_handle(total), lr=eta, grad=g)
+
+
 def rmsprop(
     theta: Any, square: Any, v: Any, g: Any, eta: Any, rho: Any, gamma: Any, epsilon: Any
 ) -> None:

@@ -12,8 +12,10 @@ from kerastools._core import _kernels
 from kerastools._core._clipping import clip_by_value, clip_to_norm, clip_units, norm
 from kerastools._core._evaluation_point import EvaluationPoint
 from kerastools._core._hyperparameter import Average, Hyperparameter, check, overridden, shortest
+from kerastools._core._kernel_rule import KernelRule
 from kerastools._core._optimizer_hooks import OptimizerHooks, before_training, dense
 from kerastools._core._param_groups import assign_groups, group_numbers, set_group_number
+from kerastools._core._per_variable import cast_number, is_half, rows, wide
 from kerastools._core._slots import known_variables, learning_rate_source
 
 _OTHER_KERAS_ARGUMENTS = (
@@ -28,7 +30,7 @@ _OTHER_KERAS_ARGUMENTS = (
 _RATE = ("[0, inf)", "learning_rate")
 
 
-class LiveOptimizer(EvaluationPoint, OptimizerHooks):
+class LiveOptimizer(KernelRule, EvaluationPoint, OptimizerHooks):
     """Base of the optimizers of this package: a subclass is its slots and its rule.
 
     Once per update `advance(h, *scalar_slots)` works out what is one number per variable (step
@@ -36,7 +38,7 @@ class LiveOptimizer(EvaluationPoint, OptimizerHooks):
     each variable's gradient, its numbers and its slots, and returns the step Δ and the slots anew:
     θ ← θ − Δ − ηλθ with decoupled weight decay λ. All of it is computed in float32 at least,
     whatever the variable's type; variables of lower precision have a float32 twin, the slot
-    `master`. Where TensorFlow has a kernel for the rule, `fused` does the same with it.
+    `master`. Where TensorFlow has a kernel for the rule, `fused` does the same (`KernelRule`).
 
     Every slot is one variable per trainable variable, in the list `<name>_slots` in the order in
     which the optimizer was built. Every scalar slot is one vector with a number per variable; step
@@ -54,8 +56,6 @@ class LiveOptimizer(EvaluationPoint, OptimizerHooks):
     slots: tuple[str, ...] = ()
     # Whether the rule itself makes use of h.decay, which is λθ or None.
     decays_in_rule = False
-    # Whether TensorFlow's own kernels may be used.
-    fuses = True
 
     def __init__(
         self,
@@ -96,17 +96,6 @@ class LiveOptimizer(EvaluationPoint, OptimizerHooks):
 
     def rule(self, g: Any, h: SimpleNamespace, *slots: Any) -> tuple[Any, ...]:
         """Returns the step Δ that is subtracted from the weights, and the slots anew."""
-        raise NotImplementedError
-
-    def has_kernel(self) -> bool:
-        """Returns whether `fused` can do what the rule says."""
-        return False
-
-    def fused(self, theta: Any, g: Any, h: SimpleNamespace, *slots: Any) -> None:
-        """Does what the rule says with one of TensorFlow's kernels.
-
-        `theta` and `slots` are variables of one type, that of `g`.
-        """
         raise NotImplementedError
 
     @property
@@ -160,12 +149,12 @@ class LiveOptimizer(EvaluationPoint, OptimizerHooks):
             return
         groups = assign_groups(self, self.param_groups, variables, _declared(type(self)))
         super().build(variables)
-        self._dtype = keras.backend.result_type(*map(_wide, variables), "float32")
+        self._dtype = keras.backend.result_type(*map(wide, variables), "float32")
         for name in self.scalar_slots:
             setattr(self, f"{name}_slots", self._add_vector(name, len(variables)))
         for name in self.slots:
             setattr(self, f"{name}_slots", [self._add_slot(name, v) for v in variables])
-        if any(map(_is_half, variables)):
+        if any(map(is_half, variables)):
             self.master_slots = [self._add_master(v) for v in variables]
         if groups is not None:
             self.group_slots = self._add_vector("group", len(variables), "int32")
@@ -199,19 +188,19 @@ class LiveOptimizer(EvaluationPoint, OptimizerHooks):
         """Moves `variable` by the rule; its learning rate is already among its numbers."""
         index = self.index_of(variable)
         slots = self.slots_of(index)
-        dtype = _wide(variable)
+        dtype = wide(variable)
         h = SimpleNamespace(
-            **{name: _cast(v, dtype) for name, v in vars(self._now.numbers[index]).items()}
+            **{name: cast_number(v, dtype) for name, v in vars(self._now.numbers[index]).items()}
         )
         g = ops.cast(gradient, dtype)
         if h.adaptive_clipnorm is not None:
             g = clip_units(g, ops.cast(variable, dtype), h.adaptive_clipnorm)
         decays = h.weight_decay is not None and self.decays(variable)
-        if self._now.fuses and not _is_half(variable):
+        if self._now.fuses and not is_half(variable):
             self.fused(variable, g, h, *slots)
             return
 
-        master = self.master_slots[index] if _is_half(variable) else None
+        master = self.master_slots[index] if is_half(variable) else None
         theta = ops.cast(variable, dtype)
         if master is not None:
             # Where the variable is no longer its twin's rounding, somebody else has set it.
@@ -229,33 +218,6 @@ class LiveOptimizer(EvaluationPoint, OptimizerHooks):
             if self._now.finite is not None:
                 new = ops.where(self._now.finite, new, ops.cast(old, dtype))
             self.assign(old, new)
-
-    def floor_of(self, h: SimpleNamespace, t: Any, floor: Any) -> Any:
-        """Returns ε(1 − β₂ᵗ), by how much a velocity V = s + floor is more than s at step t.
-
-        So that √(s/(1 − β₂ᵗ) + ε) = √(V/(1 − β₂ᵗ)) needs no ε: V ← β₂V + (1 − β₂)g² + h.lift. While
-        ε stays, that is an average of g² + ε; what is added is written so that nothing cancels.
-        """
-        last = h.epsilon * h.beta_2.bias(t - 1)
-        h.lift = h.epsilon * h.beta_2.complement + h.beta_2.beta * (last - floor)
-        # What a kernel's β₂V makes h.lift of. Where β₂ is 0 nothing of V is left to carry it; there
-        # the kernel is given 2⁻¹², as good to 3e-4.
-        h.carrier = ops.maximum(h.beta_2.beta, 2**-12)
-        h.sunk = -h.lift / h.carrier
-        return h.epsilon * h.beta_2.bias(t)
-
-    def lift(self, v: Any, h: SimpleNamespace) -> None:
-        """Adds to v what makes a kernel's v ← β₂v + (1 − β₂)g² come out as h.lift more."""
-        ones = self._now.ones
-        key = tuple(v.shape), keras.backend.standardize_dtype(v.dtype)
-        if key not in ones:
-            ones[key] = ops.ones(*key)
-        _kernels.subtract(v, h.sunk, ones[key])
-
-    def decay(self, theta: Any, h: SimpleNamespace) -> None:
-        """θ ← (1 − ηλ)θ, before a kernel whose step does not depend on θ."""
-        if h.weight_decay is not None and self.decays(theta):
-            theta.assign(theta * (1 - h.learning_rate * h.weight_decay))
 
     def slots_of(self, index: int) -> list[Any]:
         """Returns the slots of one variable, in the order in which the rule takes them."""
@@ -302,6 +264,8 @@ class LiveOptimizer(EvaluationPoint, OptimizerHooks):
         if factors:
             column = [factors.get(id(v), 1.0) for v in known_variables(self)]
             h.learning_rate = h.learning_rate * ops.convert_to_tensor(column, self._dtype)
+        if h.weight_decay is not None:
+            h.kept = 1 - h.learning_rate * h.weight_decay
         return h
 
     def clip_gradients(self, gradients: list[Any]) -> list[Any]:
@@ -372,12 +336,12 @@ class LiveOptimizer(EvaluationPoint, OptimizerHooks):
     def _add_slot(self, name: str, variable: Any) -> Any:
         if getattr(variable, "overwrite_with_gradient", False):
             return None  # Keras assigns these the gradient itself (float8 scales).
-        if keras.backend.standardize_dtype(variable.dtype) == _wide(variable):
+        if keras.backend.standardize_dtype(variable.dtype) == wide(variable):
             return self.add_variable_from_reference(variable, name=name)
-        return self.add_variable(shape=variable.shape, dtype=_wide(variable), name=name)
+        return self.add_variable(shape=variable.shape, dtype=wide(variable), name=name)
 
     def _add_master(self, variable: Any) -> Any:
-        slot = self._add_slot("master", variable) if _is_half(variable) else None
+        slot = self._add_slot("master", variable) if is_half(variable) else None
         if slot is not None:
             with before_training():
                 slot.assign(ops.cast(variable, slot.dtype))
@@ -391,32 +355,3 @@ def _declared(cls: type) -> dict[str, Hyperparameter]:
         for name, attribute in vars(parent).items()
         if isinstance(attribute, Hyperparameter)
     }
-
-
-def rows(value: Any, length: int) -> list[Any]:
-    """Returns `length` numbers: those of a vector, or a scalar again and again."""
-    if isinstance(value, Average):
-        if len(value.complement.shape) == 0:
-            return [value] * length
-        return [Average(c) for c in rows(value.complement, length)]
-    if value is None or len(value.shape) == 0:
-        return [value] * length
-    return list(ops.unstack(value, length))
-
-
-def _cast(value: Any, dtype: str) -> Any:
-    if isinstance(value, Average):
-        complement = _cast(value.complement, dtype)
-        return value if complement is value.complement else Average(complement)
-    if value is None or keras.backend.standardize_dtype(value.dtype) in (dtype, "bool"):
-        return value
-    return ops.cast(value, dtype)
-
-
-def _is_half(variable: Any) -> bool:
-    return keras.backend.standardize_dtype(variable.dtype) in ("float16", "bfloat16")
-
-
-def _wide(variable: Any) -> str:
-    """Returns the type in which `variable` is updated: its own, but float32 at least."""
-    return keras.backend.result_type(variable.dtype, "float32")

@@ -5,6 +5,7 @@ from typing import Any
 
 from keras import ops
 
+from kerastools._core import _kernels
 from kerastools._core._hyperparameter import Hyperparameter
 from kerastools._core._live_optimizer import LiveOptimizer
 from kerastools._core._registration import register
@@ -70,13 +71,30 @@ class AdaGrad(LiveOptimizer):
 
     epsilon = Hyperparameter("(0, inf)")
 
+    scalar_slots = ("floor",)
     slots = ("accumulator",)
 
     def __init__(self, learning_rate: Any = 0.01, epsilon: float = 1e-8, **kwargs: Any) -> None:
         super().__init__(learning_rate, **kwargs)
         self.epsilon = epsilon
 
+    def advance(self, h: SimpleNamespace, floor: Any) -> tuple[Any, ...]:
+        """Works out what the slot, which holds G + ε, has more than that."""
+        h.sunk = floor - h.epsilon
+        return (h.epsilon * ops.ones_like(floor),)
+
     def rule(self, g: Any, h: SimpleNamespace, accumulator: Any) -> tuple[Any, ...]:
         """Returns Δ and the sum of squares."""
-        accumulator = accumulator + ops.square(g)
-        return h.learning_rate * g / ops.sqrt(accumulator + h.epsilon), accumulator
+        accumulator = accumulator - h.sunk + ops.square(g)
+        return h.learning_rate * g / ops.sqrt(accumulator), accumulator
+
+    def has_kernel(self) -> bool:
+        """Returns whether TensorFlow has a kernel for this rule."""
+        return True
+
+    def fused(self, theta: Any, g: Any, h: SimpleNamespace, *slots: Any) -> None:
+        """Does the same with TensorFlow's kernel for AdaGrad."""
+        (accumulator,) = slots
+        self.lift(accumulator, h)
+        self.decay(theta, h)
+        _kernels.adagrad(theta, accumulator, g, h.learning_rate)

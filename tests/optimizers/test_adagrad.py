@@ -19,7 +19,8 @@ def adagrad(eta=0.1, epsilon=1e-8):
     """The rule in NumPy."""
 
     def rule(theta, g, t, slots):
-        slots["accumulator"] = total = slots.get("accumulator", 0.0) + g**2
+        slots["_sum"] = total = slots.get("_sum", 0.0) + g**2
+        slots["accumulator"], slots["floor"] = total + epsilon, np.float64(epsilon)
         return theta - eta * g / np.sqrt(total + epsilon)
 
     return rule

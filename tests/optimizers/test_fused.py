@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from kerastools.optimizers import SGD, Adam, AdaMax, Nadam, RMSProp
+from kerastools.optimizers import SGD, AdaGrad, Adam, AdaMax, Nadam, RMSProp
 from tests.optimizers.trajectory import error, gradients, run
 
 pytestmark = pytest.mark.tensorflow
@@ -16,6 +16,7 @@ RULES = {
     "amsgrad": lambda **k: Adam(0.01, epsilon_mode="hat", amsgrad=True, **k),
     "nadam": lambda **k: Nadam(0.01, **k),
     "adamax": lambda **k: AdaMax(0.01, **k),
+    "adagrad": lambda **k: AdaGrad(0.1, epsilon=1e-4, **k),
     "rmsprop": lambda **k: RMSProp(0.01, momentum=0.9, **k),
     "sgd": lambda **k: SGD(0.1, 0.9, **k),
     "nesterov": lambda **k: SGD(0.1, 0.9, nesterov="shifted", **k),
@@ -76,13 +77,20 @@ def test_a_step_left_out_leaves_the_kernels_slots_to_the_bit():
     assert error(fused[0], plain[0]) < 1e-5
 
 
-@pytest.mark.parametrize("rule", ["adam", "adam hat", "nadam", "adamax", "sgd", "nesterov"])
-def test_at_most_eight_operations_lead_to_the_update_of_a_variable(rule):
+@pytest.mark.parametrize(
+    ("rule", "decay"),
+    [
+        *((rule, None) for rule in RULES if "outside" not in rule),
+        ("adam", 0.1),
+        ("sgd", 0.1),
+    ],
+)
+def test_at_most_eight_operations_lead_to_the_update_of_a_variable(rule, decay):
     import tensorflow as tf
 
     def operations(length):
         variables = [keras.Variable(np.ones((3, 2), "float32")) for _ in range(length)]
-        optimizer = RULES[rule]()
+        optimizer = RULES[rule](weight_decay=decay)
         optimizer.build(variables)
         step = tf.function(lambda gs: optimizer.apply(gs, variables))
         traced = step.get_concrete_function([tf.ones((3, 2))] * length)
