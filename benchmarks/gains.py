@@ -1,6 +1,6 @@
 """What a layer makes of its input's second moment, ours beside Keras's; and what that does.
 
-    python benchmarks/gains.py            # about 3 minutes on one core
+    python benchmarks/gains.py
     python benchmarks/gains.py --quick    # the table alone, with 2 seeds
 
 The table: z ~ N(0, 1), x = relu(z), weights for relu from 8 seeds; E[y²] / E[z²] should be 1, for a
@@ -87,7 +87,9 @@ def gain(layer, initializers, shape, where, seed) -> float:
 
 
 def table(seeds: int, console: Console) -> None:
-    shown = Table("layer", "kerastools", "Keras he_normal", title=f"E[y²] / E[z²], {seeds} seeds")
+    shown = Table(
+        "layer", "kerastools", "Keras he_normal", title=rf"E\[y²] / E\[z²], {seeds} seeds"
+    )
     for name, (make, shape, where) in KINDS.items():
         layer = make()
         ours, kerass = [], []
