@@ -34,9 +34,14 @@ OPTIMIZERS = {
     "LossScaleOptimizer": lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(0.01)),
     "skipping": lambda: optimizers.SGD(0.01, momentum=0.9, skip_nonfinite=True),
 }
+WRAPPERS = {"SAM", "Lookahead"}
 for name in optimizers.__all__:
-    if isinstance(getattr(optimizers, name), type):
-        OPTIMIZERS[f"kerastools {name}"] = functools.partial(getattr(optimizers, name), 0.01)
+    cls = getattr(optimizers, name)
+    if isinstance(cls, type) and issubclass(cls, keras.optimizers.Optimizer):
+        make = functools.partial(optimizers.Adam if name in WRAPPERS else cls, 0.01)
+        OPTIMIZERS[f"kerastools {name}"] = (
+            (lambda cls=cls, make=make: cls(make())) if name in WRAPPERS else make
+        )
 
 
 def make_model(names=NAMES, use_bias=False):
