@@ -37,7 +37,7 @@ def compiles_with_xla() -> bool:
 
 
 def momentum(theta: Any, d: Any, g: Any, eta: Any, gamma: Any, nesterov: bool) -> None:
-    """D ← γd − ηg; θ ← θ + d, or θ + γd − ηg with `nesterov`."""
+    """Momentum: d ← γd − ηg; θ ← θ + d, or θ + γd − ηg with `nesterov`."""
     _raw().ResourceApplyKerasMomentum(
         var=_handle(theta),
         accum=_handle(d),
@@ -61,7 +61,7 @@ def adam(
     nesterov: bool = False,
     largest: Any = None,
 ) -> None:
-    """M ← β₁m + (1 − β₁)g; v ← β₂v + (1 − β₂)g²; θ ← θ − αm / (√v + ε).
+    """Adam: m ← β₁m + (1 − β₁)g; v ← β₂v + (1 − β₂)g²; θ ← θ − αm / (√v + ε).
 
     With `nesterov`, β₁m + (1 − β₁)g in place of m; with `largest`, the largest v so far.
     """
@@ -86,7 +86,7 @@ def adamax(
     epsilon: Any,
     zero: Any,
 ) -> None:
-    """M ← β₁m + (1 − β₁)g; u ← max(β₂u, |g|); θ ← θ − αm / (u + ε)."""
+    """AdaMax: m ← β₁m + (1 − β₁)g; u ← max(β₂u, |g|); θ ← θ − αm / (u + ε)."""
     _raw().ResourceApplyAdaMax(
         var=_handle(theta),
         m=_handle(m),
@@ -101,14 +101,14 @@ def adamax(
 
 
 def adagrad(theta: Any, total: Any, g: Any, eta: Any) -> None:
-    """G ← G + g²; θ ← θ − ηg / √G."""
+    """AdaGrad: G ← G + g²; θ ← θ − ηg / √G."""
     _raw().ResourceApplyAdagrad(var=_handle(theta), accum=_handle(total), lr=eta, grad=g)
 
 
 def rmsprop(
     theta: Any, square: Any, v: Any, g: Any, eta: Any, rho: Any, gamma: Any, epsilon: Any
 ) -> None:
-    """G ← ρG + (1 − ρ)g²; v ← γv + ηg / √(G + ε); θ ← θ − v."""
+    """RMSProp: G ← ρG + (1 − ρ)g²; v ← γv + ηg / √(G + ε); θ ← θ − v."""
     _raw().ResourceApplyRMSProp(
         var=_handle(theta),
         ms=_handle(square),
