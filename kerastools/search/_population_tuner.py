@@ -2,7 +2,6 @@
 
 import json
 import os
-import time
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +19,7 @@ from kerastools.search._checks import (
 )
 from kerastools.search._description import Description, describe
 from kerastools.search._live_models import BestState, LiveModels, state_of
+from kerastools.search._progress import Progress
 from kerastools.search._spread_seed import spread_seed
 from kerastools.search._stacking import (
     bound_fit_arguments,
@@ -155,7 +155,7 @@ class PopulationTuner(keras_tuner.Tuner):
         self._together: list[tuple[Description, Any]] = []
         self._prepared: dict[str, Any] = {}
         self._trained: dict[str, tuple[Any, list[np.ndarray]]] = {}
-        self._progress: _Progress | None = None
+        self._progress: Progress | None = None
         save_atomically(oracle)
         super().__init__(
             oracle,
@@ -179,7 +179,7 @@ class PopulationTuner(keras_tuner.Tuner):
         verbose = 1 if verbose == "auto" else int(verbose)
         self._check(fit_kwargs)
         self.save()  # From now on the search can be resumed.
-        self._progress = _Progress(self.oracle) if verbose else None
+        self._progress = Progress(self.oracle) if verbose else None
         self.oracle.verbose = max(0, verbose - 1)
         with warnings.catch_warnings():
             # keras-tuner locks with methods that Python renamed long ago.
@@ -489,28 +489,6 @@ class _BatchHooks(_Hooks):
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self.tuner.on_batch_end(self.trial, self.model, batch, logs)
-
-
-class _Progress:
-    """One line for each trial that ends."""
-
-    def __init__(self, oracle: Any) -> None:
-        self.oracle = oracle
-        self.started = time.perf_counter()
-        self.before = len(oracle.end_order)
-
-    def show(self, trial: Any, way: str) -> None:
-        """Prints where the search stands."""
-        done, total = len(self.oracle.end_order), self.oracle.max_trials
-        best = [t.score for t in self.oracle.get_best_trials(1) if t.score is not None]
-        here = time.perf_counter() - self.started
-        left = here / max(1, done - self.before) * (total - done) if total else 0.0
-        score = "failed" if trial.status != "COMPLETED" else f"{trial.score:.4f}"
-        print(
-            f"trial {trial.trial_id}  {done}/{total or '?'}  {self.oracle.objective.name} {score}"
-            f"  best {f'{best[0]:.4f}' if best else '-'}  about {left:.0f} s left  ({way})",
-            flush=True,
-        )
 
 
 def _require_numbers(history: Any) -> None:
