@@ -1,6 +1,6 @@
 # Everything here makes .venv by itself; nothing is needed but make and Python 3.11 or newer.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench clean
+.PHONY: help demo test check docs bench clean
 
 # The first interpreter that runs and is new enough.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
@@ -31,14 +31,19 @@ test: $(READY) ## all tests, on TensorFlow and then on JAX
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 	KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 --dist loadfile -m 'not tensorflow'
 
-check: $(READY) ## format, lint, docstrings, types, architecture
+check: $(READY) ## format, lint, docstrings, types, architecture, reference
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/mkdocs build --strict --quiet
+
+docs: $(READY) ## the site: overview and the reference from the docstrings, in site/
+	$(BIN)/mkdocs build --strict --quiet
+	@echo "site/index.html"
 
 bench: $(READY) ## the figures: ratios side by side, one script each
 	@for script in benchmarks/*.py benchmarks/*/run.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 clean: ## remove .venv and every cache
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis site

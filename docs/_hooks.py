@@ -1,0 +1,65 @@
+"""Makes the pages that need no writing: one per room from its `__all__`, and the files of the root.
+
+A public name cannot be missing from the reference, because the reference is made from the names.
+"""
+
+import ast
+from pathlib import Path
+from typing import Any
+
+from mkdocs.structure.files import File
+from pygments.formatters import HtmlFormatter
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "kerastools"
+
+
+def rooms() -> dict[str, tuple[str, list[str]]]:
+    """Returns for each room its docstring and its public names, read without importing it."""
+    found = {}
+    for name in _public_names(_parsed(PACKAGE / "__init__.py")):
+        tree = _parsed(PACKAGE / name / "__init__.py")
+        found[name] = (ast.get_docstring(tree) or "", _public_names(tree))
+    return found
+
+
+def _parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def _public_names(tree: ast.Module) -> list[str]:
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return ast.literal_eval(node.value)
+    raise ValueError("an __init__.py of the package has no __all__")
+
+
+def page(room: str, docstring: str, names: list[str]) -> str:
+    """Returns the page of a room, a directive for each name."""
+    directives = [f"::: kerastools.{room}.{name}" for name in names]
+    return "\n\n".join([f"# kerastools.{room}", docstring, *directives]) + "\n"
+
+
+def on_config(config: Any) -> Any:
+    """Lists the pages."""
+    reference = [{f"kerastools.{room}": f"reference/{room}.md"} for room in rooms()]
+    written = sorted(p.name for p in (ROOT / "docs").glob("*.md"))
+    config.nav = [{"Overview": "index.md"}, *written, {"Reference": reference}]
+    config.nav += ["CHANGELOG.md", "CONTRIBUTING.md"]
+    return config
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Adds the generated pages."""
+    texts = {
+        f"reference/{room}.md": page(room, docstring, names)
+        for room, (docstring, names) in rooms().items()
+    }
+    texts["index.md"] = (ROOT / "README.md").read_text(encoding="utf-8")
+    for name in ("CHANGELOG.md", "CONTRIBUTING.md"):
+        texts[name] = (ROOT / name).read_text(encoding="utf-8")
+    colours = HtmlFormatter(style="friendly").get_style_defs(".highlight")
+    texts["style.css"] = f"{colours}\n{(ROOT / 'docs' / '_style.css').read_text()}"
+    for path, text in texts.items():
+        files.append(File.generated(config, path, content=text))
+    return files
