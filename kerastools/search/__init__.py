@@ -12,12 +12,14 @@ except ImportError as error:
     ) from error
 
 from kerastools.search._deep_dense import DeepDense
+from kerastools.search._optuna_oracle import OptunaOracle
 from kerastools.search._population_tuner import PopulationTuner
 from kerastools.search._spaces import betas, dropout, learning_rate, momentum
 from kerastools.search._spread_seed import spread_seed
 
 __all__ = [
     "DeepDense",
+    "OptunaOracle",
     "PopulationTuner",
     "betas",
     "dropout",

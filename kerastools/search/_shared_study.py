@@ -1,0 +1,295 @@
+"""A study of Optuna whose trials outlive the processes that run them."""
+
+import atexit
+import threading
+import time
+import warnings
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import optuna
+from optuna.exceptions import ExperimentalWarning, StorageInternalError, UpdateFinishedTrialError
+from optuna.trial import TrialState
+
+# How often a trial is begun again whose process died with it.
+_MOST_ATTEMPTS = 4
+# Keys of what is written beside a trial.
+_REPEATS, _SURPLUS, _MESSAGE = "repeats", "surplus", "message"
+
+
+class SharedStudy:
+    """Hands out the trials of one search to any number of processes, each trial once.
+
+    A trial of the search is one or several trials of the study: the first one, and a repetition for
+    each time that the process died in which it ran. Its number is that of the first. Who died is
+    told by the heartbeats of Optuna's storage; where the storage has none, no other process works
+    on the study, and what runs when it is opened died.
+
+    Every step can be cut off at any point. What two processes decide at the same time is settled by
+    the numbers of the trials, which the storage gives out one by one: the lower one stays, the
+    other is marked as surplus.
+
+    Args:
+        storage: A storage of Optuna.
+        name: The study's name; it is made if it is not there.
+        direction: `"minimize"` or `"maximize"`.
+        patience: How many seconds to wait for a storage that does not answer.
+    """
+
+    def __init__(self, storage: Any, name: str, direction: str, patience: float = 600.0) -> None:
+        with quiet():
+            if name in optuna.study.get_all_study_names(storage):
+                self.study = optuna.load_study(storage=storage, study_name=name)
+            else:  # By now another process may have made it.
+                self.study = optuna.create_study(
+                    storage=storage, study_name=name, direction=direction, load_if_exists=True
+                )
+        self.patience = patience
+        self._storage = storage
+        self._study_id = storage.get_study_id_from_name(name)
+        self._own: dict[int, Any] = {}
+        self._seen: dict[int, float] = {}
+        interval = getattr(storage, "get_heartbeat_interval", lambda: None)()
+        self._interval: int | None = interval
+        self._grace = getattr(storage, "grace_period", None) or 2 * (interval or 0)
+        self._answers_since = time.monotonic()
+        self._thread: threading.Thread | None = None
+        release = weakref.WeakMethod(self.release)
+        atexit.register(lambda: (method := release()) and method())
+
+    def take_over(self) -> None:
+        """Ends what earlier processes began, where they are known to be dead."""
+        if self._interval is None:
+            for trial in self._trials():
+                if trial.state == TrialState.RUNNING:
+                    self._give_up(trial.number)
+
+    # The trials of the search ------------------------------------------------------------------
+
+    def attempts(self) -> dict[int, list[Any]]:
+        """Returns the study's trials for each trial of the search, by its number."""
+        attempts: dict[int, list[Any]] = {}
+        for trial in self._trials():
+            if _SURPLUS not in trial.user_attrs:
+                attempts.setdefault(trial.user_attrs.get(_REPEATS, trial.number), []).append(trial)
+        return attempts
+
+    def is_own(self, number: int) -> bool:
+        """Returns whether this process runs the trial."""
+        return number in self._own
+
+    def begin(
+        self, budget: int | None, fill_in: Callable[[optuna.Trial], dict[str, Any]]
+    ) -> tuple[int, dict[str, Any]] | str:
+        """Returns the number of a trial to run and its values; or `"IDLE"` or `"STOPPED"`.
+
+        Args:
+            budget: Trials of the search in all.
+            fill_in: Asks for the values of a trial.
+        """
+        while True:
+            self._fail_stale()
+            attempts = self.attempts()
+            waiting = any(verdict(a) == "WAITING" for a in attempts.values())
+            lost = [number for number, a in attempts.items() if verdict(a) == "LOST"]
+            if lost and not waiting:
+                params = max((t.params for t in attempts[lost[0]]), key=len)
+                self._patiently(
+                    lambda p=params, n=lost[0]: self.study.enqueue_trial(
+                        p, user_attrs={_REPEATS: n}
+                    )
+                )
+            elif not waiting and budget is not None and len(attempts) >= budget:
+                others = any(
+                    verdict(a) == "RUNNING" and number not in self._own
+                    for number, a in attempts.items()
+                )
+                return "IDLE" if others else "STOPPED"
+            if (begun := self._ask(budget, fill_in)) is not None:
+                return begun
+
+    def end(self, number: int, value: float | None, **attributes: Any) -> None:
+        """Records the result of a trial that this process runs; without a value, its failure.
+
+        Where the trial was taken for dead and begun elsewhere, that result counts.
+        """
+        trial = self._own[number]
+
+        def write() -> None:
+            if self._trial(trial.number).state == TrialState.RUNNING:
+                for name, attribute in attributes.items():
+                    trial.set_user_attr(name, attribute)
+                state = TrialState.FAIL if value is None else TrialState.COMPLETE
+                self.study.tell(trial.number, value, state, skip_if_finished=True)
+
+        try:
+            self._patiently(write)
+        except UpdateFinishedTrialError:
+            pass
+        except RuntimeError as error:  # How samplers of grids say that they are through.
+            if "Study.stop" not in str(error):
+                raise
+        self._own.pop(number, None)
+
+    def discard(self, number: int) -> None:
+        """Takes back a trial that this process has begun: it does not count."""
+        self._drop(self._own.pop(number))
+
+    def release(self) -> None:
+        """Lets others run at once what this process has begun and will not finish."""
+        own, self._own = self._own, {}
+        for trial in own.values():
+            with quiet(), suppress(Exception):  # Not patiently: the process ends.
+                self.study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+
+    def note(self, name: str, value: Any) -> None:
+        """Writes something down beside the study."""
+        self._patiently(lambda: self.study.set_user_attr(name, value))
+
+    def notes(self) -> dict[str, Any]:
+        """Returns what stands beside the study."""
+        return self._patiently(lambda: self.study.user_attrs)
+
+    # The storage -------------------------------------------------------------------------------
+
+    def _trials(self) -> list[Any]:
+        return self._patiently(lambda: self.study.get_trials(deepcopy=False))
+
+    def _trial(self, number: int) -> Any:
+        return next(t for t in self.study.get_trials(deepcopy=False) if t.number == number)
+
+    def _ask(self, budget: int | None, fill_in: Any) -> tuple[int, dict[str, Any]] | None:
+        """Begins a trial; `None` if another process was faster."""
+        # Cut off before its first heartbeat, it would run for ever: see _adopt.
+        trial = self._patiently(self.study.ask)
+        self._beat(trial.number)
+        number = trial.user_attrs.get(_REPEATS, trial.number)
+        attempts = self.attempts()
+        earlier = [
+            t
+            for t in attempts[number]
+            if t.number < trial.number and (t.state != TrialState.FAIL or _MESSAGE in t.user_attrs)
+        ]
+        is_first = number == trial.number
+        place = sum(n < number for n in attempts)
+        if earlier or (is_first and budget is not None and place >= budget):
+            self._drop(trial)
+            return None
+        self._own[number] = trial
+        if self._interval is not None and self._thread is None:
+            self._thread = threading.Thread(target=_beat_on, args=(weakref.ref(self),), daemon=True)
+            self._thread.start()
+        values = self._patiently(lambda: fill_in(trial))
+        self._patiently(lambda: trial.set_user_attr("drawn", values))
+        return number, values
+
+    def _drop(self, trial: Any) -> None:
+        self._patiently(lambda: trial.set_user_attr(_SURPLUS, True))
+        self._give_up(trial.number)
+
+    def _give_up(self, number: int) -> None:
+        self._patiently(
+            lambda: self.study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
+        )
+
+    def _beat(self, number: int) -> None:
+        if self._interval is not None:
+            identity = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
+            self._storage.record_heartbeat(identity)
+
+    def _fail_stale(self) -> None:
+        """Ends the trials whose process died."""
+        if self._interval is None:
+            return
+        # After the storage was away, whoever is alive gets the time to say so.
+        if time.monotonic() - self._answers_since > 2 * self._interval:
+            with quiet():
+                self._patiently(lambda: optuna.storages.fail_stale_trials(self.study))
+        self._adopt()
+
+    def _adopt(self) -> None:
+        """Gives a heartbeat to what may have none, because its process died before the first.
+
+        Optuna takes no such trial for dead. One that is alive loses nothing.
+        """
+        own = {trial.number for trial in self._own.values()}
+        now = time.monotonic()
+        for trial in self._trials():
+            if trial.state == TrialState.RUNNING and trial.number not in own:
+                if now - self._seen.setdefault(trial.number, now) > 2 * self._grace:
+                    self._seen[trial.number] = now
+                    self._patiently(lambda n=trial.number: self._beat(n))
+            else:
+                self._seen.pop(trial.number, None)
+
+    def _patiently(self, call: Callable[[], Any]) -> Any:
+        """Returns what `call` returns; calls again while the storage does not answer."""
+        start, pause = time.monotonic(), 0.1
+        while True:
+            try:
+                with quiet():
+                    return call()
+            except Exception as error:
+                if not _is_away(error) or time.monotonic() - start > self.patience:
+                    raise
+                if pause == 0.1:
+                    print(f"The storage of the search does not answer; waiting: {error}")
+                time.sleep(pause)
+                pause = min(2 * pause, 5.0)
+                self._answers_since = time.monotonic()
+
+
+def verdict(attempts: list[Any]) -> str:
+    """Returns what became of a trial of the search: COMPLETED, FAILED, RUNNING, WAITING, LOST."""
+    states = {trial.state for trial in attempts}
+    if TrialState.COMPLETE in states:
+        return "COMPLETED"
+    if any(t.state == TrialState.FAIL and _MESSAGE in t.user_attrs for t in attempts):
+        return "FAILED"
+    for state in (TrialState.RUNNING, TrialState.WAITING):
+        if state in states:
+            return state.name
+    return "LOST" if len(attempts) < _MOST_ATTEMPTS else "FAILED"
+
+
+def attempt_that_counts(attempts: list[Any]) -> Any:
+    """Returns the first attempt that was finished, else the last one."""
+    finished = [t for t in attempts if t.state == TrialState.COMPLETE]
+    finished += [t for t in attempts if t.state == TrialState.FAIL and _MESSAGE in t.user_attrs]
+    return (finished or [attempts[-1]])[0]
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps Optuna from telling of experimental parts and of each trial."""
+    level = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            warnings.filterwarnings("ignore", "Heartbeat of storage is supposed")
+            yield
+    finally:
+        optuna.logging.set_verbosity(level)
+
+
+def _beat_on(reference: Any) -> None:
+    """Says of the trials of this process that they are alive, as long as the study is used."""
+    while (shared := reference()) is not None:
+        for trial in list(shared._own.values()):
+            with suppress(Exception):  # Away or ended; the main thread finds out.
+                shared._beat(trial.number)
+        interval = shared._interval
+        del shared
+        time.sleep(interval)
+
+
+def _is_away(error: BaseException) -> bool:
+    from sqlalchemy.exc import InterfaceError, OperationalError
+
+    away = (InterfaceError, OperationalError)
+    return isinstance(error, away) or (
+        isinstance(error, StorageInternalError) and isinstance(error.__cause__, away)
+    )

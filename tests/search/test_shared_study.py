@@ -1,0 +1,177 @@
+"""Several real processes on one search, on SQLite and on PostgreSQL; one is killed."""
+
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from glob import glob
+from pathlib import Path
+
+import optuna
+import pytest
+from keras_tuner.engine.base_tuner import BaseTuner
+
+from kerastools.search import OptunaOracle
+
+TRIALS = 8
+# Forked, so that they need not import Keras again.
+processes = multiprocessing.get_context("fork")
+
+
+class Pretend(BaseTuner):
+    """Scores a trial after a while, and writes down what it ran."""
+
+    def run_trial(self, trial, verbose=0):
+        with open(f"{self.directory}/runs", "a") as file:
+            file.write(f"{trial.trial_id} {trial.hyperparameters['x']}\n")
+        time.sleep(self.seconds)
+        return {"val_loss": trial.hyperparameters["x"] ** 2}
+
+
+def search(storage, folder, seconds):
+    oracle = OptunaOracle(
+        "val_loss", TRIALS, storage=storage, seed=0, heartbeat=1, grace=3, study_name=folder.name
+    )
+    folder = folder / str(os.getpid())
+    folder.mkdir()
+    tuner = Pretend(oracle, lambda hp: hp.Float("x", -1.0, 1.0), directory=folder)
+    tuner.seconds = seconds
+    tuner.search(verbose=0)
+    (folder / "done").write_text(str(len(oracle.end_order)))
+    oracle._study.release()
+
+
+def start(storage, folder, seconds=0.2):
+    process = processes.Process(target=search, args=(storage, folder, seconds))
+    process.start()
+    return process
+
+
+def runs(folder, process):
+    path = folder / str(process.pid) / "runs"
+    return [tuple(line.split()) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def until(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "It did not happen in time."
+        time.sleep(0.05)
+
+
+class Server:
+    """A PostgreSQL server in a folder of its own, reached through a socket there."""
+
+    def __init__(self, programs, folder):
+        self.programs, self.folder = programs, folder
+        # PostgreSQL refuses to run as root.
+        self.user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+        self.user = self.user if os.geteuid() == 0 else []
+        if self.user:
+            os.chown(folder, 65534, 65534)
+        self.do("initdb", "-D", folder / "data", "-U", "tester", "--auth=trust", "--no-sync")
+        self.start()
+        self.do("createdb", "-h", folder, "-U", "tester", "search")
+        self.url = f"postgresql://tester@/search?host={folder}"
+
+    def start(self):
+        options = f"-c listen_addresses='' -c unix_socket_directories='{self.folder}' -c fsync=off"
+        log, data = self.folder / "log", self.folder / "data"
+        self.do("pg_ctl", "-D", data, "-w", "-l", log, "-o", options, "start")
+
+    def stop(self):
+        self.do("pg_ctl", "-D", self.folder / "data", "-w", "-m", "immediate", "stop")
+
+    def do(self, program, *arguments):
+        command = [*self.user, self.programs / program, *arguments]
+        # The server keeps what it inherits open: no pipes.
+        with open(self.folder / "commands", "a") as log:
+            done = subprocess.run(command, stdout=log, stderr=log, cwd=self.folder)
+        assert done.returncode == 0, (self.folder / "commands").read_text()
+
+
+@pytest.fixture(scope="module")
+def server():
+    installed = [*glob("/usr/lib/postgresql/*/bin/initdb"), shutil.which("initdb")]
+    if not any(installed):
+        pytest.skip("no PostgreSQL server was found: apt-get install postgresql")
+    # A socket's path may have 107 characters; pytest's folders are for their owner alone.
+    folder = Path(tempfile.mkdtemp())
+    server = Server(Path(next(filter(None, installed))).resolve().parent, folder)
+    yield server
+    server.stop()
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def storage(request, tmp_path):
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/search.db"
+    return request.getfixturevalue("server").url
+
+
+def test_a_killed_process_loses_no_trial_and_none_counts_twice(storage, tmp_path):
+    first = start(storage, tmp_path, seconds=60)
+    until(lambda: runs(tmp_path, first))
+    os.kill(first.pid, signal.SIGKILL)
+    first.join()
+    (killed,) = runs(tmp_path, first)
+    others = [start(storage, tmp_path) for _ in range(2)]
+    for other in others:
+        other.join(60)
+        assert other.exitcode == 0
+        assert (tmp_path / str(other.pid) / "done").read_text() == str(TRIALS)
+    ran = [run for other in others for run in runs(tmp_path, other)]
+    assert len(ran) == len(set(ran)) == TRIALS
+    assert killed in ran  # With the same values.
+    assert all(runs(tmp_path, other) for other in others)
+
+
+def test_the_search_goes_on_when_the_database_is_killed_and_restarted(server, tmp_path):
+    workers = [start(server.url, tmp_path, 0.5) for _ in range(2)]
+    until(lambda: all(len(runs(tmp_path, w)) > 1 for w in workers))
+    server.stop()
+    time.sleep(2)
+    server.start()
+    for worker in workers:
+        worker.join(60)
+        assert worker.exitcode == 0
+        assert (tmp_path / str(worker.pid) / "done").read_text() == str(TRIALS)
+    storage = optuna.storages.RDBStorage(server.url.replace("postgresql", "postgresql+psycopg"))
+    study = optuna.load_study(study_name=tmp_path.name, storage=storage)
+    finished = [t for t in study.trials if t.state == optuna.trial.TrialState.COMPLETE]
+    assert len({t.user_attrs.get("repeats", t.number) for t in finished}) == len(finished) == TRIALS
+    storage.engine.dispose()
+
+
+def oracle_in(folder, name):
+    oracle = OptunaOracle("val_loss", 1, storage=f"sqlite:///{folder}/s.db", study_name="s")
+    return Pretend(oracle, lambda hp: hp.Float("x", -1.0, 1.0), folder / name).oracle
+
+
+def test_a_process_that_ends_by_itself_leaves_its_trial_to_others_at_once(tmp_path):
+    first, second = oracle_in(tmp_path, "first"), oracle_in(tmp_path, "second")
+    trial = first.create_trial("one")
+    assert second.create_trial("one").status == "IDLE"
+    first._study.release()  # As at the end of the interpreter.
+    again = second.create_trial("one")
+    assert again.trial_id == trial.trial_id
+    assert again.hyperparameters.values == trial.hyperparameters.values
+
+
+def test_of_a_trial_that_was_taken_for_dead_one_result_counts(tmp_path):
+    first, second = oracle_in(tmp_path, "first"), oracle_in(tmp_path, "second")
+    late = first.create_trial("one")
+    first._study.study.tell(0, state=optuna.trial.TrialState.FAIL)  # No heartbeat came through.
+    again = second.create_trial("one")
+    assert again.trial_id == late.trial_id
+    for oracle, trial, value in ((first, late, 1.0), (second, again, 2.0)):
+        oracle.update_trial(trial.trial_id, {"val_loss": value})
+        trial.status = "COMPLETED"
+        oracle.end_trial(trial)
+        assert oracle.create_trial("one").status == ("IDLE" if oracle is first else "STOPPED")
+    first.create_trial("one")
+    assert [t.score for o in (first, second) for t in o.trials.values()] == [2.0, 2.0]
