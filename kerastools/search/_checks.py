@@ -10,16 +10,16 @@ from kerastools._core._stacked_keras import compile_arguments
 from kerastools.search._description import describe, difference
 
 
-def require_compiled_model(model: Any) -> None:
+def require_compiled_model(model: Any, caller: str = "PopulationTuner") -> None:
     """Raises unless `model`, what a builder returned, is a compiled Keras model."""
     if not isinstance(model, keras.Model):
         raise TypeError(
-            "PopulationTuner needs a builder that returns a compiled keras.Model. It returned "
+            f"{caller} needs a builder that returns a compiled keras.Model. It returned "
             f"{model!r} of type {type(model).__name__}. Does build(hp) end in `return model`?"
         )
     if not getattr(model, "compiled", False):
         raise ValueError(
-            f'PopulationTuner needs a compiled model. The builder returned model "{model.name}" '
+            f'{caller} needs a compiled model. The builder returned model "{model.name}" '
             "before compile(). Call model.compile(optimizer, loss, metrics=[...]) in build(hp)."
         )
 

@@ -6,8 +6,8 @@ import keras_tuner
 from kerastools.calibration import initialize
 from kerastools.constraints import MaxNorm
 from kerastools.layers import Dropout
-from kerastools.optimizers import SGD, Adam
-from kerastools.search._spaces import betas, dropout, learning_rate, momentum
+from kerastools.search._optimizer_choice import choose_optimizer
+from kerastools.search._spaces import dropout
 
 
 class DeepDense(keras_tuner.HyperModel):
@@ -97,23 +97,9 @@ class DeepDense(keras_tuner.HyperModel):
         # All at once: Sequential.add() runs through all layers before it, each time.
         model = keras.Sequential(layers, name="deep_dense")
         initialize(model, seed=self.seed)
-        model.compile(self._optimizer(hp), "sparse_categorical_crossentropy", metrics=["accuracy"])
+        model.compile(
+            choose_optimizer(hp, self.clipnorm),
+            "sparse_categorical_crossentropy",
+            metrics=["accuracy"],
+        )
         return model
-
-    def _optimizer(self, hp: keras_tuner.HyperParameters) -> keras.optimizers.Optimizer:
-        if hp.Choice("optimizer", ["sgd", "adam"]) == "sgd":
-            with hp.conditional_scope("optimizer", ["sgd"]):
-                return SGD(
-                    learning_rate(hp, 1e-3, 0.3, name="sgd_learning_rate"),
-                    momentum=momentum(hp),
-                    nesterov="shifted",
-                    clipnorm=self.clipnorm,
-                )
-        with hp.conditional_scope("optimizer", ["adam"]):
-            beta_1, beta_2 = betas(hp)
-            return Adam(
-                learning_rate(hp, 1e-4, 3e-2, name="adam_learning_rate"),
-                beta_1=beta_1,
-                beta_2=beta_2,
-                clipnorm=self.clipnorm,
-            )

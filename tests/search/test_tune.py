@@ -1,0 +1,204 @@
+import keras
+import keras_tuner
+import numpy as np
+import pytest
+
+from kerastools.layers import Dropout, SpatialDropout
+from kerastools.optimizers import SGD, Adam
+from kerastools.search import ConvNet, LiveNumbers, RecurrentNet, dropout, tune
+
+rng = np.random.default_rng(0)
+X = rng.normal(size=(80, 6)).astype("float32")
+Y = (X[:, :3]).argmax(axis=1)
+LOSS = "sparse_categorical_crossentropy"
+
+
+def net(optimizer="adam", metrics=("accuracy",), layer=keras.layers.Dropout):
+    model = keras.Sequential(
+        [
+            keras.Input((6,)),
+            keras.layers.Dense(8, activation="relu"),
+            layer(0.3),
+            keras.layers.Dense(3, activation="softmax"),
+        ]
+    )
+    model.compile(optimizer, LOSS, metrics=list(metrics))
+    return model
+
+
+def built(model):
+    hp = keras_tuner.HyperParameters()
+    return LiveNumbers(model).build(hp), hp
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        keras.optimizers.Adam(0.02, clipnorm=1.0),
+        keras.optimizers.SGD(0.05, momentum=0.8, nesterov=True, weight_decay=1e-3),
+    ],
+)
+def test_the_copy_learns_as_the_original_does(optimizer):
+    """Keras's rule and its stand-in: two steps from the same weights, without dropout."""
+    model = net(optimizer, layer=lambda rate: keras.layers.Activation("linear"))
+    hp = keras_tuner.HyperParameters()
+    config = optimizer.get_config()
+    hp.values = {"learning_rate": config["learning_rate"]} | {
+        f"1 - {name}": 1 - config[name]
+        for name in ("momentum", "beta_1", "beta_2")
+        if name in config
+    }
+    copy = LiveNumbers(model).build(hp)
+    copy.set_weights(model.get_weights())
+    for each in (model, copy):
+        each.fit(X, Y, batch_size=40, shuffle=False, verbose=0)
+    for a, b in zip(model.get_weights(), copy.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_live_numbers_are_found_in_the_model():
+    copy, hp = built(net(keras.optimizers.SGD(0.2)))
+    assert type(copy.layers[1]) is Dropout
+    assert type(copy.optimizer) is SGD
+    ranges = {h.name: (h.min_value, h.max_value) for h in hp.space}
+    assert ranges["learning_rate"] == pytest.approx((0.02, 1.0))
+    assert ranges["dropout"] == pytest.approx((0.1, 0.5))
+    assert "1 - momentum" in ranges
+    schedule = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.9)
+    copy, hp = built(net(Adam(schedule), layer=lambda rate: SpatialDropout(rate, name="d")))
+    assert [h.name for h in hp.space] == ["dropout", "1 - beta_1", "1 - beta_2"]
+    assert type(copy.get_layer("d")) is SpatialDropout
+
+
+def test_the_kind_of_net_gives_the_range_of_dropout():
+    for layers, low in (
+        ([keras.Input((8, 2)), keras.layers.GRU(2)], 0.2),
+        ([keras.Input((8, 2)), keras.layers.Conv1D(2, 3), keras.layers.Flatten()], 0.4),
+    ):
+        model = keras.Sequential([*layers, keras.layers.Dropout(0.5), keras.layers.Dense(1)])
+        model.compile("adam", "mse")
+        assert built(model)[1].space[0].min_value == low
+
+
+def test_metrics_are_not_shared_between_copies():
+    metric = keras.metrics.SparseCategoricalAccuracy("hits")
+    copy, _ = built(net(metrics=[metric]))
+    copy.evaluate(X, Y, verbose=0)
+    assert float(metric.count) == 0
+
+
+@pytest.mark.tensorflow
+def test_a_model_is_tuned_in_one_call(tmp_path):
+    model = net()
+    before = model.get_weights()
+    report = tune(
+        model, X, Y, max_trials=4, population=2, seed=3, directory=tmp_path, epochs=2, verbose=0
+    )
+    assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
+    assert [t.status for t in report.trials] == ["COMPLETED"] * 4
+    held_out = np.random.default_rng(3).permutation(80)[:16]
+    loss, _ = report.model.evaluate(X[held_out], Y[held_out], verbose=0)
+    assert loss == pytest.approx(report.best.score, rel=1e-5)
+    again = tune(model, X, Y, max_trials=5, seed=3, directory=tmp_path, epochs=2, verbose=0)
+    assert again.trials[:4] == report.trials
+    assert len(again.trials) == 5
+
+
+@pytest.mark.tensorflow
+def test_a_builder_of_ones_own_is_searched(tmp_path):
+    def build(hp):
+        if hp.Float("rate", 1e-3, 1.0, sampling="log") > 0.5:
+            raise ValueError("too large")
+        return net(Adam(hp.get("rate")), layer=Dropout)
+
+    with pytest.warns(UserWarning, match="too large"):
+        report = tune(build, X, Y, max_trials=6, seed=3, epochs=1, verbose=0)
+    statuses = {t.status for t in report.trials}
+    assert statuses == {"COMPLETED", "FAILED"}
+    assert report.best.values["rate"] <= 0.5
+
+
+@pytest.mark.parametrize(
+    ("model", "fit", "error", "message"),
+    [
+        ("net", {}, TypeError, "tune needs a compiled keras.Model"),
+        (keras.Sequential([keras.Input((6,))]), {}, ValueError, "needs a compiled model"),
+        (lambda: None, {}, TypeError, "LiveNumbers needs a builder.*returned None"),
+        (lambda hp: None, {}, TypeError, "It returned None"),
+        (net, {"objective": "val_f1"}, ValueError, "specify|val_f1"),
+        (net, {"objective": keras_tuner.Objective("val_f1", "max")}, ValueError, "reported are"),
+        (lambda hp: net(), {}, ValueError, "asked for none"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_the_first_trial(tmp_path, model, fit, error, message):
+    with pytest.raises(error, match=message):
+        tune(model, X, Y, directory=tmp_path, epochs=1, verbose=0, **fit)
+    assert not list(tmp_path.rglob("trial_*"))
+    assert not list(tmp_path.rglob("optuna.journal"))
+
+
+def test_data_that_cannot_be_split_are_refused():
+    with pytest.raises(ValueError, match="same number of rows"):
+        tune(net(), X, Y[:3])
+    with pytest.raises(ValueError, match="Pass validation_data"):
+        tune(net(), iter([]))
+
+
+class Sub(keras.Model):
+    def call(self, x):
+        return x
+
+
+def test_a_subclassed_model_is_refused():
+    model = Sub()
+    model.compile("adam", "mse")
+    with pytest.raises(ValueError, match="Write a builder"):
+        LiveNumbers(model)
+
+
+@pytest.mark.parametrize(
+    ("hypermodel", "shape", "low"),
+    [
+        (ConvNet((8, 8, 1), 3, filters=(4, 8), units=8), (2, 8, 8, 1), 0.4),
+        (RecurrentNet((8, 4), 3, units=4, depth=2, cell="lstm"), (2, 8, 4), 0.2),
+    ],
+)
+def test_the_nets_build_with_every_optimizer_they_may_choose(hypermodel, shape, low):
+    for optimizer in ("sgd", "adam"):
+        hp = keras_tuner.HyperParameters()
+        hp.values["optimizer"] = optimizer
+        model = hypermodel.build(hp)
+        assert type(model.optimizer) is {"sgd": SGD, "adam": Adam}[optimizer]
+        assert hp.values["dropout"] == low
+        assert any(isinstance(layer, Dropout) for layer in model.layers)
+    y = model.predict(np.ones(shape, "float32"), verbose=0)
+    np.testing.assert_allclose(y.sum(axis=1), 1.0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: ConvNet((3, 8, 1), 3),
+        lambda: ConvNet((8, 8), 3),
+        lambda: ConvNet((8, 8, 1), 0),
+        lambda: ConvNet((8, 8, 1), 3, filters=()),
+        lambda: RecurrentNet((8,), 3),
+        lambda: RecurrentNet((8, 4), 3, units=0),
+        lambda: RecurrentNet((8, 4), 3, cell="rnn"),
+    ],
+)
+def test_nets_that_cannot_be_are_refused(make):
+    with pytest.raises(ValueError, match="Received"):
+        make()
+
+
+def test_ranges_of_dropout_by_kind():
+    for kind, low, high in (
+        ("dense", 0.1, 0.5),
+        ("recurrent", 0.2, 0.3),
+        ("convolutional", 0.4, 0.5),
+    ):
+        hp = keras_tuner.HyperParameters()
+        dropout(hp, kind)
+        (asked,) = hp.space
+        assert (asked.min_value, asked.max_value) == pytest.approx((low, high))
