@@ -1,6 +1,7 @@
-"""The command line: `kerastools diagnose`, `fold` and `export`, for saved models."""
+"""The command line: `kerastools diagnose`, `fold`, `export` for saved models, and `search`."""
 
 import argparse
+import importlib
 import json
 import os
 import sys
@@ -22,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0: done; `diagnose` found nothing wrong. 1: it could not be done, the reason is on the error
     stream and nothing was written. 2: the command itself is wrong, as `argparse` says. 3:
-    `diagnose` found something.
+    `diagnose` found something. 130: stopped by Ctrl-C; what a search has finished is kept.
 
     Args:
         arguments: The words after `kerastools`; by default those of this process.
@@ -30,7 +31,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return options.run(options)
-    except (ValueError, TypeError, OSError) as error:
+    except KeyboardInterrupt:
+        print(f"kerastools {options.command}: stopped.", file=sys.stderr)
+        return 130
+    except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
         print(f"kerastools {options.command}: {error}", file=sys.stderr)
         return 1
 
@@ -38,7 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="kerastools",
-        description="Find out why a Keras model trains badly; make a trained one faster to serve.",
+        description="Find out why a Keras model trains badly, search its hyperparameters, make a "
+        "trained one faster to serve.",
         epilog="Exit codes: 0 done, 1 not possible (nothing is written), 2 wrong command, "
         "3 diagnose found something.",
     )
@@ -123,6 +128,46 @@ def _parser() -> argparse.ArgumentParser:
         help="batch sizes at which to time it against model.export, such as 1 32; takes a while",
     )
     export.set_defaults(run=_export)
+
+    search = commands.add_parser(
+        "search",
+        help="find dropout rate, learning rate, momentum and the like",
+        description="Searches the hyperparameters that BUILDER, a function build(hp), asks for, or "
+        "the numbers of the model that it returns where it takes none. Prints the trials as they "
+        "end, then the best ones. Ctrl-C keeps what is finished; the same command goes on.",
+        epilog="On several machines run the same command on each, with --storage and the same "
+        "--seed. Example: kerastools search my_model:build data.npz --epochs 20 --trials 50 "
+        "--picture search.png",
+    )
+    search.add_argument(
+        "builder", metavar="BUILDER", help="module:function, from the current folder or installed"
+    )
+    search.add_argument(
+        "data",
+        metavar="DATA",
+        type=Path,
+        help="an .npz file with x and y, and x_val and y_val if there are any; else a fifth of the "
+        "rows is held out",
+    )
+    search.add_argument("--objective", default="val_loss", help="by default val_loss")
+    search.add_argument("--trials", type=int, default=24, help="in all; by default 24")
+    search.add_argument("--epochs", type=int, default=10, help="of each trial; by default 10")
+    search.add_argument("--batch-size", type=int, default=32, help="by default 32")
+    search.add_argument(
+        "--population", type=int, default=8, help="trials trained together; by default 8"
+    )
+    search.add_argument("--seed", type=int, default=0, help="by default 0")
+    search.add_argument(
+        "--directory", type=Path, default=Path("search"), help="its files; by default search/"
+    )
+    search.add_argument(
+        "--storage", help="a database that processes share, such as postgresql://user@host/search"
+    )
+    search.add_argument("--json", type=Path, metavar="FILE", help="write all trials there")
+    search.add_argument("--picture", type=Path, metavar="FILE", help="draw the search there")
+    search.add_argument("--tensorboard", type=Path, metavar="FOLDER", help="write HParams there")
+    search.add_argument("--model", type=Path, metavar="FILE", help="save the best model there")
+    search.set_defaults(run=_search)
     return parser
 
 
@@ -144,6 +189,58 @@ def _diagnose(options: argparse.Namespace) -> int:
     diagnosis = diagnose(model, x, y, options.loss, options.batch_size)
     print(json.dumps(diagnosis.to_dict(), indent=2) if options.json else diagnosis)
     return _FOUND_SOMETHING if diagnosis.findings else 0
+
+
+def _search(options: argparse.Namespace) -> int:
+    from kerastools.search import tune  # imports keras_tuner
+
+    if options.model is not None and options.model.suffix != ".keras":
+        raise ValueError(f"--model must end in .keras. Received {str(options.model)!r}.")
+    fit = {"epochs": options.epochs, "batch_size": options.batch_size}
+    x, y = _data(options.data)
+    if isinstance(x, dict) and {"x", "x_val", "y_val"} <= set(x):
+        fit["validation_data"] = (x.pop("x_val"), x.pop("y_val"))
+        x = x["x"]
+    report = tune(
+        _builder(options.builder),
+        x,
+        y,
+        objective=options.objective,
+        max_trials=options.trials,
+        population=options.population,
+        seed=options.seed,
+        directory=options.directory,
+        storage=options.storage,
+        **fit,
+    )
+    print(f"\n{report}\n\n{report.snippet()}")
+    if options.json is not None:
+        options.json.write_text(json.dumps(report.to_dict(), indent=1) + "\n")
+    if options.picture is not None:
+        report.plot(options.picture)
+    if options.tensorboard is not None:
+        report.write_tensorboard(options.tensorboard)
+    if options.model is not None:
+        if report.model is None:
+            raise ValueError("the best model is on the machine that trained it; nothing was saved.")
+        report.model.save(options.model)
+    return 0
+
+
+def _builder(name: str) -> Any:
+    module, _, function = name.partition(":")
+    if not module or not function:
+        raise ValueError(f"BUILDER must be module:function. Received {name!r}.")
+    sys.path.insert(0, os.getcwd())
+    try:
+        found = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"there is no module {module!r} here or installed: {error}.") from error
+    finally:
+        sys.path.remove(os.getcwd())
+    if not hasattr(found, function):
+        raise ValueError(f"module {module!r} ({found.__file__}) has no {function!r}.")
+    return getattr(found, function)
 
 
 def _data(path: Path) -> tuple[Any, np.ndarray]:

@@ -113,6 +113,62 @@ def test_diagnose_takes_an_array_by_name_for_each_of_several_inputs(tmp_path, ca
     assert "the targets as y" in capsys.readouterr().err
 
 
+BUILDER = """
+import keras
+from kerastools.layers import Dropout
+from kerastools.optimizers import SGD
+from kerastools.search import dropout, learning_rate
+
+def build(hp):
+    model = keras.Sequential(
+        [keras.Input((3,)), keras.layers.Dense(4), Dropout(dropout(hp)), keras.layers.Dense(1)]
+    )
+    model.compile(SGD(learning_rate(hp)), "mse")
+    return model
+"""
+
+
+@pytest.mark.tensorflow
+def test_search_runs_a_builder_by_its_name_and_goes_on(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_builder.py").write_text(BUILDER)
+    x = np.random.default_rng(0).normal(size=(40, 3)).astype("float32")
+    y = x.sum(axis=1, keepdims=True)
+    np.savez("data.npz", x=x[:32], y=y[:32], x_val=x[32:], y_val=y[32:])
+    command = ["search", "my_builder:build", "data.npz", "--epochs", "2", "--population", "2"]
+    files = ["--json", "s.json", "--picture", "s.png", "--tensorboard", "tb", "--model", "m.keras"]
+    assert main([*command, "--trials", "2"]) == 0
+    assert main([*command, "--trials", "3", *files]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("val_loss") > 4
+    assert "model = build(hp)" in printed
+    report = json.loads((tmp_path / "s.json").read_text())
+    assert [t["status"] for t in report["trials"]] == ["COMPLETED"] * 3
+    best = min(t["score"] for t in report["trials"])
+    loss = keras.models.load_model("m.keras").evaluate(x[32:], y[32:], verbose=0)
+    assert loss == pytest.approx(best, rel=1e-5)
+    assert (tmp_path / "s.png").stat().st_size > 20_000
+    assert len(list((tmp_path / "tb").glob("trial_*"))) == 3
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize(
+    ("builder", "message"),
+    [
+        ("json", "must be module:function"),
+        ("no_such_module:build", "there is no module 'no_such_module'"),
+        ("json:build", "has no 'build'"),
+        ("json:loads", "JSON object must be"),
+    ],
+)
+def test_search_says_what_is_wrong_with_the_builder(builder, message, tmp_path, capsys):
+    np.savez(tmp_path / "data.npz", x=np.ones((8, 3)), y=np.ones(8))
+    command = ["search", builder, str(tmp_path / "data.npz"), "--directory", str(tmp_path / "s")]
+    assert main(command) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "s").exists() or not list((tmp_path / "s").rglob("trial_*"))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
