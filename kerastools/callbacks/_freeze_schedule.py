@@ -3,37 +3,34 @@
 import json
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import keras
 
 from kerastools._core._batch_statistics import measure_batch_norm
 from kerastools._core._checks import require_built
-from kerastools._core._graph import read_graph, sublayers
-from kerastools._core._layer_tree import LayerTree, TrainableState
+from kerastools._core._graph import read_graph
+from kerastools._core._random_state import random_state, set_random_state
 from kerastools._core._registration import register
 from kerastools._core._slots import optimizer_tree
 from kerastools._core._step_sizes import set_factors
-from kerastools._core._table import format_table
 from kerastools._core._training import begin_at_epoch
 from kerastools.callbacks._phase import Phase
 from kerastools.callbacks._phase_backup import PhaseBackup
 from kerastools.callbacks._phase_rate import PhaseRate
+from kerastools.callbacks._phase_states import PhaseStates, find_states
 from kerastools.callbacks._plot_phases import plot_phases
 from kerastools.callbacks._progress import Progress
+from kerastools.callbacks._schedule_data import ScheduleData
 from kerastools.callbacks._transition import Transition
 from kerastools.optimizers._rebind import rebind
 
-_POLICIES = ("inference", "train", "recalibrate")
 # Rows per batch where statistics are measured.
 _BATCH = 256
-# A longer list of layers is shortened in the table.
-_SHOWN = 5
 
 
 @register
-class FreezeSchedule(keras.callbacks.Callback):
+class FreezeSchedule(ScheduleData, keras.callbacks.Callback):
     """Trains some layers first and others later, in phases, inside one `fit`.
 
     For transfer: new upper layers on a pretrained trunk are trained while the trunk is frozen, then
@@ -77,10 +74,13 @@ class FreezeSchedule(keras.callbacks.Callback):
         calibration_data: Inputs as the model takes them, without labels, for
             `batch_norm="recalibrate"`; a few thousand rows do. Not part of the config.
         backup: A folder in which everything that changes is kept after each epoch; the next `fit`
-            with the same arguments goes on from it, and it is emptied when training ends. The order
-            of the rows must not depend on the process: `shuffle=False`, or a dataset that orders
-            them by the epoch. What later callbacks change at an epoch's end is not in it. Not part
-            of the config.
+            with the same arguments goes on from it, and it is emptied when training ends. Random
+            states of Python, NumPy and Keras are kept too, so that the shuffled rows of arrays and
+            of a `PyDataset` come as they would have: call `keras.utils.set_random_seed` at the
+            program's begin, since TensorFlow orders arrays by that seed and by nothing that can be
+            kept (in the same order in every epoch). A `tf.data.Dataset` must order its rows by the
+            epoch or not at all. What later callbacks change at an epoch's end is not in it. Not
+            part of the config.
 
     Attributes:
         history: A `Transition` for each phase that began, with its epoch, for marking curves.
@@ -121,23 +121,20 @@ class FreezeSchedule(keras.callbacks.Callback):
         calibration_data: Any = None,
         backup: str | os.PathLike[str] | None = None,
     ) -> None:
-        super().__init__()
-        self.phases = [_as_phase(phase, i) for i, phase in enumerate(phases)]
-        self.batch_norm = batch_norm
+        keras.callbacks.Callback.__init__(self)
+        ScheduleData.__init__(self, phases, batch_norm)
         self.calibration_data = calibration_data
         self.backup = backup
         self.history: list[Transition] = []
         self._logs: list[tuple[int, dict[str, float]]] = []
-        self._owners: list[tuple[str, Any]] = []
-        self._states: list[TrainableState] = []
-        self._factors: list[dict[int, float]] = []
+        self._states = PhaseStates([], [], [])
         self._rate: Any = None  # A PhaseRate while training.
         self._progress: Any = None  # A Progress from the first epoch on.
         self._goes_on_at = 0
         self._begun = False
         self._epoch = 0
         self._batch = 0
-        _check(self.phases, batch_norm)
+        self._random: Any = None  # That of a backup, until the first epoch begins.
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Finds the layers of every phase and checks all, before anything is changed."""
@@ -145,14 +142,15 @@ class FreezeSchedule(keras.callbacks.Callback):
             self._rate.release()  # The run before was interrupted.
             self._scale({})
         require_built(self.model, "FreezeSchedule")
+        self.check()
         if self.batch_norm == "recalibrate":
-            _check_data(self.model, self.calibration_data)
+            self._check_data()
         if not self.model.optimizer.built:  # A MultiOptimizer does not know its parts before.
             self.model.optimizer.build(self.model.trainable_variables)
         rate = PhaseRate(self.model.optimizer)
         for phase in self.phases:
             rate.check(phase)
-        self._states, self._factors = self._find_states()
+        self._states = find_states(self.model, self.phases, self.batch_norm)
         rebind(self.model.optimizer, self.model)
         self._rate = rate
         self._begun = False
@@ -164,8 +162,11 @@ class FreezeSchedule(keras.callbacks.Callback):
         self._epoch = epoch
         if self.backup is not None:
             begin_at_epoch(self.model, None)  # What _restore said holds for this fit only.
+            if self._random is not None:  # Here and not before, as `fit` itself draws meanwhile.
+                set_random_state(self._random)
+                self._random = None
         if self._progress is None or epoch == 0 or epoch != self._goes_on_at:
-            progress = self._locate(epoch)
+            progress = Progress.at(epoch, self.phases)
             self.history, self._logs = [], []
             self._enter(progress, step=0)
         elif self._at_end():
@@ -214,57 +215,12 @@ class FreezeSchedule(keras.callbacks.Callback):
         if self._rate is not None:
             self._rate.release()
             self._rate = None
-            if any(self._factors):
+            if any(self._states.factors):
                 self._scale({})
                 rebind(self.model.optimizer, self.model)
         if self.backup is not None:
             PhaseBackup(self.backup).delete()
             begin_at_epoch(self.model, None)
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the arguments as plain data, which JSON can hold."""
-        phases = [phase.get_config() for phase in self.phases]
-        return {"phases": phases, "batch_norm": self.batch_norm}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "FreezeSchedule":
-        """Returns the schedule that `get_config` described."""
-        return cls([Phase.from_config(p) for p in config["phases"]], config["batch_norm"])
-
-    def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
-        """Returns the schedule as JSON, which can be read and edited; writes it to `path` if given.
-
-        Raises:
-            TypeError: If a phase's `until` is a function that is not registered with Keras.
-        """
-        text = json.dumps(self.get_config(), indent=2)
-        if path is not None:
-            Path(path).write_text(text)
-        return text
-
-    @classmethod
-    def from_json(cls, source: str | os.PathLike[str]) -> "FreezeSchedule":
-        """Returns the schedule that `to_json` described, given its text or the path of its file.
-
-        Raises:
-            ValueError: If `source` is neither.
-        """
-        text = str(source)
-        if not text.lstrip().startswith("{"):
-            if not Path(source).is_file():
-                raise ValueError(
-                    "FreezeSchedule.from_json needs JSON as to_json returns it, or the path of a "
-                    f"file with it. Received {text[:80]!r}."
-                )
-            text = Path(source).read_text()
-        return cls.from_config(json.loads(text))
-
-    def __str__(self) -> str:
-        rows = []
-        for i, phase in enumerate(self.phases, 1):
-            rows.append((i, _text(phase.layers), phase.lasts(), phase.rate()))
-        title = f'FreezeSchedule, batch_norm="{self.batch_norm}"'
-        return format_table(("phase", "layers", "lasts", "learning rate"), rows, title)
 
     def plot(self, target: Any = None) -> Any:
         """Draws the losses of the last training, and below them which layer trained when.
@@ -285,7 +241,9 @@ class FreezeSchedule(keras.callbacks.Callback):
                 "FreezeSchedule.plot needs a training to draw. Received a schedule with which no "
                 "epoch has ended. Pass it to fit first: model.fit(x, y, callbacks=[schedule])."
             )
-        return plot_phases(self._logs, self.history, [path for path, _ in self._owners], target)
+        return plot_phases(
+            self._logs, self.history, [path for path, _ in self._states.owners], target
+        )
 
     @property
     def _phase(self) -> Phase:
@@ -296,23 +254,6 @@ class FreezeSchedule(keras.callbacks.Callback):
 
     def _at_end(self) -> bool:
         return not self._is_last() and self._progress.ended(self._phase)
-
-    def _locate(self, epoch: int) -> Progress:
-        """Returns where `epoch` stands in the schedule."""
-        left = epoch
-        for i, phase in enumerate(self.phases[:-1]):
-            if left == 0:
-                return Progress(i)
-            if phase.epochs is None or phase.steps is not None or phase.until is not None:
-                raise ValueError(
-                    f"FreezeSchedule cannot tell which phase epoch {epoch} belongs to: phase "
-                    f"{phase.layers!r} lasts {phase.lasts()}. Go on with the object that was used "
-                    "before, or begin with initial_epoch=0."
-                )
-            if left < phase.epochs:
-                return Progress(i, left)
-            left -= phase.epochs
-        return Progress(len(self.phases) - 1, left)
 
     def _next(self) -> Progress:
         self._progress.restore_best(self.model)
@@ -325,7 +266,7 @@ class FreezeSchedule(keras.callbacks.Callback):
             measure_batch_norm(self.model, self.calibration_data, _BATCH, "FreezeSchedule")
         trained = {id(v) for v in self.model.trainable_weights}
         paths = tuple(
-            p for p, layer in self._owners if any(id(v) in trained for v in layer.weights)
+            p for p, layer in self._states.owners if any(id(v) in trained for v in layer.weights)
         )
         num_steps = (self.params or {}).get("steps")
         layers = self._phase.layers
@@ -333,9 +274,9 @@ class FreezeSchedule(keras.callbacks.Callback):
 
     def _begin(self) -> None:
         """Sets flags and learning rate and fits the optimizer to them."""
-        self._states[self._progress.phase].set()
+        self._states.flags[self._progress.phase].set()
         self._rate.begin(self._phase)
-        self._scale(self._factors[self._progress.phase])
+        self._scale(self._states.factors[self._progress.phase])
         rebind(self.model.optimizer, self.model)
         self._begun = True
 
@@ -348,6 +289,7 @@ class FreezeSchedule(keras.callbacks.Callback):
             "history": [{**vars(t), "layers": None} for t in self.history],
             "logs": [(e, {k: float(v) for k, v in logs.items()}) for e, logs in self._logs],
             "rate": self._rate.state(),
+            "random": random_state(),
         }
         backup.write(self.model, plain, self._progress.best)
 
@@ -372,80 +314,17 @@ class FreezeSchedule(keras.callbacks.Callback):
             )
             for t in saved["history"]
         ]
+        self._random = saved.get("random")  # Older files have none.
         begin_at_epoch(self.model, self._goes_on_at)
 
     def _scale(self, factors: dict[int, float]) -> None:
         for part in optimizer_tree(self.model.optimizer):
             set_factors(part, factors)
 
-    def _find_states(self) -> tuple[list[TrainableState], list[dict[int, float]]]:
-        """Returns for every phase the flags, and the factors of learning rates by variable."""
-        tree = LayerTree(self.model)
-        self._owners = tree.owners()
-        norms = [
-            layer
-            for layer in sublayers(self.model)
-            if isinstance(layer, keras.layers.BatchNormalization)
-        ]
-        states: list[TrainableState] = []
-        factors: list[dict[int, float]] = []
-        for phase in self.phases:
-            layers = tree.select(phase.layers, "FreezeSchedule")
-            if not tree.weights_of(layers):
-                raise ValueError(
-                    f"FreezeSchedule needs phases that train something. Received the phase "
-                    f"{phase.layers!r}, whose layers "
-                    f"{', '.join(layer.name for layer in layers[:5])} have no trainable weights."
-                )
-            if self.batch_norm == "train":
-                layers = [*layers, *norms]
-            states.append(tree.state_training(layers))
-            factors.append({})
-            if phase.layer_decay is not None:
-                for i, level in enumerate(tree.levels(phase.layers, "FreezeSchedule")):
-                    factors[-1] |= dict.fromkeys(map(id, level), phase.layer_decay**i)
-        return states, factors
-
-
-def _check_data(model: Any, data: Any) -> None:
-    read_graph(model, "FreezeSchedule")
-    if data is None:
-        raise ValueError(
-            'FreezeSchedule needs calibration_data for batch_norm="recalibrate". Received None. '
-            "Pass inputs of the new data, FreezeSchedule(phases, 'recalibrate', x_train)."
-        )
-
-
-def _as_phase(phase: Any, position: int) -> Phase:
-    if isinstance(phase, Phase):
-        return phase
-    if isinstance(phase, tuple):
-        return Phase(*phase)
-    raise TypeError(
-        f"FreezeSchedule needs a list of Phase objects. Received {phase!r} of type "
-        f"{type(phase).__name__} at position {position}. Write Phase({phase!r}, epochs=...)."
-    )
-
-
-def _check(phases: list[Phase], batch_norm: str) -> None:
-    if not phases:
-        raise ValueError("FreezeSchedule needs at least one Phase. Received an empty list.")
-    for i, phase in enumerate(phases):
-        if not phase.ends and i < len(phases) - 1:
+    def _check_data(self) -> None:
+        read_graph(self.model, "FreezeSchedule")
+        if self.calibration_data is None:
             raise ValueError(
-                "FreezeSchedule needs epochs, steps or until in every phase but the last. Received "
-                f"{phase!r} at position {i} of {len(phases)}, after which the next never begins."
+                'FreezeSchedule needs calibration_data for batch_norm="recalibrate". Received '
+                "None. Pass inputs of the new data, FreezeSchedule(phases, 'recalibrate', x_train)."
             )
-    if batch_norm not in _POLICIES:
-        raise ValueError(
-            f"FreezeSchedule needs batch_norm to be one of {_POLICIES}. Received {batch_norm!r}."
-        )
-
-
-def _text(layers: Any) -> str:
-    if isinstance(layers, list | tuple):
-        parts = [_text(one) for one in layers]
-        if len(parts) > _SHOWN:
-            return f"{parts[0]} to {parts[-1]} ({len(parts)})"
-        return ", ".join(parts)
-    return layers.name if isinstance(layers, keras.Layer) else layers

@@ -5,6 +5,8 @@ from typing import Any
 
 # Up to so many layers are named on the axis, of more a few.
 _NAMED = 24
+# The number of a phase has room over so much of the axis.
+_SEEN = 0.02
 
 
 def plot_phases(
@@ -35,17 +37,15 @@ def plot_phases(
 
     end = max(epoch for epoch, _ in logs) + 1
     begins = [_place(t) for t in transitions]
+    over = {"transform": above.get_xaxis_transform(), "va": "bottom", "fontsize": 8}
+    above.text(begins[0], 1.02, "phase ", **over, ha="right")
     for i, (transition, begin) in enumerate(zip(transitions, begins, strict=True)):
         for axes in (above, below):
             axes.axvline(begin, color="gray", linewidth=0.8)
-        above.annotate(
-            f" phase {transition.phase + 1}",
-            (begin, 1),
-            xycoords=("data", "axes fraction"),
-            va="bottom",
-            fontsize=8,
-        )
         until = begins[i + 1] if i + 1 < len(begins) else end
+        if until - begin > _SEEN * (end - begins[0]):
+            middle = (begin + until) / 2, 1.02
+            above.text(*middle, str(transition.phase + 1), **over, ha="center")
         rows = [row for row, layer in enumerate(layers) if layer in transition.trained]
         below.barh(rows, until - begin, left=begin, height=0.8, color=f"C{i % 10}", alpha=0.7)
 

@@ -1,5 +1,6 @@
 """How far a schedule of phases has come."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +30,28 @@ class Progress:
     values: list[float] = field(default_factory=list)
     done: bool = False
     best: list[Any] | None = None
+
+    @classmethod
+    def at(cls, epoch: int, phases: Sequence[Phase]) -> "Progress":
+        """Returns where `epoch` stands in a schedule.
+
+        Raises:
+            ValueError: If a phase before it does not count epochs alone.
+        """
+        left = epoch
+        for i, phase in enumerate(phases[:-1]):
+            if left == 0:
+                return cls(i)
+            if phase.epochs is None or phase.steps is not None or phase.until is not None:
+                raise ValueError(
+                    f"FreezeSchedule cannot tell which phase epoch {epoch} belongs to: phase "
+                    f"{phase.layers!r} lasts {phase.lasts()}. Go on with the object that was used "
+                    "before, or begin with initial_epoch=0."
+                )
+            if left < phase.epochs:
+                return cls(i, left)
+            left -= phase.epochs
+        return cls(len(phases) - 1, left)
 
     def ended(self, phase: Phase) -> bool:
         """Whether `phase` has come to its end."""

@@ -89,17 +89,17 @@ TRAINS = [{"head"}, {"head"}, {"b", "head"}, {"a", "c"}, {"a", "c"}]
 
 
 @pytest.mark.parametrize(
-    "make",
+    ("make", "eagerly"),
     [
-        lambda: keras.optimizers.Adam(0.01),
-        lambda: optimizers.Adam(0.01),
-        lambda: optimizers.SGD(0.01, momentum=0.9),
+        (lambda: keras.optimizers.Adam(0.01), EAGERLY),
+        (lambda: optimizers.Adam(0.01), EAGERLY),
+        (lambda: optimizers.SGD(0.01, momentum=0.9), False),
     ],
     ids=["keras Adam", "kerastools Adam", "kerastools SGD"],
 )
-def test_what_was_learned_survives_every_transition(make):
+def test_what_was_learned_survives_every_transition(make, eagerly):
     model = make_model()
-    model.compile(make(), "mse")
+    model.compile(make(), "mse", run_eagerly=eagerly)
     schedule, recorder = fit(model, PHASES, 5)
     assert [(t.epoch, t.phase, t.trained) for t in schedule.history] == [
         (0, 0, ("head",)),
@@ -371,10 +371,14 @@ def test_averaged_weights_end_in_their_own_layers():
 
 def test_several_steps_per_execution():
     model = make_model()
-    model.compile(keras.optimizers.Adam(0.01), "mse", steps_per_execution=3)
-    _, recorder = fit(model, PHASES, 5)
-    assert [b["trains"] for b in recorder.begins] == TRAINS
-    assert int(model.optimizer.iterations) == 15
+    model.compile(optimizers.SGD(0.01), "mse", steps_per_execution=3)
+    _, recorder = fit(model, [Phase("b|head", 1), Phase("a|c")], 2)
+    assert [b["trains"] for b in recorder.begins] == [{"b", "head"}, {"a", "c"}]
+    for begin, end, trains in zip(recorder.begins, recorder.ends, TRAINS[2:4], strict=True):
+        for path, weight in begin["weights"].items():
+            same = np.array_equal(weight, end["weights"][path])
+            assert same == (layer_of(path) not in trains), path
+    assert int(model.optimizer.iterations) == 6
 
 
 class Losses(keras.callbacks.Callback):
@@ -427,12 +431,16 @@ def test_the_best_state_of_a_phase_is_restored():
 @pytest.mark.parametrize("steps_per_execution", [1, 2])
 def test_a_phase_ends_in_the_middle_of_an_epoch(steps_per_execution):
     # 3 steps an epoch; 4 steps of the head, then the rest.
+    def make():
+        return optimizers.SGD(0.01, momentum=0.9)
+
     model, reference = make_model(), make_model()
-    model.compile(keras.optimizers.Adam(0.01), "mse", steps_per_execution=steps_per_execution)
+    arguments = {"loss": "mse", "run_eagerly": EAGERLY and steps_per_execution == 1}
+    model.compile(make(), steps_per_execution=steps_per_execution, **arguments)
     batches = [(X[i : i + 16], Y[i : i + 16]) for i in (0, 16, 32)] * 2
     schedule, _ = fit(model, [Phase("head", steps=4), Phase("all")], 2)
     second = schedule.history[1]
-    reference.compile(keras.optimizers.Adam(0.01), "mse")
+    reference.compile(make(), **arguments)
     for layer in (reference.get_layer("trunk"), reference.get_layer("c")):
         layer.trainable = False
     split = 3 * second.epoch + second.step
@@ -595,6 +603,18 @@ def test_a_wrong_schedule_is_refused_before_anything_is_changed(phases, message)
     model.fit(X, Y, verbose=0)
 
 
+def test_an_edited_schedule_is_checked_again():
+    model = make_model()
+    model.compile("sgd", "mse", run_eagerly=EAGERLY)
+    schedule = FreezeSchedule([Phase("head", 1), Phase("all")])
+    schedule.phases.append(("c", 1))  # Which would never begin.
+    with pytest.raises(ValueError, match="in every phase but the last"):
+        model.fit(X, Y, callbacks=[schedule], verbose=0)
+    schedule.phases[1] = ("all", 1)
+    model.fit(X, Y, epochs=3, callbacks=[schedule], verbose=0)
+    assert [t.trained for t in schedule.history][::2] == [("head",), ("c",)]
+
+
 def test_a_rate_that_cannot_be_set_is_refused():
     model = make_model()
     schedule = keras.optimizers.schedules.InverseTimeDecay(0.1, 1, 1.0)
@@ -713,3 +733,76 @@ def test_the_picture_shows_which_layer_trained_when(tmp_path):
     assert bars == expected
     with pytest.raises(ValueError, match="needs a training to draw"):
         FreezeSchedule([Phase("all")]).plot()
+
+
+class Rows(keras.utils.PyDataset):
+    """Batches of rows of two inputs, with weights."""
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, i):
+        rows = slice(16 * i, 16 * i + 16)
+        return {"one": X[rows], "two": X[rows]}, Y[rows], np.linspace(0, 1, 16)
+
+
+def tensorflow_dataset():
+    tf = pytest.importorskip("tensorflow")
+    return tf.data.Dataset.from_tensor_slices(({"one": X, "two": X}, Y)).batch(16)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"x": {"one": X, "two": X}, "y": Y, "sample_weight": np.linspace(0, 1, 48)},
+        {"x": {"one": X, "two": X}, "y": Y[:, 0] > 0, "class_weight": {0: 0.2, 1: 2.0}},
+        {"x": Rows},
+        {"x": tensorflow_dataset},
+    ],
+    ids=["sample weights", "class weights", "PyDataset", "tf.data"],
+)
+def test_whatever_fit_takes(data):
+    settings = {"batch_size": 16} if "y" in data else {}
+    x = data["x"]() if callable(data["x"]) else data["x"]
+    kernels = []
+    for by_hand in (False, True):
+        keras.utils.set_random_seed(3)
+        inputs = {name: keras.Input((6,), name=name) for name in ("one", "two")}
+        both = keras.layers.Add()(list(inputs.values()))
+        head = keras.layers.Dense(2, "softmax", name="head")
+        outputs = head(keras.layers.Dense(4, name="trunk")(both))
+        model = keras.Model(inputs, outputs)
+        model.get_layer("trunk").trainable = not by_hand
+        loss = "sparse_categorical_crossentropy" if "class_weight" in data else "mse"
+        model.compile("sgd", loss, run_eagerly=EAGERLY)
+        callbacks = [] if by_hand else [FreezeSchedule([Phase("head", epochs=9), Phase("all")])]
+        # The second phase never begins, as fit ends before.
+        arguments = data | settings | {"x": x, "callbacks": callbacks, "shuffle": False}
+        model.fit(**arguments, epochs=2, verbose=0)
+        kernels.append(model.get_weights())
+    for ours, theirs in zip(*kernels, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert np.any(kernels[0][-1])  # The head's bias has moved.
+
+
+def test_a_model_saved_in_the_middle_goes_on_after_loading(tmp_path):
+    whole, first = make_model(), make_model()
+    for model in (whole, first):
+        model.compile(keras.optimizers.Adam(0.01), "mse", run_eagerly=EAGERLY)
+    fit(whole, PHASES, 3)
+    fit(first, PHASES, 2)
+    first.save(tmp_path / "middle.keras")
+    loaded = keras.saving.load_model(tmp_path / "middle.keras")
+    loaded.run_eagerly = EAGERLY
+    fit(loaded, PHASES, 3, initial_epoch=2)
+    for one, other in zip(whole.get_weights(), loaded.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_second_fit_begins_with_the_first_phase_again():
+    model = make_model()
+    model.compile("sgd", "mse", run_eagerly=EAGERLY)
+    schedule = FreezeSchedule([Phase("head", 1), Phase("all")])
+    for _ in range(2):
+        model.fit(X, Y, epochs=2, verbose=0, callbacks=[schedule])
+        assert [(t.epoch, t.phase) for t in schedule.history] == [(0, 0), (1, 1)]

@@ -58,7 +58,7 @@ def run(model, folder, callbacks=(), phases=None, policy="inference", data=None,
     ]
     schedule = FreezeSchedule(phases, policy, data, backup=folder)
     callbacks = [*losses, schedule, *callbacks]
-    model.fit(X, Y, epochs=4, batch_size=16, shuffle=False, verbose=0, callbacks=callbacks)
+    model.fit(X, Y, epochs=4, batch_size=16, verbose=0, callbacks=callbacks)
     return schedule
 
 
