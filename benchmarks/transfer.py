@@ -40,8 +40,10 @@ from kerastools.callbacks import FreezeSchedule, Phase
 from kerastools.folding import recalibrate_batch_norm
 from kerastools.transfer import FeatureCache, search_reuse_depth
 from kerastools.transfer._cheap_scores import folds_of
+from kerastools.transfer._contest import Contest
 from kerastools.transfer._contestant import Contestant
-from kerastools.transfer._search_reuse_depth import Contest, _candidates
+from kerastools.transfer._rebuilt import Rebuilt
+from kerastools.transfer._search_reuse_depth import _candidates, features_at
 
 CLASSES = 10
 
@@ -225,7 +227,8 @@ def depth_search(figures: Figures, seeds: int, epochs: int) -> None:
 
     data = load_digits()
     x, y = (data.data / 16).astype("float32"), data.target.astype("int64")
-    ours, theirs, epochs_share, regrets, scratch = [], [], [], [], []
+    settings = {"learning_rate": 2e-3, "batch_size": 16}
+    ours, theirs, epochs_share, regrets, scratch, choices = [], [], [], [], [], []
     for seed in range(seeds):
         keras.utils.set_random_seed(seed)
         hidden = [keras.layers.Dense(64, "relu", name=f"hidden_{i}") for i in range(1, 7)]
@@ -236,32 +239,46 @@ def depth_search(figures: Figures, seeds: int, epochs: int) -> None:
         few_x, test_x, few_y, test_y = train_test_split(
             x[y >= 5], y[y >= 5] - 5, train_size=50, stratify=y[y >= 5], random_state=seed
         )
-        settings = {"learning_rate": 2e-3, "batch_size": 16}
         answers = []
         ours.append(
             cpu(
-                lambda a=answers, s=source, f=(few_x, few_y), settings=settings: a.append(
+                lambda a=answers, s=source, f=(few_x, few_y): a.append(
                     search_reuse_depth(s, *f, epochs=epochs, verbose=False, **settings)
                 )
             )
         )
         (answer,) = answers
-        graph = Graph(source)
-        calls = _candidates(graph)
-        contest = Contest(few_x, few_y, folds_of(few_y, 5, 0), 16, 0)
-        test: dict[tuple, float] = {}
+        found: dict[tuple, Contestant] = {}
 
-        def exhaust(source=source, calls=calls, contest=contest, test=test, t=(test_x, test_y)):
-            for call in (None, *calls):
-                for frozen in (True, False) if call else (False,):
-                    way = Contestant(source, calls[-1], call, frozen, 5, 2e-3)
-                    contest.train(way, epochs)
-                    found = [way.accuracy(repeat, *t) for repeat in range(5)]
-                    test[way.upto, frozen] = float(np.mean(found))
+        def exhaust(source=source, found=found, few=(few_x, few_y)):
+            graph = Graph(source)
+            calls = _candidates(graph)
+            features = features_at(graph, calls, few[0])
+            rebuilt = Rebuilt(graph, calls[-1], 5, settings["learning_rate"])
+            contest = Contest(few[1], folds_of(few[1], 5, 0), settings["batch_size"], 0)
+            ways = [Contestant(rebuilt, None, False, few[0])]
+            for call, inputs in zip(calls, features, strict=True):
+                ways.append(Contestant(rebuilt, call, True, inputs))
+                ways.append(Contestant(rebuilt, call, False, few[0]))
+            for way in ways:
+                contest.train(way, epochs)
+                found[way.upto, way.frozen] = way
 
         theirs.append(cpu(exhaust))
+        graph = Graph(source)
+        calls = _candidates(graph)
+        inputs = {
+            (call.operation.name, True): features
+            for call, features in zip(calls, features_at(graph, calls, test_x), strict=True)
+        }
+        rows = np.arange(len(test_y))
+        test = {
+            key: np.mean([way.accuracy(k, test_y, rows, inputs.get(key, test_x)) for k in range(5)])
+            for key, way in found.items()
+        }
         epochs_share.append(answer.num_epochs / answer.exhaustive_epochs)
         chosen = test[answer.upto, answer.frozen]
+        choices.append([answer.upto, answer.frozen])
         regrets.append(100 * (max(test.values()) - chosen))
         scratch.append(100 * (chosen - test[None, False]))
         figures.add("depth: all ways, search", theirs, ours, "s")
@@ -271,7 +288,7 @@ def depth_search(figures: Figures, seeds: int, epochs: int) -> None:
             mean=round(statistics.mean(regrets), 2),
             gain_on_scratch=[round(g, 2) for g in scratch],
             share_of_epochs=round(statistics.mean(epochs_share), 3),
-            chosen=[answer.upto, answer.frozen],
+            chosen=choices,
         )
         keras.backend.clear_session()
 

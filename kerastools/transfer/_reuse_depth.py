@@ -154,10 +154,12 @@ class ReuseDepth:
         )  # fmt: skip
         for r in self.results:
             place = 0 if r.upto is None else names.index(r.upto) + 1
+            side = -1 if r.frozen else 1
             axes.annotate(
-                f" {r.epochs}",
-                (place + 0.08, float(np.mean(r.accuracies))),
-                fontsize=7,
+                str(r.epochs),
+                (place + 0.12 * side, float(np.mean(r.accuracies))),
+                fontsize=8,
+                ha="right" if r.frozen else "left",
                 va="center",
             )
         axes.set_xticks(range(len(names) + 1), ["nothing", *names], rotation=30, ha="right")

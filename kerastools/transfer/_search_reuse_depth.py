@@ -5,14 +5,15 @@ from typing import Any
 
 import keras
 import numpy as np
-from rich.progress import Progress
 
 from kerastools._core._checks import require_finite
 from kerastools._core._graph import Call, Graph, read_graph
 from kerastools.transfer._cheap_scores import folds_of, log_me, probe
+from kerastools.transfer._contest import Contest
 from kerastools.transfer._contestant import Contestant
 from kerastools.transfer._cut import cuts, find_call
-from kerastools.transfer._reuse_depth import CutScore, DepthResult, ReuseDepth, paired
+from kerastools.transfer._rebuilt import Rebuilt
+from kerastools.transfer._reuse_depth import CutScore, ReuseDepth
 
 _NAME = "search_reuse_depth"
 # So many cuts are tried if the model has more.
@@ -38,10 +39,10 @@ def search_reuse_depth(
 
     1. One forward pass computes the features of every cut; maps are averaged over their positions.
     2. Two scores that need no training rank the cuts: the cross-validated accuracy of a linear
-       probe, and LogME. The better half goes on, each frozen and tuned.
-    3. Successive halving on validation rows: all are trained for an eighth of `epochs`, the better
-       half goes on to a quarter, the best to the end. Training from scratch is always among them,
-       to the end.
+       probe, and LogME. The best third goes on tuned, and the best of all frozen too: what frozen
+       features are worth is what the probe has measured already.
+    3. Successive halving on validation rows: all are trained for a quarter of `epochs`, the better
+       half to the end. Training from scratch is always among them, to the end.
 
     Every way is trained in each repeat, from other initial weights and on other rows, the same for
     all ways, so that differences are paired.
@@ -100,78 +101,17 @@ def search_reuse_depth(
     x = keras.tree.map_structure(np.asarray, x)
 
     folds = folds_of(labels, repeats, seed)
-    scores = _scores(graph, possible, x, labels, folds)
-    chosen = _better_half(scores)
-    contest = Contest(x, labels, folds, batch_size, seed)
-    settings = (int(labels.max()) + 1, learning_rate)
-    ways = [Contestant(source, top, None, False, *settings)]
-    for call, score in zip(possible, scores, strict=True):
-        if score.upto in chosen:
-            ways += [Contestant(source, top, call, frozen, *settings) for frozen in (True, False)]
+    features = features_at(graph, possible, x)
+    scores = [_score(c, f, labels, folds) for c, f in zip(possible, features, strict=True)]
+    rebuilt = Rebuilt(graph, top, int(labels.max()) + 1, learning_rate)
+    ways = [Contestant(rebuilt, None, False, x)]
+    best = _best_third(scores)
+    ways.append(Contestant(rebuilt, possible[best[0]], True, features[best[0]]))
+    ways += [Contestant(rebuilt, possible[i], False, x) for i in best]
+    contest = Contest(labels, folds, batch_size, seed)
     results = contest.halve(ways, epochs, verbose)
     everything = (2 * len(possible) + 1) * repeats * epochs
     return ReuseDepth(tuple(scores), results, contest.num_epochs, everything)
-
-
-class Contest:
-    """Trains ways to reuse a model on the same rows, and counts the epochs."""
-
-    def __init__(
-        self, x: Any, y: np.ndarray, folds: list[np.ndarray], batch_size: int, seed: int
-    ) -> None:
-        self.x, self.y, self.folds = x, y, folds
-        self.batch_size, self.seed = batch_size, seed
-        self.num_epochs = 0
-
-    def train(self, way: Contestant, epochs: int) -> list[float]:
-        """Trains every repeat of `way` up to `epochs`; returns its validation accuracies."""
-        if epochs not in way.accuracies:
-            found = []
-            for repeat, held_out in enumerate(self.folds):
-                train = np.setdiff1d(np.arange(len(self.y)), held_out)
-                seed = self.seed * 1000 + repeat
-                self.num_epochs += way.train(
-                    repeat, epochs, self.x, self.y, train, self.batch_size, seed
-                )
-                found.append(way.accuracy(repeat, self.x, self.y, held_out))
-            way.accuracies[epochs] = found
-        return way.accuracies[epochs]
-
-    def halve(self, ways: list[Contestant], epochs: int, verbose: bool) -> tuple[DepthResult, ...]:
-        """Trains the better half of `ways` on and on; the first, from scratch, to the end."""
-        scratch, left = ways[0], list(ways)
-        rungs = sorted({math.ceil(epochs / 8), math.ceil(epochs / 4), epochs})
-        with Progress(disable=not verbose, transient=True) as progress:
-            for rung, budget in enumerate(rungs):
-                task = progress.add_task(
-                    f"{len(left)} ways, up to {budget} epochs", total=len(left)
-                )
-                for way in left:
-                    self.train(way, budget)
-                    progress.advance(task)
-                left.sort(key=lambda way: -float(np.mean(way.accuracies[budget])))
-                if rung < len(rungs) - 1:
-                    keep = math.ceil(len(left) / 2) if rung < len(rungs) - 2 else 1
-                    kept = left[:keep]
-                    if scratch not in kept:
-                        kept.append(scratch)
-                    # Scratch alone would have nothing to be compared with.
-                    left = kept if len(kept) > 1 else left[:2]
-        best = left[0]
-        order = sorted(ways, key=_longest_and_best)
-        return tuple(_result(way, best) for way in order)
-
-
-def _longest_and_best(way: Contestant) -> tuple[int, float]:
-    epochs = max(way.accuracies)
-    return -epochs, -float(np.mean(way.accuracies[epochs]))
-
-
-def _result(way: Contestant, best: Contestant) -> DepthResult:
-    epochs = max(way.accuracies)
-    accuracies = way.accuracies[epochs]
-    difference = None if way is best else paired(best.accuracies[epochs], accuracies)
-    return DepthResult(way.upto, way.frozen, epochs, tuple(accuracies), difference)
 
 
 def _classes(y: Any, repeats: int) -> np.ndarray:
@@ -216,24 +156,21 @@ def _candidates(graph: Graph) -> list[Call]:
     return list(found.values())
 
 
-def _scores(
-    graph: Graph, calls: list[Call], x: Any, y: np.ndarray, folds: list[np.ndarray]
-) -> list[CutScore]:
+def features_at(graph: Graph, calls: list[Call], x: Any) -> list[np.ndarray]:
+    """Returns the outputs of `calls` for `x`, from one pass."""
     extractor = keras.Model(graph.input_structure, [call.outputs[0] for call in calls])
     outputs = extractor.predict(x, verbose=0)
-    scores = []
-    for call, features in zip(calls, outputs if len(calls) > 1 else [outputs], strict=True):
-        array = np.asarray(features)
-        pooled = array.mean(axis=tuple(range(1, array.ndim - 1)), dtype="float64")
-        scores.append(
-            CutScore(call.operation.name, tuple(probe(pooled, y, folds)), log_me(pooled, y))
-        )
-    return scores
+    return [np.asarray(one) for one in (outputs if len(calls) > 1 else [outputs])]
 
 
-def _better_half(scores: list[CutScore]) -> set[str]:
-    """Returns the cuts that stand highest in the mean of their two ranks."""
+def _score(call: Call, features: np.ndarray, y: np.ndarray, folds: list[np.ndarray]) -> CutScore:
+    pooled = features.mean(axis=tuple(range(1, features.ndim - 1)), dtype="float64")
+    return CutScore(call.operation.name, tuple(probe(pooled, y, folds)), log_me(pooled, y))
+
+
+def _best_third(scores: list[CutScore]) -> list[int]:
+    """Returns the places of the cuts that stand highest in the mean of their two ranks."""
     by_probe = np.argsort(np.argsort([-np.mean(s.probe) for s in scores]))
     by_evidence = np.argsort(np.argsort([-s.log_me for s in scores]))
     order = np.argsort(by_probe + by_evidence, kind="stable")
-    return {scores[i].upto for i in order[: math.ceil(len(scores) / 2)]}
+    return [int(i) for i in order[: math.ceil(len(scores) / 3)]]

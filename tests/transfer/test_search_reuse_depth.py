@@ -10,8 +10,9 @@ from kerastools._core._graph import Graph
 from kerastools.transfer import reuse_layers, search_reuse_depth
 from kerastools.transfer._cheap_scores import folds_of, log_me, probe
 from kerastools.transfer._contestant import Contestant
+from kerastools.transfer._rebuilt import Rebuilt
 from kerastools.transfer._reuse_depth import paired
-from kerastools.transfer._search_reuse_depth import _candidates
+from kerastools.transfer._search_reuse_depth import _candidates, features_at
 
 RNG = np.random.default_rng(0)
 
@@ -118,23 +119,44 @@ def test_the_layer_that_knows_the_task_is_found():
 
 def test_a_contestant_that_was_set_aside_goes_on_as_if_it_had_not_been():
     source, _ = make_source()
-    calls = _candidates(Graph(source))
+    graph = Graph(source)
+    calls = _candidates(graph)
     x, y = RNG.normal(size=(40, 20)).astype("float32"), RNG.integers(0, 2, 40)
-    rows = np.arange(32)
-    accuracies = []
+    (features, _), rows = features_at(graph, calls, x), np.arange(32)
+    rebuilt = Rebuilt(graph, calls[-1], 2, 0.01)
+    states = []
     for pieces in ([4], [2, 4]):
-        way = Contestant(source, calls[-1], calls[0], True, 2, 0.01)
+        frozen = Contestant(rebuilt, calls[0], True, features)
+        tuned = Contestant(rebuilt, calls[0], False, x)
         for epochs in pieces:
             for repeat in (0, 1):
-                way.train(repeat, epochs, x, y, rows, 16, seed=repeat)
-        accuracies.append([way._states[repeat] for repeat in (0, 1)])
-    for one, other in zip(*accuracies, strict=True):
+                frozen.train(repeat, epochs, y, rows, 16, seed=repeat)
+                # Its layers are the same ones, with other weights in them.
+                tuned.train(repeat, epochs, y, rows, 16, seed=repeat)
+        states.append([way._states[repeat] for way in (frozen, tuned) for repeat in (0, 1)])
+    for one, other in zip(*states, strict=True):
         for a, b in zip(one, other, strict=True):
             np.testing.assert_array_equal(a, b)
-    # The frozen part is the source's.
-    np.testing.assert_array_equal(
-        way._prefix.get_layer("good").kernel.numpy(), source.get_layer("good").kernel.numpy()
-    )
+    assert not np.array_equal(states[0][0][-1], states[0][1][-1])
+
+
+def test_contestants_begin_with_the_layers_of_the_source_up_to_their_cut():
+    source, _ = make_source()
+    graph = Graph(source)
+    calls = _candidates(graph)
+    rebuilt = Rebuilt(graph, calls[-1], 2, 0.01)
+    whole = rebuilt.model(None)
+    assert rebuilt.model(None) is whole  # Compiled once for all in which everything trains.
+    names = [v.path for v in whole.variables]
+    scratch, reused, again = (rebuilt.first(whole, cut, 3) for cut in (None, calls[0], None))
+    for i, name in enumerate(names):
+        np.testing.assert_array_equal(scratch[i], again[i])
+        if "good" in name:
+            np.testing.assert_array_equal(reused[i], source.get_layer("good").weights[i].numpy())
+        else:
+            np.testing.assert_array_equal(reused[i], scratch[i])
+    assert not np.array_equal(reused[0], scratch[0])
+    assert not np.array_equal(rebuilt.first(whole, None, 4)[0], scratch[0])
 
 
 def test_wrong_arguments_are_refused():
