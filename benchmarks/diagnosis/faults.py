@@ -38,17 +38,18 @@ class Case:
 
 def kernels(model: keras.Model) -> list[Any]:
     """Returns the hidden kernels."""
-    return [v for v in model.trainable_variables if v.name == "kernel"][:-1]
+    return [v for v in model.trainable_variables if v.name.endswith("kernel")][:-1]
 
 
-def _raw_inputs(case: Case) -> None:
-    for name in ("x", "x_test"):
-        setattr(case.data, name, getattr(case.data, name) * 80 + 200)
+def _inputs(scale: float, offset: float) -> Callable[[Case], None]:
+    def fault(case: Case) -> None:
+        def change(x: np.ndarray) -> np.ndarray:
+            return np.float32(scale) * x + np.float32(offset)
 
+        for name in ("x", "x_test"):
+            setattr(case.data, name, keras.tree.map_structure(change, getattr(case.data, name)))
 
-def _tiny_inputs(case: Case) -> None:
-    for name in ("x", "x_test"):
-        setattr(case.data, name, getattr(case.data, name) * np.float32(1e-4))
+    return fault
 
 
 def _scaled(factor: float) -> Callable[[Case], None]:
@@ -75,7 +76,7 @@ def _nan(case: Case) -> None:
     def spoil(model: keras.Model) -> None:
         kernel = kernels(model)[len(kernels(model)) // 2]
         values = np.array(keras.ops.convert_to_numpy(kernel))
-        values.flat[case.seed] = np.nan
+        values.flat[case.seed % values.size] = np.nan
         kernel.assign(values)
 
     case.spoil = spoil
@@ -119,6 +120,30 @@ def _huge_targets(case: Case) -> None:
     case.data.y, case.data.y_test = (3000 * y + 20_000 for y in (case.data.y, case.data.y_test))
 
 
+def _labels(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[Case], None]:
+    def fault(case: Case) -> None:
+        case.data.y = change(case.data.y)
+
+    return fault
+
+
+def _one_hot(case: Case) -> None:
+    case.data.y = np.eye(case.data.units)[case.data.y]
+
+
+def _categorical(case: Case) -> None:
+    case.data.loss = "categorical_crossentropy"
+
+
+def _contradictory(case: Case) -> None:
+    case.data.x = np.concatenate([case.data.x, case.data.x])
+    case.data.y = np.concatenate([case.data.y, np.roll(case.data.y, 1)])
+
+
+def _shuffled(case: Case) -> None:
+    case.data.y = np.random.default_rng(case.seed).permutation(case.data.y)
+
+
 def _rate(rate: float) -> Callable[[Case], None]:
     def fault(case: Case) -> None:
         case.rate = rate
@@ -151,8 +176,8 @@ SIGNAL = {"vanishing signal", "exploding signal", "wrong initialisation"}
 WEIGHTS = SIGNAL | {"vanishing gradient", "exploding gradient", "saturated", "not finite"}
 # Name: (what is done, traits of the nets it is done to, rules that name it).
 FAULTS: dict[str, tuple[Callable[[Case], None], set[str], set[str]]] = {
-    "raw inputs": (_raw_inputs, set(), {"inputs not normalised"}),
-    "tiny inputs": (_tiny_inputs, set(), {"inputs not normalised"}),
+    "raw inputs": (_inputs(80.0, 200.0), set(), {"inputs not normalised"}),
+    "tiny inputs": (_inputs(1e-4, 0.0), set(), {"inputs not normalised"}),
     "N(0, 1) weights": (_standard_normal, {"plain"}, WEIGHTS),
     "weights 10 times too small": (_scaled(0.1), {"plain"}, SIGNAL),
     "zero weights": (_scaled(0.0), {"plain"}, {"identical weights", "dead units", *SIGNAL}),
@@ -165,6 +190,11 @@ FAULTS: dict[str, tuple[Callable[[Case], None], set[str], set[str]]] = {
     "two output activations": (_two_activations, {"classes"}, {"output activation"}),
     "bounded regression": (_bounded_output, {"regression"}, {"output activation"}),
     "huge targets": (_huge_targets, {"regression"}, {"labels"}),
+    "labels from 1": (_labels(lambda y: y + 1), {"sparse"}, {"labels"}),
+    "labels by codes": (_labels(lambda y: 100 + 7 * y), {"sparse"}, {"labels"}),
+    "labels -1 and 1": (_labels(lambda y: 2 * y - 1), {"binary"}, {"labels"}),
+    "one-hot for a sparse loss": (_one_hot, {"sparse"}, {"labels"}),
+    "numbers for a one-hot loss": (_categorical, {"sparse"}, {"labels"}),
     "learning rate 1": (_rate(1.0), set(), {"learning rate too large"}),
     "learning rate 1e-8": (_rate(1e-8), set(), {"update too small"}),
     "dropout 0.95": (_dropout, set(), {"dropout rate"}),
@@ -176,4 +206,10 @@ FAULTS: dict[str, tuple[Callable[[Case], None], set[str], set[str]]] = {
         {"norm"},
         {"batch normalisation with a tiny last batch"},
     ),
+}
+# What only the data can mend; the second is not looked for at all.
+LOST: dict[str, tuple[Callable[[Case], None], set[str], set[str]]] = {
+    "contradictory labels": (_contradictory, {"sparse", "single"}, {"labels"}),
+    "labels in another order": (_shuffled, {"sparse"}, {"labels"}),
+    "one class only": (_labels(lambda y: 0 * y), {"sparse"}, {"labels"}),
 }

@@ -85,8 +85,8 @@ def check_labels(model: Any, y: Any, loss: LossOfOutputs, caller: str) -> None:
         )
     for part, target, output in zip(loss.parts, targets, model.outputs, strict=True):
         # What a loss of the user's own expects is unknown.
-        if part is not None and _module(part).startswith("keras."):
-            _check_label(_name(part), np.asarray(target), tuple(output.shape), caller)
+        if is_of_keras(part):
+            _check_label(loss_name(part), np.asarray(target), tuple(output.shape), caller)
 
 
 def _check_label(loss: str, y: np.ndarray, output: tuple[int | None, ...], caller: str) -> None:
@@ -121,13 +121,15 @@ def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
 def _like(y: Any, prediction: Any, part: Any) -> Any:
     """Returns `y` with the last axis of size 1 that the output has, as `fit` brings it to."""
     missing = len(y.shape) == len(prediction.shape) - 1 and prediction.shape[-1] == 1
-    return ops.expand_dims(y, -1) if missing and "sparse" not in _name(part) else y
+    return ops.expand_dims(y, -1) if missing and "sparse" not in loss_name(part) else y
 
 
-def _name(part: Any) -> str:
+def loss_name(part: Any) -> str:
+    """Returns the name of a loss, such as `"mean_squared_error"`."""
     return str(getattr(part, "name", None) or getattr(part, "__name__", type(part).__name__))
 
 
-def _module(part: Any) -> str:
+def is_of_keras(part: Any) -> bool:
+    """Whether it is known what a loss takes; not so for functions and classes of the user's own."""
     function = not isinstance(part, keras.losses.Loss) and hasattr(part, "__module__")
-    return str(part.__module__ if function else type(part).__module__)
+    return str(part.__module__ if function else type(part).__module__).startswith("keras.")

@@ -9,6 +9,7 @@ from kerastools._core._checks import require_finite, require_graph
 from kerastools._core._losses import check_labels, resolve_loss
 from kerastools.diagnosis._diagnosis import Diagnosis
 from kerastools.diagnosis._examine import examine
+from kerastools.diagnosis._read_labels import read_labels
 from kerastools.diagnosis._rules import RULES
 from kerastools.diagnosis._subject import Subject
 
@@ -33,7 +34,7 @@ def diagnose(
     |---|---|---|
     | not finite | first NaN or infinity in outputs, loss, gradients | none |
     | inputs not normalised | root mean square of what enters the first kernel | 10 |
-    | labels | constant, absent, contradictory, huge or no probabilities | 5 % of rows, 100 |
+    | labels | not what the loss takes, constant, absent, contradictory, huge | 5 % of rows, 100 |
     | output activation | outputs that are not what the loss takes them for | |
     | constant features | columns of x that never change | 50 % |
     | vanishing signal | decades per layer of the mean squared output | −0.15, 2 in all |
@@ -51,6 +52,10 @@ def diagnose(
     | constraint on the wrong axis | axes of a norm beside those of a unit's weights | none |
     | batch normalisation with a tiny batch | rows of a batch, values per channel | 8, 32 |
     | tiny last batch | rows left over, with batch normalisation | fewer than 8 |
+
+    Targets that are one-hot where the loss takes numbers of classes, or the reverse, classes that
+    are numbered from 1 or by codes, and two classes called −1 and 1 are told, and read as what they
+    are meant to be; all else is measured with that reading.
 
     Slopes are used because the usual ratio of first to last gradient misses two common faults: 50
     ReLU layers with Glorot weights, where all gradients are 1e-10 alike, and saturated sigmoids.
@@ -101,13 +106,14 @@ def diagnose(
     y = tree.map_structure(lambda a: require_finite("y", a, "diagnose"), y)
     _check_rows(x, y)
     _check_inputs(model, x)
+    y, loss_function, readings = read_labels(model, y, loss_function)
     check_labels(model, y, loss_function, "diagnose")
 
     if optimizer is None:
         optimizer = getattr(model, "optimizer", None)
     else:
         optimizer = keras.optimizers.get(optimizer)
-    return judge(Subject(model, x, y, loss_function, batch_size, optimizer))
+    return judge(Subject(model, x, y, loss_function, batch_size, optimizer, readings))
 
 
 def judge(subject: Subject) -> Diagnosis:

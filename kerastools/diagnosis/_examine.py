@@ -45,6 +45,7 @@ def examine(subject: Subject) -> tuple[Evidence, int]:
             outputs=_outputs(subject, records),
             x=tuple(tree.flatten(subject.x)),
             input_names=tuple(layer.name for layer in read_graph(model, _NAME).input_layers),
+            readings=subject.readings,
             num_rows=subject.num_rows,
             batch_size=subject.batch_size,
             steps=_steps(stepper) if stepper else None,

@@ -121,6 +121,8 @@ def _plan(finding: Finding, subject: Subject, structure: Structure) -> str:
     if finding.rule == "output activation" and remedy is not None:
         structure.outputs[path] = remedy
         return f'output activation "{remedy}"'
+    if finding.rule == "labels" and isinstance(remedy, str):
+        return remedy  # The subject holds the targets and the loss as they were read.
     if finding.rule == "labels" and remedy is not None:
         structure.scales[path] = remedy
         return "Rescaling behind the output, by standard deviation and mean of y"

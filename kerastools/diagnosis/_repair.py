@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import tree
 
+from kerastools._core._graph import read_graph
 from kerastools._core._table import format_table
 from kerastools.calibration import calibrate, initialize
 from kerastools.diagnosis._change import Change
@@ -44,6 +45,7 @@ class Repair:
         model: The mended model, compiled if the original was.
         changes: What was changed, in the order in which it was done.
         diagnosis: The diagnosis of the mended model, with its first training steps.
+        y: The targets to train with; others than before only if their classes were misnumbered.
         batch_size: Rows of a batch to train with; another than before only if batch normalisation
             could not work with it.
         optimizer: A fresh optimizer for it, `None` if none was known; the one that `model` is
@@ -53,6 +55,7 @@ class Repair:
     model: Any
     changes: tuple[Change, ...]
     diagnosis: Any
+    y: Any
     batch_size: int
     optimizer: Any
 
@@ -88,7 +91,7 @@ class Repair:
 def repair(diagnosis: Any, judge: Callable[[Subject], Any], seed: int | None) -> Repair:
     """Mends structure, then weights, then learning rate, each judged after the one before."""
     optimizer = diagnosis.subject.optimizer
-    subject = replace(diagnosis.subject, optimizer=None)
+    subject = replace(diagnosis.subject, optimizer=None, readings=())
     findings = list(diagnosis.findings)
     changes: list[Change] = []
 
@@ -118,8 +121,8 @@ def repair(diagnosis: Any, judge: Callable[[Subject], Any], seed: int | None) ->
         changes.append(Change(bad[0].rule, bad[0].layer, what))
         after = judge(subject)
     fresh = type(subject.optimizer).from_config(subject.optimizer.get_config()) if known else None
-    _compile_like(diagnosis.subject.model, subject.model, fresh)
-    return Repair(subject.model, tuple(changes), after, subject.batch_size, fresh)
+    _compile_like(diagnosis.subject, subject.model, fresh)
+    return Repair(subject.model, tuple(changes), after, subject.y, subject.batch_size, fresh)
 
 
 def _calibrated(subject: Subject, bad: list[Finding]) -> list[Change]:
@@ -145,11 +148,19 @@ def _batch_size(subject: Subject, findings: list[Finding], changes: list[Change]
     return size
 
 
-def _compile_like(source: Any, target: Any, optimizer: Any) -> None:
-    """Compiles `target` with the losses and metrics of `source`, if it is compiled."""
+def _compile_like(subject: Subject, target: Any, optimizer: Any) -> None:
+    """Compiles `target` with the losses and metrics of the original, if that is compiled."""
+    source = subject.model
     if not getattr(source, "compiled", False) or optimizer is None:
         return
     config = source.get_compile_config()
+    if subject.readings:
+        parts: Any = subject.loss.parts
+        if isinstance(read_graph(source, "repair").output_structure, dict):
+            parts = dict(zip(subject.loss.names, parts, strict=True))
+        config["loss"] = tree.map_structure(
+            keras.saving.serialize_keras_object, parts if len(parts) > 1 else parts[0]
+        )
     config["optimizer"] = keras.saving.serialize_keras_object(optimizer)
     target.compile_from_config(config)
     target.optimizer = optimizer

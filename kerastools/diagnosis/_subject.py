@@ -6,6 +6,7 @@ from typing import Any
 from keras import tree
 
 from kerastools._core._losses import LossOfOutputs
+from kerastools.diagnosis._read_labels import Reading
 
 
 @dataclass(frozen=True, eq=False)
@@ -15,10 +16,11 @@ class Subject:
     Attributes:
         model: The model.
         x: All rows of its inputs, in its structure.
-        y: All rows of the targets.
+        y: All rows of the targets, as the loss takes them.
         loss: The loss of all outputs.
         batch_size: Rows of a batch.
         optimizer: The optimizer, or `None` where it is not known.
+        readings: How targets or losses that did not fit each other were read.
     """
 
     model: Any
@@ -27,6 +29,7 @@ class Subject:
     loss: LossOfOutputs
     batch_size: int
     optimizer: Any
+    readings: tuple[Reading, ...] = ()
 
     @property
     def num_rows(self) -> int:

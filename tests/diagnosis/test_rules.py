@@ -136,7 +136,7 @@ DATA = {
         np.sign(X[:, 0]),
         "binary_crossentropy",
         "from -1 to 1",
-        False,
+        True,
     ),
     "two hot": (
         net,

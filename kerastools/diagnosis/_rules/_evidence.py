@@ -10,6 +10,7 @@ from kerastools._core._flow import Flow
 from kerastools._core._signals import LayerRecord
 from kerastools._core._training_steps import Steps
 from kerastools.diagnosis._layer_signal import LayerSignal
+from kerastools.diagnosis._read_labels import Reading
 
 # A change per layer, in decades, that is no chance: ReLU with Glorot weights loses 0.301 of the
 # second moment, while sound nets of 50 narrow layers wander by less than 0.1.
@@ -52,6 +53,7 @@ class Evidence:
         outputs: Each output that has a loss.
         x: All rows of each input.
         input_names: Their names.
+        readings: How targets that do not fit their loss were read.
         num_rows: Rows of the whole data.
         batch_size: Rows of one batch in training.
         steps: Takes a factor of the learning rate; returns a few steps of the given optimizer.
@@ -67,6 +69,7 @@ class Evidence:
     outputs: tuple[Output, ...]
     x: tuple[np.ndarray, ...]
     input_names: tuple[str, ...]
+    readings: tuple[Reading, ...]
     num_rows: int
     batch_size: int
     steps: Callable[[float], Steps] | None

@@ -11,11 +11,12 @@ _CONTRADICTIONS = 0.05
 _LARGEST_TARGET = 100.0
 # So many rows per class are expected before a class that never appears is told.
 _ROWS_PER_CLASS = 20
+_SOURCE = "Northcutt, Athalye and Mueller 2021, Pervasive label errors."
 
 
 def labels(evidence: Evidence) -> list[Finding]:
-    """Constant targets, classes that never appear, equal rows with unequal labels, huge targets."""
-    findings = []
+    """Targets of another form than the loss takes, constant, contradictory or huge ones, ..."""
+    findings = [_misread(reading) for reading in evidence.readings]
     for output in evidence.outputs:
         for check in (_constant, _absent, _no_probabilities, _huge, _contradictory):
             found = check(evidence, output)
@@ -31,12 +32,25 @@ def labels(evidence: Evidence) -> list[Finding]:
                         threshold=threshold,
                         evidence=text,
                         fix=fix,
-                        source="Northcutt, Athalye and Mueller 2021, Pervasive label errors.",
+                        source=_SOURCE,
                         remedy=remedy,
                     )
                 )
                 break
     return findings
+
+
+def _misread(reading: Any) -> Finding:
+    return Finding(
+        rule="labels",
+        layer=reading.layer,
+        value=1.0,
+        threshold=0.0,
+        evidence=reading.evidence,
+        fix=reading.fix,
+        source=_SOURCE,
+        remedy=reading.what,
+    )
 
 
 _Found = tuple[float, float, str, str] | None
