@@ -183,17 +183,10 @@ def alarms(activation, initializer, norm, depth, seeds, width=64):
 
 
 @pytest.mark.parametrize(("activation", "initializer"), SOUND)
-@pytest.mark.parametrize("norm", [False, True], ids=["plain", "norm"])
-def test_sound_nets_raise_no_alarm(activation, initializer, norm):
-    assert alarms(activation, initializer, norm, 5, range(5)) == []
-    assert alarms(activation, initializer, norm, 50, [1]) == []
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("activation", "initializer"), SOUND)
-@pytest.mark.parametrize("norm", [False, True], ids=["plain", "norm"])
-def test_sound_nets_raise_no_alarm_with_ten_seeds(activation, initializer, norm):
-    assert alarms(activation, initializer, norm, 20, range(10)) == []
+def test_sound_nets_raise_no_alarm(activation, initializer):
+    assert alarms(activation, initializer, False, 10, range(10)) == []
+    assert alarms(activation, initializer, False, 50, [1]) == []
+    assert alarms(activation, initializer, True, 20, range(2)) == []
 
 
 def test_sound_convolutional_and_recurrent_nets_raise_no_alarm():
@@ -257,7 +250,7 @@ def state_of(model):
     return values + optimizer
 
 
-def test_the_model_is_left_as_it_was_to_the_bit():
+def test_the_model_is_left_as_it_was_to_the_bit_and_nested_layers_are_told_by_their_path():
     model = everything_in_it()
     rng = np.random.default_rng(1)
     x, y = rng.normal(size=(32, 8, 8, 3)).astype("float32"), rng.integers(0, 10, 32)
@@ -275,13 +268,7 @@ def test_the_model_is_left_as_it_was_to_the_bit():
     assert [layer.trainable for layer in model.layers] == flags
     assert len(model.losses) <= losses
     assert first.to_dict() == second.to_dict()
-
-
-def test_layers_of_nested_models_are_told_by_their_path():
-    model = everything_in_it()
-    rng = np.random.default_rng(1)
-    x, y = rng.normal(size=(32, 8, 8, 3)).astype("float32"), rng.integers(0, 10, 32)
-    paths = [s.layer for s in diagnose(model, x, y).signals]
+    paths = [s.layer for s in first.signals]
     inner = model.get_layer("inner").layers
     assert f"inner/{inner[0].name}" in paths
     assert f"inner/{inner[1].name}" in paths

@@ -34,27 +34,34 @@ def everything():
     return keras.Model(inputs, layers.Dense(3, activation="softmax", name="output")(x))
 
 
-def test_nothing_changes_in_inference_and_the_argument_is_left_alone():
-    model = everything()
+L1, L2 = 1e-3, 1e-2
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return everything()
+
+
+@pytest.fixture(scope="module")
+def tamed(plain):
+    return regularize(plain, L1, L2, max_norm=0.3, dropout=0.2, top_layers=2)
+
+
+def test_nothing_changes_in_inference_and_the_argument_is_left_alone(plain, tamed):
     x = rows(5, 8, 8, 3)
-    before, names = model.predict(x, verbose=0), [layer.name for layer in model.layers]
-    tamed = regularize(model, l1=1e-5, l2=1e-3, max_norm=2.0, dropout=0.3)
-    np.testing.assert_array_equal(tamed.predict(x, verbose=0), before)
-    assert [layer.name for layer in model.layers] == names
-    assert model.losses == []
-    assert not {id(v) for v in model.variables} & {id(v) for v in tamed.variables}
+    np.testing.assert_array_equal(*(ops.convert_to_numpy(model(x)) for model in (tamed, plain)))
+    assert not [layer.name for layer in plain.layers if layer.name.endswith("_dropout")]
+    assert plain.losses == []
+    assert not {id(v) for v in plain.variables} & {id(v) for v in tamed.variables}
 
 
 def kernels(model):
     return [v for v in model.trainable_variables if len(v.shape) > 1 and v.name != "bias"]
 
 
-def test_the_penalty_is_that_of_every_kernel():
-    model = everything()
-    l1, l2 = 1e-3, 1e-2
-    tamed = regularize(model, l1=l1, l2=l2)
-    w = [ops.convert_to_numpy(v).astype("float64") for v in kernels(model)]
-    expected = sum(l1 * abs(v).sum() + l2 * (v**2).sum() for v in w)
+def test_the_penalty_is_that_of_every_kernel(plain, tamed):
+    w = [ops.convert_to_numpy(v).astype("float64") for v in kernels(plain)]
+    expected = sum(L1 * abs(v).sum() + L2 * (v**2).sum() for v in w)
     assert float(sum(tamed.losses)) == pytest.approx(expected, rel=1e-5)
 
 
@@ -79,23 +86,28 @@ def unit_norms(model):
     return found
 
 
-def test_fit_and_load_keep_what_was_added(tmp_path):
-    tamed = regularize(everything(), l2=1e-3, max_norm=0.3, dropout=0.2, top_layers=2)
-    x, y = rows(16, 8, 8, 3), np.arange(16) % 3
-
-    def check(model):
-        model.compile(keras.optimizers.SGD(0.5), "sparse_categorical_crossentropy")
-        model.fit(x, y, epochs=1, verbose=0)
-        norms = unit_norms(model)
-        assert max(n.max() for n in norms.values()) <= 0.3 * (1 + 1e-6)
-        assert all(n.max() > 0.29 for n in norms.values())
-        assert len(model.losses) == len(kernels(model))
-        dropouts = [a for a in model.layers if isinstance(a, kerastools.layers.AlphaDropout)]
-        assert [a.name for a in dropouts] == ["shared_dropout", "output_dropout"]
-
-    check(tamed)
+def test_fit_keeps_what_was_added_to_a_model_that_was_loaded(tamed, tmp_path):
     tamed.save(tmp_path / "tamed.keras")
-    check(keras.models.load_model(tmp_path / "tamed.keras"))
+    model = keras.models.load_model(tmp_path / "tamed.keras")
+    model.compile(keras.optimizers.SGD(0.5), "sparse_categorical_crossentropy")
+    model.fit(rows(16, 8, 8, 3), np.arange(16) % 3, epochs=1, verbose=0)
+    norms = unit_norms(model)
+    assert max(n.max() for n in norms.values()) <= 0.3 * (1 + 1e-6)
+    assert all(n.max() > 0.29 for n in norms.values())
+    assert len(model.losses) == len(kernels(model))
+    dropouts = [a for a in model.layers if isinstance(a, kerastools.layers.AlphaDropout)]
+    assert [a.name for a in dropouts] == ["shared_dropout", "output_dropout"]
+
+
+def test_fit_uses_what_was_added():
+    model = regularize(dense_net(), l2=1.0, max_norm=0.3)
+    x, y = np.zeros((16, 6), "float32"), np.zeros((16, 2), "float32")
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    w = [ops.convert_to_numpy(v).astype("float64") for v in kernels(model)]
+    history = model.fit(x, y, batch_size=16, epochs=1, verbose=0).history
+    # The error is 0: what is left is the penalty, of the weights before the update.
+    assert history["loss"][0] == pytest.approx(sum((v**2).sum() for v in w), rel=1e-5)
+    assert all(n.max() <= 0.3 * (1 + 1e-6) for n in unit_norms(model).values())
 
 
 def dense_net():
