@@ -38,7 +38,7 @@ from kerastools.diagnosis import diagnose
 
 RESULTS = Path(__file__).parents[1] / "results"
 EPOCHS = 16
-GROUPS = {"tuned": NETS, "held-out": HELD_OUT}
+GROUPS = {"held-out": HELD_OUT, "tuned": NETS}
 MODELS_PER_FAULT = 4
 SEEDS = {"tuned": 2, "held-out": 8}
 PUBLISHED = (
@@ -64,7 +64,7 @@ def _traits(net: str, has: set[str]) -> set[str]:
 def faulty_cases() -> list[tuple[str, str, str, int]]:
     """Returns group, fault, net and seed of the faulty cases, one of each kind in turn."""
     found = []
-    for round_, (group, nets) in itertools.product(range(MODELS_PER_FAULT), GROUPS.items()):
+    for (group, nets), round_ in itertools.product(GROUPS.items(), range(MODELS_PER_FAULT)):
         for place, (name, (_, traits, _)) in enumerate((FAULTS | LOST).items()):
             fitting = [net for net, (*_, has) in nets.items() if traits <= _traits(net, has)]
             # Every kind begins with another net, so that all come their way.
@@ -187,7 +187,7 @@ def report(sound: Log, faulty: Log, console: Console) -> None:
         table.add_row(title, *(str(totals[g][c]) for g in GROUPS for c in columns))
         table.add_section()
     console.print(table)
-    for group in reversed(GROUPS):
+    for group in GROUPS:
         for kinds, what in (
             (FAULTS, "faulty models"),
             (FAULTS | LOST, "with what cannot be mended"),
@@ -223,10 +223,9 @@ def main() -> None:
     start = time.perf_counter()
     nets = [
         (group, net, seed)
-        for seed in range(1, 1 + max(SEEDS.values()))
         for group, of_group in GROUPS.items()
+        for seed in range(1, 1 + SEEDS[group])
         for net in of_group
-        if seed <= SEEDS[group]
     ]
     done = {tuple(row[k] for k in ("group", "fault", "net", "seed")) for row in faulty.rows}
     done |= {tuple(row[k] for k in ("group", "net", "seed")) for row in sound.rows}

@@ -65,7 +65,8 @@ def _output_names(model: Any, caller: str) -> list[str]:
     """Returns the keys of a dictionary of outputs, or else the names of the layers that end it."""
     graph = read_graph(model, caller)
     if isinstance(graph.output_structure, dict):
-        return list(graph.output_structure)
+        # Keras flattens a dictionary by its sorted keys.
+        return tree.flatten({name: name for name in graph.output_structure})
     producers = [graph.producer(t) for t in graph.outputs]
     return [p.operation.name if p else "" for p in producers]
 

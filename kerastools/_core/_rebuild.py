@@ -30,7 +30,8 @@ def rebuild(model: Any, caller: str, change: Change, connect: Connect | None = N
         caller: Named in messages of errors.
         change: Says for each layer what takes its place. Inside a layer, a wrapper say, it is not
             asked.
-        connect: Calls the new layers; it may put others before or behind, or leave one out.
+        connect: Calls the new layers and nested models; it may put others before or behind, or
+            leave one out.
 
     Returns:
         A functional model, not compiled.
@@ -58,10 +59,10 @@ def rebuild(model: Any, caller: str, change: Change, connect: Connect | None = N
             path = prefix + call.operation.name
             args, kwargs = call.filled_in(tensors)
             if has_graph(call.operation):
-                inner = build(Graph(call.operation), f"{path}/")
-                outputs = inner(*args, **kwargs)
+                layer = build(Graph(call.operation), f"{path}/")
             else:
-                outputs = connect(path, call, copy(path, call.operation), args, kwargs)
+                layer = copy(path, call.operation)
+            outputs = connect(path, call, layer, args, kwargs)
             for old, tensor in zip(call.outputs, keras.tree.flatten(outputs), strict=True):
                 tensors[id(old)] = tensor
         copies[key] = keras.Model(

@@ -39,13 +39,22 @@ def takes_training(layer: Any) -> bool:
     return "training" in inspect.signature(layer.call).parameters
 
 
-def _as_inputs(graph: Graph, x: Any) -> list[Any]:
-    """Returns `x`, an array or a structure of arrays, in the order of the graph's inputs."""
+def by_input(graph: Graph, x: Any) -> list[Any]:
+    """Returns `x`, an array or a structure of arrays, in the order of the graph's inputs.
+
+    Raises:
+        KeyError: If `x` is a dictionary that lacks one.
+    """
     if isinstance(x, dict):
         structure = graph.input_structure
-        keys = structure if isinstance(structure, dict) else [t.name for t in graph.inputs]
-        x = [x[key] for key in keys]
+        if isinstance(structure, dict):
+            return tree.flatten({key: x[key] for key in structure})
+        return [x[t.name] for t in graph.inputs]
+    return tree.flatten(x)
+
+
+def _as_inputs(graph: Graph, x: Any) -> list[Any]:
     return [
         ops.convert_to_tensor(value, dtype=symbol.dtype)
-        for value, symbol in zip(tree.flatten(x), graph.inputs, strict=True)
+        for value, symbol in zip(by_input(graph, x), graph.inputs, strict=True)
     ]

@@ -6,7 +6,9 @@ import keras
 from keras import tree
 
 from kerastools._core._checks import require_finite, require_graph
+from kerastools._core._graph import read_graph
 from kerastools._core._losses import check_labels, resolve_loss
+from kerastools._core._run import by_input
 from kerastools.diagnosis._diagnosis import Diagnosis
 from kerastools.diagnosis._examine import examine
 from kerastools.diagnosis._read_labels import read_labels
@@ -142,7 +144,16 @@ def _check_rows(x: Any, y: Any) -> None:
 
 def _check_inputs(model: Any, x: Any) -> None:
     """Raises unless `x` fits the inputs of the model."""
-    arrays, wanted = tree.flatten(x), [tuple(t.shape) for t in model.inputs]
+    graph = read_graph(model, "diagnose")
+    named = isinstance(graph.input_structure, dict)
+    needed = set(graph.input_structure) if named else {t.name for t in graph.inputs}
+    if isinstance(x, dict) and not needed <= set(x):
+        raise ValueError(
+            f'diagnose needs x to hold the inputs {sorted(needed)} of model "{model.name}". '
+            f"Received {sorted(x)}."
+        )
+    arrays = by_input(graph, x)
+    wanted = [tuple(t.shape) for t in model.inputs]
     fits = len(arrays) == len(wanted) and all(
         len(a.shape) == len(shape)
         and all(n is None or n == m for n, m in zip(shape[1:], a.shape[1:], strict=True))

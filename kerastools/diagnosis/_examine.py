@@ -13,6 +13,7 @@ from kerastools._core._activations import activation_name, own_activation
 from kerastools._core._flow import flow_of
 from kerastools._core._graph import read_graph
 from kerastools._core._live_rate import DROPOUTS
+from kerastools._core._run import by_input
 from kerastools._core._signals import LayerRecord, measure
 from kerastools._core._slots import learning_rate_source
 from kerastools._core._training_steps import Stepper, Steps
@@ -28,6 +29,7 @@ _NUM_BATCHES = 5
 def examine(subject: Subject) -> tuple[Evidence, int]:
     """Returns the evidence, and the rows of the batch that was run."""
     model = subject.model
+    graph = read_graph(model, _NAME)
     with warnings.catch_warnings():
         _quiet()
         (x, y), *_ = batches = _batches(subject, 1 + (subject.optimizer is not None) * _NUM_BATCHES)
@@ -43,8 +45,8 @@ def examine(subject: Subject) -> tuple[Evidence, int]:
             records=tuple(records),
             flow=flow_of(model, _NAME),
             outputs=_outputs(subject, records),
-            x=tuple(tree.flatten(subject.x)),
-            input_names=tuple(layer.name for layer in read_graph(model, _NAME).input_layers),
+            x=tuple(by_input(graph, subject.x)),
+            input_names=tuple(layer.name for layer in graph.input_layers),
             readings=subject.readings,
             num_rows=subject.num_rows,
             batch_size=subject.batch_size,

@@ -248,3 +248,19 @@ def test_a_deep_depthwise_net_keeps_its_signal_where_keras_loses_it():
 
     assert features(mend=False) < 1e-6
     assert 0.02 < features(mend=True) < 5
+
+
+def test_a_depthwise_net_keeps_the_signal_that_keras_loses():
+    """Which leaves Keras's at chance on digits, `benchmarks/gains.py` shows."""
+    keras.utils.set_random_seed(1)
+    stack = [keras.Input((8, 8, 1)), layers.Conv2D(64, 3, padding="same", activation="relu")]
+    for _ in range(6):
+        depthwise = layers.DepthwiseConv2D(3, padding="same", depthwise_initializer="he_normal")
+        stack += [depthwise, layers.ReLU()]
+        stack += [layers.Conv2D(64, 1, kernel_initializer="he_normal"), layers.ReLU()]
+    model = keras.Sequential(stack)
+    x = np.random.default_rng(1).normal(size=(32, 8, 8, 1)).astype("float32")
+    kerass = float(ops.mean(ops.square(model(x))))
+    ours = float(ops.mean(ops.square(initialize(model, seed=1)(x))))
+    assert kerass < 1e-8
+    assert 1e-3 < ours < 1e2

@@ -309,6 +309,33 @@ def test_several_inputs_and_outputs_may_be_lists_or_dictionaries():
     assert 0 < only < losses[0]
 
 
+def test_dictionaries_may_be_in_any_order():
+    """Keras flattens them by their sorted keys, whatever the order that they were written in."""
+    inputs = {name: keras.Input((n,), name=name) for name, n in (("b", 3), ("a", 4))}
+    joined = layers.Concatenate()([layers.Dense(8, "relu")(t) for t in inputs.values()])
+    outputs = {
+        "two": layers.Dense(5, activation="softmax", name="q")(joined),
+        "one": layers.Dense(1, name="p")(joined),
+    }
+    rng = np.random.default_rng(1)
+    x = {n: rng.normal(size=(64, k)).astype("float32") for n, k in (("b", 3), ("a", 4))}
+    x["a"] = 500 * x["a"]
+    y = {"two": np.arange(64) % 5, "one": x["a"][:, 0] / 500}
+    model = keras.Model(inputs, outputs)
+    diagnosis = diagnose(model, x, y, {"two": LOSS, "one": "mse"})
+    assert [f.rule for f in diagnosis.findings] == ["inputs not normalised"]
+    repair = diagnosis.repair(seed=1)
+    assert repair.diagnosis.findings == ()
+    scales = {
+        layer.variance.shape[-1]: float(ops.max(layer.variance))
+        for layer in repair.model.layers
+        if isinstance(layer, layers.Normalization)
+    }
+    assert scales[4] > 1e5 > 10 > scales[3]
+    with pytest.raises(ValueError, match=r"inputs \['a', 'b'\]"):
+        diagnose(model, {"a": x["a"]}, y, {"two": LOSS, "one": "mse"})
+
+
 def test_bad_arguments_are_refused_with_the_way_to_mend_them():
     model = dense_net("relu", "he_normal", 5, width=8)
     x, y = data(8, 20)
@@ -321,7 +348,7 @@ def test_bad_arguments_are_refused_with_the_way_to_mend_them():
     refused("rows", model, x, y[:-1], LOSS)
     refused("shapes", model, x[:, :5], y, LOSS)
     refused("shapes", model, [x, x], y, LOSS)
-    refused("sparse_categorical_crossentropy", model, x, y, "categorical_crossentropy")
+    refused("sparse_categorical_crossentropy", model, x, y + 5, "categorical_crossentropy")
     refused("one-hot", model, x, np.eye(10)[y] / 2, LOSS)
     refused("from 0 to 9", model, x, y + 11, LOSS)
     refused("from 0 to 9", model, x, y - 0.5, LOSS)

@@ -215,6 +215,22 @@ def test_units_that_begin_at_zero_but_part_are_not_identical():
     assert diagnose(model, X, Y, LOSS).findings == ()
 
 
+def test_inputs_that_a_nested_model_reads_are_normalised_in_front_of_it():
+    keras.utils.set_random_seed(1)
+    inner = keras.Sequential(
+        [keras.Input((32,)), layers.Dense(16, activation="relu", kernel_initializer="he_normal")],
+        name="inner",
+    )
+    end = layers.Dense(5, activation="softmax", name="output")
+    diagnosis = diagnose(keras.Sequential([keras.Input((32,)), inner, end]), 100 * X, Y, LOSS)
+    repair = diagnosis.repair(seed=1)
+    assert [change.rule for change in repair.changes] == ["inputs not normalised"]
+    assert repair.verified, str(repair)
+    np.testing.assert_allclose(
+        repair.model.get_layer("inner").layers[0].kernel, inner.layers[0].kernel
+    )
+
+
 def test_a_warm_up_is_no_tiny_learning_rate():
     warm_up = keras.optimizers.schedules.CosineDecay(
         1e-9, 1000, warmup_target=1e-3, warmup_steps=100
