@@ -147,7 +147,7 @@ def export_savedmodel(
         # Again: another process may have written one meanwhile.
         version = _checked_version(root, version, overwrite)
         with appears_at_once(root, version) as directory:
-            frozen, note = write_graph(served, graph, directory, freeze)
+            frozen, note = write_graph(served, graph, directory, freeze, copied=fold)
             if warm_up:
                 write_warm_up(directory, root.resolve().name, named, warm_up)
             got, num_nodes = _load_and_call(directory, named)

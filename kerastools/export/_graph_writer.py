@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from kerastools._core._graph import Graph, sublayers
+from kerastools.export._polish import keep_apart
 from kerastools.export._signature import input_names, output_names
 
 # A graph is one protocol buffer message, which holds less than 2 GiB; the rest is margin.
@@ -15,9 +16,9 @@ _LARGEST_GRAPH = 2**31 - 2**27
 
 
 def write_graph(
-    served: Any, graph: Graph, directory: Path, freeze: bool
+    served: Any, graph: Graph, directory: Path, freeze: bool, copied: bool
 ) -> tuple[bool, str | None]:
-    """Writes `served` with the signature of `graph`.
+    """Writes `served`, which may be changed if it is `copied`, with the signature of `graph`.
 
     Returns:
         Whether its weights are constants, and if not so although `freeze` is set, why.
@@ -34,6 +35,8 @@ def write_graph(
     # The tables of lookup layers are no constants: tracking their layers saves them.
     module.lookups = [part for part in sublayers(served) if hasattr(part, "save_assets")]
     if not frozen:
+        if copied:
+            keep_apart(served)
         module.weights = [v.value for v in served.variables]
         function = _trace(lambda inputs: served(inputs, training=False), graph)
     # Custom gradients, that of silu for one, cannot be saved from a graph and serve nothing here.

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from kerastools.export._polish import polish
+from kerastools.export._polish import keep_apart, polish
 from kerastools.folding import fold_batch_norm
 from tests.folding.networks import assert_same, randomise
 
@@ -61,3 +61,34 @@ def test_silu_is_spelled_out():
     polish(polished := fold_batch_norm(model))
     assert polished.layers[-1].activation is not keras.activations.silu
     assert_same(model, polished)
+
+
+def test_activations_that_are_slow_when_fused_stay_apart_from_variable_weights():
+    """In the graph something stands between the bias and the activation; it computes the same."""
+    import tensorflow as tf
+
+    model = randomise(
+        keras.Sequential(
+            [
+                keras.Input((7, 7, 2)),
+                layers.Conv2D(3, 3, activation="relu6"),
+                layers.Conv2D(3, 1),
+                layers.ReLU(6),
+                layers.Conv2D(3, 1),
+                layers.ELU(),
+                layers.Conv2D(3, 1, activation="silu"),
+                layers.Conv2D(3, 1),
+                layers.ReLU(),
+            ]
+        )
+    )
+    served = fold_batch_norm(model)
+    polish(served)
+    keep_apart(served)
+    assert_same(model, served, tolerance=1e-6)
+    spec = tf.TensorSpec((None, 7, 7, 2))
+    graph = tf.function(served, autograph=False).get_concrete_function(spec).graph
+    made_by = {op.type: op.inputs[0].op.type for op in graph.get_operations() if op.inputs}
+    assert (made_by["Relu6"], made_by["Elu"]) == ("EnsureShape", "EnsureShape")
+    assert made_by["Relu"] == "BiasAdd"
+    assert served.layers[-3].activation is keras.activations.silu
