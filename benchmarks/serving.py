@@ -7,11 +7,13 @@ Each network, with random weights, is exported four ways: plainly by Keras, fold
 both, which is the default of kerastools. All are loaded and served by `serving_default` in this
 process on one thread, in turns, so that a busy machine slows all alike. Printed is the median CPU
 time of Keras's export in milliseconds and how many times faster each of ours is; above 1 is faster.
+"from" and "to" bound the middle half of the rounds, each of which has a ratio of the default.
 Beside it stand other runtimes that read the default export, each where it is installed (`pip
 install openvino ai-edge-litert onnxruntime tf2onnx`), also on one thread and in float32. TensorFlow
 uses oneDNN, as it does by itself on processors with AVX512-VNNI. Two minutes or so per network on
 two cores; a third of that with --quick, which leaves out all but the default. With --results each
-line is appended to a CSV file as it comes, and a run that was cut goes on where it stopped.
+line is appended to a CSV file as it comes, and a run that was cut goes on where it stopped. A run
+of all is kept in benchmarks/results/serving.txt.
 """
 
 import argparse
@@ -129,14 +131,14 @@ def exports(model: keras.Model, folder: Path, quick: bool) -> dict[str, Path]:
     return paths
 
 
-def latencies(serve: dict[str, Serve], rounds: int) -> dict[str, float]:
-    """Returns the median CPU time of each way in milliseconds, measured in turns."""
+def latencies(serve: dict[str, Serve], rounds: int) -> dict[str, list[float]]:
+    """Returns the CPU time of each round of each way in milliseconds, measured in turns."""
     times: dict[str, list[float]] = {way: [] for way in serve}
     for _, (way, call) in itertools.product(range(rounds + 3), serve.items()):
         start = time.process_time()
         call()
         times[way].append(1e3 * (time.process_time() - start))
-    return {way: statistics.median(values[3:]) for way, values in times.items()}
+    return {way: values[3:] for way, values in times.items()}
 
 
 def measure(
@@ -161,9 +163,24 @@ def measure(
                     serve[runtime] = load(paths["both"], x)
                 except (ImportError, subprocess.CalledProcessError) as error:
                     print(f"{name}: no {runtime}, {type(error).__name__}", flush=True)
-            cost = latencies(serve, rounds if batch == 1 else max(rounds // 5, 5))
-            ratios = [cost["keras"] / cost[w] if w in cost else "" for w in (*WAYS, *RUNTIMES)]
-            yield (name, batch, cost["keras"], *ratios, size["keras"] / size["both"])
+            times = latencies(serve, rounds if batch == 1 else max(rounds // 5, 5))
+            cost = {way: statistics.median(values) for way, values in times.items()}
+            pairs = zip(times["keras"], times["both"], strict=True)
+            low, _, high = statistics.quantiles([k / b for k, b in pairs], n=4)
+            ways, runtimes = (
+                [cost["keras"] / cost[w] if w in cost else "" for w in group]
+                for group in (WAYS, RUNTIMES)
+            )
+            yield (
+                name,
+                batch,
+                cost["keras"],
+                *ways,
+                low,
+                high,
+                *runtimes,
+                size["keras"] / size["both"],
+            )
 
 
 def read(results: Path | None) -> list[tuple[object, ...]]:
@@ -199,8 +216,8 @@ def main() -> None:
                 with options.results.open("a") as file:
                     csv.writer(file).writerow(row)
             print(f"{name}, batch {row[1]}: {row[5]:.2f} times as fast", flush=True)
-    columns = ("network", "batch", "model.export, ms", *WAYS, *RUNTIMES, "times smaller")
-    print(format_table(columns, rows))
+    first = ("network", "batch", "model.export, ms", *WAYS, "from", "to")
+    print(format_table((*first, *RUNTIMES, "times smaller"), rows))
 
 
 if __name__ == "__main__":
