@@ -37,6 +37,10 @@ class Call:
         """Returns the argument that was passed by keyword as `name`, or `None`."""
         return self.node.arguments.kwargs.get(name)
 
+    def first_argument(self) -> Any:
+        """Returns the first positional argument, for a model the structure of its inputs."""
+        return next(iter(self.node.arguments.args), None)
+
     def has_explicit_mask(self) -> bool:
         """Whether a mask was passed by hand; Keras records those that travel with a tensor too."""
         mask = self.argument("mask")

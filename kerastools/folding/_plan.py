@@ -16,6 +16,7 @@ from kerastools.folding._algebra import (
     affine_of,
     passage,
 )
+from kerastools.folding._nesting import Nesting
 from kerastools.folding._report import FoldOutcome
 
 # Beyond it, adding the shift before the scale would lose the digits of x that matter.
@@ -42,6 +43,7 @@ class Plan:
         self.num_calls = Counter(
             id(call.operation) for graph in self.graphs.values() for call in graph.calls
         )
+        self.nesting = Nesting(self.graphs)
         self.outcomes: dict[int, FoldOutcome] = {}
         self.candidates: dict[int, tuple[Graph, Call]] = {}
         self._find(graph, "", set())
@@ -166,18 +168,15 @@ class Plan:
         self, graph: Graph, tensor: Any, affine: Affine, updates: dict[int, LinearWeights]
     ) -> list[str]:
         """Makes the layers before `tensor`, which is used once, compute a⊗tensor + b in place."""
+        graph, tensor = self.nesting.source(graph, tensor)
         call = graph.producer(tensor)
         if call is None:
             raise CannotFold("follows an input of the model")
         layer = call.operation
-        if graph.is_output(tensor):
-            raise CannotFold(f"the model also returns the output of {layer.name}")
-        if len(graph.consumers(tensor)) > 1:
-            users = ", ".join(sorted({c.operation.name for c in graph.consumers(tensor)}))
-            raise CannotFold(f"the output of {layer.name} is used several times: by {users}")
+        self._check_used_once(graph, tensor, layer)
         if id(call) in self.removed:
             return self._into_producers(graph, call.inputs[0], affine, updates)
-        passes = _passage(call)
+        passes = self._passage(graph, call)
         if passes is not None:
             (source,) = call.inputs
             _check_dtype(call)
@@ -195,28 +194,42 @@ class Plan:
         updates[id(layer)] = weights.followed_by(affine, len(tensor.shape))
         return [layer.name]
 
+    def _check_used_once(self, graph: Graph, tensor: Any, layer: Any) -> None:
+        calls = [call for _, call in self.nesting.uses(graph, tensor)]
+        if None in calls:
+            raise CannotFold(f"the model also returns the output of {layer.name}")
+        if len(calls) > 1:
+            users = ", ".join(sorted({call.operation.name for call in calls if call}))
+            raise CannotFold(f"the output of {layer.name} is used several times: by {users}")
+
     def _into_consumers(
         self, graph: Graph, tensor: Any, affine: Affine, updates: dict[int, LinearWeights]
     ) -> list[str]:
         """Makes all layers after `tensor` = a⊗x + b compute the same from x."""
-        if graph.is_output(tensor):
-            raise CannotFold("its output goes out of the model")
         names = []
-        for call in graph.consumers(tensor):
+        for place, call in self.nesting.uses(graph, tensor):
+            if call is None:
+                raise CannotFold("its output goes out of the model")
             layer = call.operation
-            passes = _passage(call)
+            passes = self._passage(place, call)
             if id(call) in self.removed:
-                names += self._into_consumers(graph, call.outputs[0], affine, updates)
+                names += self._into_consumers(place, call.outputs[0], affine, updates)
             elif passes is not None:
                 (target,) = call.outputs
                 _check_dtype(call)
-                after = passes(layer, affine, tensor.shape, target.shape)
-                names += self._into_consumers(graph, target, after, updates)
+                after = passes(layer, affine, call.inputs[0].shape, target.shape)
+                names += self._into_consumers(place, target, after, updates)
             else:
                 weights = self._weights(layer, updates)
                 updates[id(layer)] = weights.preceded_by(affine, len(tensor.shape))
                 names.append(layer.name)
         return names
+
+    def _passage(self, graph: Graph, call: Call) -> Any:
+        """Returns how an affine map passes a call in inference, or `None` if it cannot."""
+        if len(call.inputs) != 1 or call.argument("training"):
+            return None
+        return None if id(graph.model) in self.in_training_mode else passage(call.operation)
 
     def _weights(self, layer: Any, updates: dict[int, LinearWeights]) -> LinearWeights:
         weights = updates.get(id(layer)) or self.weights.get(id(layer)) or LinearWeights.of(layer)
@@ -225,13 +238,6 @@ class Plan:
                 f"{layer.name} is called {self.num_calls[id(layer)]} times with one kernel"
             )
         return weights
-
-
-def _passage(call: Call) -> Any:
-    """Returns how an affine map passes a call in inference, or `None` if it cannot."""
-    if len(call.inputs) != 1 or call.argument("training"):
-        return None
-    return passage(call.operation)
 
 
 def _check_dtype(call: Call) -> None:

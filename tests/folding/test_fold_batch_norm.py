@@ -20,6 +20,7 @@ from tests.folding.networks import (
     num_batch_norms,
     outputs,
     randomise,
+    reasons,
     sample,
 )
 
@@ -233,6 +234,55 @@ def test_nested_models_fold_inside():
     assert folded.get_layer("x").layers[1].trainable
 
 
+def nest(shape, *parts, name="inner"):
+    return keras.Sequential([keras.Input(shape), *parts], name=name)
+
+
+@ON_ONE_BACKEND
+@pytest.mark.parametrize(
+    ("parts", "into"),
+    [
+        (lambda d, n, r: [d, nest((4,), n, r)], "d"),
+        (lambda d, n, r: [nest((5,), d), n, r], "d"),
+        (lambda d, n, r: [d, nest((4,), n), r], "d"),
+        (lambda d, n, r: [nest((5,), d), nest((4,), nest((4,), n), r, name="other")], "d"),
+        (lambda d, n, r: [r, n, nest((5,), d)], "d"),
+        (lambda d, n, r: [nest((5,), r, n), d], "d"),
+        (lambda d, n, r: [nest((5,), r, n), nest((5,), nest((5,), d), name="other")], "d"),
+    ],
+    ids=["in", "out", "alone", "in and out", "before, in", "before, out", "before, in and out"],
+)
+def test_folds_over_the_border_of_a_nested_model_that_is_called_once(parts, into):
+    d, n = layers.Dense(4, name="d"), layers.BatchNormalization(name="n")
+    report = fold(network((5,), *parts(d, n, layers.ReLU())))[1]
+    assert report.outcomes[0].into == into
+
+
+@ON_ONE_BACKEND
+def test_folds_over_the_border_of_a_nested_model_with_several_inputs_and_outputs():
+    a, b = keras.Input((5,), name="a"), keras.Input((3,), name="b")
+    p, q = layers.Dense(4, name="p")(a), layers.Dense(3, name="q")(b)
+    inner = keras.Model({"a": a, "b": b}, {"p": p, "q": q, "r": layers.ReLU(name="r")(q)})
+    x, y = keras.Input((5,)), keras.Input((3,))
+    normed = [layers.BatchNormalization(name=name) for name in ("na", "nb", "np", "nq")]
+    outs = inner({"a": normed[0](layers.ReLU()(x)), "b": normed[1](layers.ReLU()(y))})
+    results = [normed[2](outs["p"]), normed[3](outs["q"]), outs["r"]]
+    _, report = fold(randomise(keras.Model([x, y], results)))
+    into = {o.layer: o.into for o in report.outcomes}
+    assert into == {"na": "p", "nb": "q", "np": "p", "nq": None}
+    assert reasons(report)["nq"].startswith("the output of q is used several times: by nq, r")
+
+
+@ON_ONE_BACKEND
+def test_an_image_head_folds_through_flatten_and_pooling_over_two_borders():
+    backbone = nest((None, None, 3), layers.Conv2D(4, 3, name="c"), name="backbone")
+    head = nest((3, 3, 4), layers.Flatten(), layers.Dense(2, name="h"), name="head")
+    norms = [layers.BatchNormalization(name=name) for name in ("n", "m")]
+    parts = [backbone, layers.AveragePooling2D(2), norms[0], layers.ReLU(), norms[1], head]
+    _, report = fold(network((8, 8, 3), *parts))
+    assert [o.into for o in report.outcomes] == ["c", "h"]
+
+
 def test_the_argument_is_left_alone():
     model = residual_network()
     model.get_layer("depth").trainable = False
@@ -379,6 +429,40 @@ class TestKept:
         x = keras.Input((4,))
         model = keras.Model(x, layers.BatchNormalization()(dense(inner(x))))
         assert reason(model) == "shared is called 2 times with one kernel"
+
+    def test_border_of_a_nested_model_that_is_called_twice(self):
+        inner = nest((4,), layers.Dense(4))
+        x = keras.Input((4,))
+        model = keras.Model(x, layers.BatchNormalization()(inner(inner(x))))
+        assert reason(model) == "the nested model inner is called 2 times"
+
+    def test_border_of_a_nested_model_that_uses_the_value_too(self):
+        a = keras.Input((4,))
+        y = layers.Dense(4, name="d")(a)
+        inner = keras.Model(a, [y, layers.ReLU(name="r")(y)])
+        x = keras.Input((4,))
+        p, q = inner(x)
+        model = keras.Model(x, [layers.BatchNormalization(name="n")(p), q])
+        assert reason(model) == "the output of d is used several times: by n, r"
+
+    def test_border_at_which_the_shape_or_structure_changes(self):
+        inner = nest((4,), layers.Dense(3))
+        x = keras.Input((4, 1))
+        model = keras.Model(x, inner(layers.BatchNormalization(axis=1)(layers.ReLU()(x))))
+        report = fold(randomise(model))[1]
+        assert "inner changes the dtype or shape" in report.outcomes[0].reason
+        a, b = keras.Input((4,), name="a"), keras.Input((4,), name="b")
+        two = keras.Model([a, b], layers.Add()([layers.Dense(3)(a), layers.Dense(3)(b)]))
+        x = keras.Input((4,))
+        y = layers.BatchNormalization()(layers.ReLU()(x))
+        report = fold(randomise(keras.Model(x, two({"b": y, "a": x}))))[1]
+        assert "on another structure" in report.outcomes[0].reason
+
+    def test_border_of_a_nested_model_whose_dropout_is_on(self):
+        inner = nest((4,), layers.Dense(4), layers.Dropout(0.0, name="on"))
+        x = keras.Input((4,))
+        model = keras.Model(x, layers.BatchNormalization()(inner(x, training=True)))
+        assert reason(model) == "on (Dropout) takes no fold"
 
     def test_output_used_elsewhere(self):
         x = keras.Input((4,))

@@ -36,6 +36,7 @@ class Grower:
         x = self.tensor()
         makers = [self.batch_norm, self.batch_norm, self.linear_layer, self.linear_layer]
         makers += [self.passage, self.passage, self.merge, self.activation, self.shared, self.op]
+        makers.append(self.nested)
         y = self.choose(makers)(x)
         if y is not None:
             self.tensors.append(y)
@@ -142,6 +143,21 @@ class Grower:
 
     def op(self, x):
         return self.choose([lambda: x * 0.5, lambda: keras.ops.tanh(x)])()
+
+    def nested(self, x):
+        """Calls a model made on the way, once or twice, whose layers others may call too."""
+        inner = Grower.__new__(Grower)
+        inner.choices, inner.linear = self.choices, self.linear
+        inner.inputs = [keras.Input(x.shape[1:], dtype=x.dtype)]
+        inner.tensors = list(inner.inputs)
+        for _ in range(self.choose([1, 2, 3])):
+            inner.grow()
+        y = inner.tensors[-1]
+        if y is inner.inputs[0]:
+            return None
+        model = keras.Model(inner.inputs, y)
+        z = model(x)
+        return model(z) if z.shape == x.shape and self.choose([True, False, False]) else z
 
     def model(self):
         ends = [self.tensors[-1]]
