@@ -1,6 +1,7 @@
 """Whatever kills a writer, there is no version or a whole one, and the next writer clears up."""
 
 import os
+import subprocess
 import sys
 import threading
 
@@ -89,3 +90,57 @@ def test_a_failed_first_write_leaves_no_directory(tmp_path):
     with pytest.raises(RuntimeError), one_writer(tmp_path / "a" / "b"):
         raise RuntimeError
     assert names_of(tmp_path) == []
+
+
+_KILLED_AT = """
+import importlib.util, os, signal, sys
+from pathlib import Path
+
+spec = importlib.util.spec_from_file_location("staging", sys.argv[1])
+staging = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(staging)
+left, swap = int(sys.argv[3]), sys.argv[4] == "swap"
+if not swap:
+    staging._exchange = lambda a, b: False
+
+def count_down(event, arguments):
+    global left
+    if event in ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.listdir"):
+        left -= 1
+        if left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(count_down)
+root = Path(sys.argv[2])
+with staging.one_writer(root), staging.appears_at_once(root, 1) as directory:
+    for name in ("a", "b"):
+        (directory / name).write_text("new")
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="signals, and one-step renames")
+@pytest.mark.parametrize("replaces", ["nothing", "swap", "rename"])
+def test_killed_before_any_step_there_is_no_version_or_a_whole_one(tmp_path, replaces):
+    """A process per step: killed before its first access to files, before its second and so on."""
+    for step in range(100):
+        root = tmp_path / str(step)
+        if replaces != "nothing":
+            with one_writer(root), appears_at_once(root, 1) as directory:
+                for name in ("a", "b"):
+                    (directory / name).write_text("old")
+        arguments = [_staging.__file__, str(root), str(step), replaces]
+        done = subprocess.run([sys.executable, "-I", "-c", _KILLED_AT, *arguments], check=False)
+        if (root / "1").exists():
+            found = {name: (root / "1" / name).read_text() for name in names_of(root / "1")}
+            assert found in ({"a": "old", "b": "old"}, {"a": "new", "b": "new"})
+        else:
+            # Without a swap in one step, the next writer brings the old version back.
+            assert replaces != "swap"
+            write(root, 2, "next")
+            assert (root / "1").exists() == (replaces == "rename")
+        if done.returncode == 0:
+            break
+        assert done.returncode == -9
+    assert step > 5
+    assert found == {"a": "new", "b": "new"}
+    assert names_of(root) == ["1"]
