@@ -1,15 +1,12 @@
 """Statistics of batch normalisation that fit the weights as they are."""
 
-import contextlib
-import inspect
-from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
-import numpy as np
 
+from kerastools._core._batch_statistics import measure_batch_norm
 from kerastools._core._checks import require_finite
-from kerastools._core._graph import Graph, has_graph, read_graph
+from kerastools._core._graph import Graph, read_graph
 
 _NAME = "recalibrate_batch_norm"
 
@@ -52,6 +49,7 @@ def recalibrate_batch_norm(model: keras.Model, data: Any, batch_size: int = 256)
 
     Example:
 
+    >>> import numpy as np
     >>> model = keras.Sequential([keras.Input((1,)), keras.layers.BatchNormalization()])
     >>> x = np.array([[1.0], [3.0], [5.0], [7.0]])
     >>> norm = recalibrate_batch_norm(model, x).layers[0]
@@ -64,34 +62,18 @@ def recalibrate_batch_norm(model: keras.Model, data: Any, batch_size: int = 256)
     graph = read_graph(model, _NAME)
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"{_NAME} needs batch_size ≥ 1. Received batch_size={batch_size!r}.")
-    arrays = _arrays(graph, data)
-    layers = {id(layer): layer for layer in _batch_norms(graph)}
-    sums = {key: np.zeros((2, *layer.moving_mean.shape)) for key, layer in layers.items()}
-    num_rows = dict.fromkeys(layers, 0)
-
-    def observe(layer: Any, rows: int) -> None:
-        mean, variance = (
-            keras.ops.convert_to_numpy(v).astype("float64")
-            for v in (layer.moving_mean, layer.moving_variance)
-        )
-        sums[id(layer)] += rows * np.stack([mean, variance + mean**2])
-        num_rows[id(layer)] += rows
-
-    with _batch_statistics(layers.values()):
-        for b in range(max(len(arrays[0]) // batch_size, 1)):
-            batch = [
-                keras.ops.convert_to_tensor(a[b * batch_size : (b + 1) * batch_size], t.dtype)
-                for a, t in zip(arrays, graph.inputs, strict=True)
-            ]
-            _run(graph, batch, layers, observe)
-    for key, layer in layers.items():
-        mean, square = sums[key] / num_rows[key]
-        layer.moving_mean.assign(mean)
-        layer.moving_variance.assign(np.maximum(square - mean**2, 0.0))
+    _check_data(graph, data)
+    measure_batch_norm(model, data, batch_size, _NAME, _moves)
     return model
 
 
-def _arrays(graph: Graph, data: Any) -> list[np.ndarray]:
+def _moves(layer: Any, arguments: dict[str, Any]) -> bool:
+    """Whether a call of a batch normalisation would move its statistics in training."""
+    # Batch renormalisation keeps averages of its own.
+    return layer.trainable and not layer.renorm and arguments.get("training") is not False
+
+
+def _check_data(graph: Graph, data: Any) -> None:
     try:
         keras.tree.assert_same_structure(data, graph.input_structure)
     except ValueError as error:
@@ -110,66 +92,3 @@ def _arrays(graph: Graph, data: Any) -> list[np.ndarray]:
         raise ValueError(
             f"{_NAME} needs as many rows in each input. Received {[len(a) for a in arrays]}."
         )
-    return arrays
-
-
-def _batch_norms(graph: Graph) -> list[Any]:
-    """Returns the layers that can move, of nested models too, each once."""
-    found: dict[int, Any] = {}
-    for call in graph.calls:
-        layer = call.operation
-        if has_graph(layer):
-            found |= {id(inner): inner for inner in _batch_norms(Graph(layer))}
-        elif isinstance(layer, keras.layers.BatchNormalization):
-            # Batch renormalisation keeps averages of its own.
-            moves = layer.trainable and not layer.renorm
-            if moves and call.argument("training") is not False:
-                found[id(layer)] = layer
-    return list(found.values())
-
-
-@contextlib.contextmanager
-def _batch_statistics(layers: Iterable[Any]) -> Iterator[None]:
-    """Makes moving statistics those of the last batch; on an error they are what they were."""
-    before = [
-        (layer, layer.momentum, layer.moving_mean.numpy(), layer.moving_variance.numpy())
-        for layer in layers
-    ]
-    try:
-        for layer in layers:
-            layer.momentum = 0.0
-        yield
-    except BaseException:
-        for layer, _, mean, variance in before:
-            layer.moving_mean.assign(mean)
-            layer.moving_variance.assign(variance)
-        raise
-    finally:
-        for layer, momentum, _, _ in before:
-            layer.momentum = momentum
-
-
-def _run(
-    graph: Graph,
-    inputs: list[Any],
-    moving: dict[int, Any],
-    observe: Callable[[Any, int], None],
-) -> list[Any]:
-    """Computes the graph, with the layers in `moving` in training mode and observed."""
-    tensors = {id(t): x for t, x in zip(graph.inputs, inputs, strict=True)}
-    for call in graph.calls:
-        layer = call.operation
-        args, kwargs = call.filled_in(tensors)
-        if has_graph(layer):
-            outputs = _run(Graph(layer), keras.tree.flatten(args), moving, observe)
-        elif id(layer) in moving and call.argument("training") is not False:
-            outputs = layer(*args, **{**kwargs, "training": True})
-            observe(layer, len(inputs[0]))
-        elif "training" in inspect.signature(layer.call).parameters:
-            # Told so: augmentation layers are on by default.
-            outputs = layer(*args, **{**kwargs, "training": False})
-        else:
-            outputs = layer(*args, **kwargs)
-        for symbolic, tensor in zip(call.outputs, keras.tree.flatten(outputs), strict=True):
-            tensors[id(symbolic)] = tensor
-    return [tensors[id(t)] for t in graph.outputs]

@@ -93,6 +93,17 @@ def test_frozen_and_nested_and_shared_layers():
 
 
 @ON_ONE_BACKEND
+def test_masked_steps_do_not_count():
+    x = rows(16, 5, 3)
+    x[:, 3:] = 0.0
+    model = network((5, 3), layers.Masking(), layers.BatchNormalization())
+    recalibrate_batch_norm(model, x)
+    seen = x[:, :3].astype("float64")
+    np.testing.assert_allclose(model.layers[1].moving_mean, seen.mean((0, 1)), rtol=1e-5)
+    np.testing.assert_allclose(model.layers[1].moving_variance, seen.var((0, 1)), rtol=1e-5)
+
+
+@ON_ONE_BACKEND
 def test_mends_a_model_whose_weights_moved_on_and_folds_after_it():
     model = network((4,), layers.Dense(3), layers.BatchNormalization(), layers.Dense(1))
     x = rows(64, 4)
