@@ -131,14 +131,14 @@ def exports(model: keras.Model, folder: Path, quick: bool) -> dict[str, Path]:
     return paths
 
 
-def latencies(serve: dict[str, Serve], rounds: int) -> dict[str, list[float]]:
+def latencies(serve: dict[str, Serve], rounds: int, warm_up: int) -> dict[str, list[float]]:
     """Returns the CPU time of each round of each way in milliseconds, measured in turns."""
     times: dict[str, list[float]] = {way: [] for way in serve}
-    for _, (way, call) in itertools.product(range(rounds + 3), serve.items()):
+    for _, (way, call) in itertools.product(range(warm_up + rounds), serve.items()):
         start = time.process_time()
         call()
         times[way].append(1e3 * (time.process_time() - start))
-    return {way: values[3:] for way, values in times.items()}
+    return {way: values[warm_up:] for way, values in times.items()}
 
 
 def measure(
@@ -163,7 +163,7 @@ def measure(
                     serve[runtime] = load(paths["both"], x)
                 except (ImportError, subprocess.CalledProcessError) as error:
                     print(f"{name}: no {runtime}, {type(error).__name__}", flush=True)
-            times = latencies(serve, rounds if batch == 1 else max(rounds // 5, 5))
+            times = latencies(serve, *((rounds, 3) if batch == 1 else (max(rounds // 5, 5), 1)))
             cost = {way: statistics.median(values) for way, values in times.items()}
             pairs = zip(times["keras"], times["both"], strict=True)
             low, _, high = statistics.quantiles([k / b for k, b in pairs], n=4)
