@@ -40,8 +40,8 @@ def fold_batch_norm(
     normalisation that goes), `Flatten`, `Reshape`, average pooling, nearest or bilinear upsampling,
     cropping, max pooling where every scale is positive, and zero padding where the shift is zero.
     Backwards it goes through `Concatenate` and `Add` into every branch. `Rescaling` and
-    `Normalization` at the input go the same way. Nested models are folded inside and, where they are
-    called once, from one side of their border to the other.
+    `Normalization` at the input go the same way. Nested models are folded inside and, where they
+    are called once, from one side of their border to the other.
 
     Where zero padding after it would not see the shift, only the scale goes forward, and a
     `Rescaling` of the same name adds the rest: z = a ⊗ (x + b/a).

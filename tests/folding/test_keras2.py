@@ -1,4 +1,4 @@
-"""A model that Keras 2 saved as .h5, years of models being so: Keras 3 loads it and it folds."""
+"""A model that Keras 2 saved as .h5: Keras 3 loads it, and it folds."""
 
 from pathlib import Path
 
