@@ -18,6 +18,8 @@ from kerastools.transfer._schedules import gradual, head_and_units
 _NAME = "fine_tune"
 # The trunk is unfrozen in so many groups, if it has so many layers and there are so many epochs.
 _GROUPS = 4
+# What a layer's learning rate is of that of the layer above it; the lowest has at least 1/100.
+_LAYER_DECAY, _LOWEST = 0.9, 0.01
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,8 +78,11 @@ def fine_tune(
     2. The head is trained for `head_epochs` on features that the frozen backbone computes once
        (`FeatureCache`); where they may not be cached, without.
     3. The layers below are unfrozen group by group from the top down, the lower ones at smaller
-       learning rates (`gradual`: four groups, × 1/2.6 each, one epoch per group, the last one to
-       the end), for `epochs` more. Optimizer and iterations go on from the first epoch to the last.
+       learning rates (`gradual`: four groups, one epoch per group, the last one to the end), for
+       `epochs` more. From each layer with weights to the one below it the rate falls by a tenth,
+       and to no less than a hundredth in all: so little in a shallow trunk that it adapts, so much
+       in a deep one that it is kept. Optimizer and iterations go on from the first epoch to the
+       last.
 
     Preprocess `x` as the backbone wants it, with its `keras.applications.*.preprocess_input`.
 
@@ -117,12 +122,12 @@ def fine_tune(
     >>> print(tuned.schedule)
     FreezeSchedule, batch_norm="inference"
     phase   layers                 lasts        learning rate
-    ───────────────────────────────────────────────────────────────────────
-        1   new_head               3 epochs     × 1, × 0.384615 per level
-        2   new_head, d            1 epoch      × 1, × 0.384615 per level
-        3   new_head, d, c         1 epoch      × 1, × 0.384615 per level
-        4   new_head, d, c, b      1 epoch      × 1, × 0.384615 per level
-        5   new_head, d, c, b, a   to the end   × 1, × 0.384615 per level
+    ──────────────────────────────────────────────────────────────────
+        1   new_head               3 epochs     × 1, × 0.9 per level
+        2   new_head, d            1 epoch      × 1, × 0.9 per level
+        3   new_head, d, c         1 epoch      × 1, × 0.9 per level
+        4   new_head, d, c, b      1 epoch      × 1, × 0.9 per level
+        5   new_head, d, c, b, a   to the end   × 1, × 0.9 per level
 
     Reference: Howard and Ruder, "Universal language model fine-tuning for text classification",
     ACL 2018.
@@ -134,10 +139,17 @@ def fine_tune(
     if not model.compiled:
         model = _with_head(model, y, learning_rate)
     if schedule is None:
-        top, units = head_and_units(model, None, _NAME)
-        schedule = gradual(model, max(min(_GROUPS, len(units), epochs), 1), head=top)
-        schedule.phases[0] = replace(schedule.phases[0], epochs=head_epochs)
+        schedule = _default(model, epochs, head_epochs)
     return _run(model, x, y, schedule, head_epochs + epochs, fit)
+
+
+def _default(model: keras.Model, epochs: int, head_epochs: int) -> FreezeSchedule:
+    top, units = head_and_units(model, None, _NAME)
+    num_groups = max(min(_GROUPS, len(units), epochs), 1)
+    decay = max(_LAYER_DECAY ** len(units), _LOWEST) ** (1 / num_groups)
+    schedule = gradual(model, num_groups, layer_decay=round(decay, 3), head=top)
+    schedule.phases[0] = replace(schedule.phases[0], epochs=head_epochs)
+    return schedule
 
 
 def _run(

@@ -6,7 +6,9 @@ import pytest
 
 from kerastools.callbacks import FreezeSchedule, Phase, Plateau
 from kerastools.transfer import fine_tune
+from kerastools.transfer._fine_tune import _default
 
+EAGERLY = keras.backend.backend() == "tensorflow"
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(48, 6)).astype("float32")
 Y = (X.mean(1) > 0).astype("int64")
@@ -22,6 +24,15 @@ def backbone(dropout=0.0):
         x = keras.layers.BatchNormalization(name=f"norm_{i}")(x)
         x = keras.layers.ReLU(name=f"relu_{i}")(x)
     return keras.Model(inputs, x, name="backbone")
+
+
+def with_head(dropout=0.0):
+    """Compiled, so that where nothing depends on the compiled step TensorFlow need not trace it."""
+    trunk = backbone(dropout)
+    outputs = keras.layers.Dense(2, "softmax", name="new_head")(trunk.output)
+    model = keras.Model(trunk.input, outputs)
+    model.compile("sgd", "sparse_categorical_crossentropy", run_eagerly=EAGERLY)
+    return model
 
 
 def test_head_first_and_then_the_layers_below_it():
@@ -43,11 +54,22 @@ def test_head_first_and_then_the_layers_below_it():
     assert tuned.to_dict()["schedule"]["phases"][0]["epochs"] == 3
 
 
+@pytest.mark.parametrize(
+    ("num_layers", "groups", "lowest"), [(2, 2, 0.81), (8, 4, 0.43), (60, 4, 0.01)]
+)
+def test_rates_fall_by_a_tenth_per_layer_and_to_a_hundredth_at_most(num_layers, groups, lowest):
+    layers = [keras.layers.Dense(1) for _ in range(num_layers + 1)]
+    model = keras.Sequential([keras.Input((1,)), *layers])
+    last = _default(model, epochs=9, head_epochs=1).phases[-1]
+    assert len(last.layers) == groups + 1
+    assert last.layer_decay**groups == pytest.approx(lowest, rel=0.01)
+
+
 def test_the_cache_changes_no_number():
     runs = []
     for dropout in (0.0, 1e-9):  # At this rate dropout drops nothing, but cannot be cached.
-        model = backbone(dropout)
-        tuned = fine_tune(model, X, Y, epochs=2, head_epochs=2, shuffle=False, verbose=0)
+        model = with_head(dropout)
+        tuned = fine_tune(model, X, Y, epochs=1, head_epochs=2, shuffle=False, verbose=0)
         assert (tuned.uncached is None) == (dropout == 0)
         runs.append(tuned)
     assert '"drop" of type Dropout draws at random' in str(runs[1])
@@ -55,7 +77,7 @@ def test_the_cache_changes_no_number():
 
 
 def test_a_schedule_that_was_edited_is_followed():
-    model = backbone()
+    model = with_head()
     plateau = Plateau("loss", patience=1, min_delta=1e9)
     schedule = FreezeSchedule([Phase("new_head", until=plateau), Phase("norm_1", lr_multiplier=0)])
     tuned = fine_tune(model, X, Y, epochs=2, head_epochs=2, schedule=schedule, verbose=0)
@@ -66,7 +88,7 @@ def test_a_schedule_that_was_edited_is_followed():
 
 def test_a_compiled_model_is_taken_as_it_is():
     model = keras.Sequential([backbone(), keras.layers.Dense(1, name="h")])
-    model.compile("sgd", "mse")
+    model.compile("sgd", "mse", run_eagerly=EAGERLY)
     tuned = fine_tune(model, X, Y, epochs=0, head_epochs=1, verbose=0)
     assert tuned.model is model
     assert tuned.schedule.history[0].trained == ("h",)
