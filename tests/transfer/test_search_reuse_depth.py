@@ -89,7 +89,7 @@ def make_source():
     return source, direction
 
 
-def test_the_layer_that_knows_the_task_is_found():
+def test_the_layer_that_knows_the_task_is_found(tmp_path):
     source, direction = make_source()
     x = np.random.default_rng(6).normal(size=(80, 20)).astype("float32")
     y = (np.abs(x @ direction)[:, 0] > 3).astype("int64")
@@ -113,7 +113,9 @@ def test_the_layer_that_knows_the_task_is_found():
     assert "LogME" in text
     assert found.to_dict()["upto"] == "relu"
     pytest.importorskip("matplotlib")
-    labels = [tick.get_text() for tick in found.plot().axes[0].get_xticklabels()]
+    figure = found.plot(tmp_path / "depth.png")
+    assert (tmp_path / "depth.png").stat().st_size > 10_000
+    labels = [tick.get_text() for tick in figure.axes[0].get_xticklabels()]
     assert labels == ["nothing", "relu", "useless"]
 
 
