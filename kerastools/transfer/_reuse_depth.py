@@ -157,14 +157,16 @@ class ReuseDepth:
             side = -1 if r.frozen else 1
             axes.annotate(
                 str(r.epochs),
-                (place + 0.12 * side, float(np.mean(r.accuracies))),
+                (place + (0.06 * side if r.upto else 0), float(np.mean(r.accuracies))),
+                xytext=(6 * side, 0),
+                textcoords="offset points",
                 fontsize=8,
                 ha="right" if r.frozen else "left",
                 va="center",
             )
         axes.set_xticks(range(len(names) + 1), ["nothing", *names], rotation=30, ha="right")
         axes.set_xlabel("reused up to")
-        axes.set_ylabel("accuracy (beside it: epochs trained)")
+        axes.set_ylabel("accuracy ± deviation (beside it: epochs trained)")
         axes.legend()
         if target is not None:
             figure.savefig(target, dpi=150)
