@@ -20,6 +20,7 @@ from kerastools.search._recurrent_net import RecurrentNet
 from kerastools.search._search_report import SearchReport
 from kerastools.search._spaces import betas, dropout, learning_rate, momentum
 from kerastools.search._spread_seed import spread_seed
+from kerastools.search._successive_halving import SuccessiveHalving
 from kerastools.search._tune import tune
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "PopulationTuner",
     "RecurrentNet",
     "SearchReport",
+    "SuccessiveHalving",
     "betas",
     "dropout",
     "learning_rate",

@@ -8,9 +8,11 @@ from typing import Any
 import keras
 import numpy as np
 
+from kerastools._core._graph import sublayers
 from kerastools._core._live_optimizer import LiveOptimizer
 from kerastools._core._slots import learning_rate_source
 from kerastools._core._stacked_keras import compile_arguments, graph_nodes
+from kerastools.search._penalties import NUMBERS, live_holders
 
 Description = dict[str, Any]
 
@@ -26,7 +28,8 @@ def describe(model: keras.Model) -> Description:
     depend on is in it: classes, configurations, the graph, loss and metrics, the code of functions
     and what they close over, and all attributes of classes that are the user's own. Configuration
     entries that are held in a variable (the rate of `kerastools.layers.Dropout`, the learning rate,
-    the numbers of `kerastools.optimizers`), initializers and seeds are left out: they are values.
+    the numbers of `kerastools.optimizers`) or can be (factors of L1 and L2, the bound of `MaxNorm`,
+    on TensorFlow), initializers and seeds are left out: they are values.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The object being serialized includes a `lambda`")
@@ -53,6 +56,9 @@ class _Walk:
     def __init__(self, model: keras.Model) -> None:
         self.result: Description = {}
         self.seen: dict[int, str] = {}
+        # Factors and bounds of variables; those of activities are read by the layers themselves.
+        activities = {id(getattr(x, "activity_regularizer", None)) for x in sublayers(model)}
+        self.live = live_holders(model) - activities
         self.kept: list[Any] = []  # So that no identity is given out twice during the walk.
         self.visit("", model)
         if getattr(model, "compiled", False):
@@ -187,7 +193,7 @@ class _Walk:
         for key, entry in config.items():
             if key == "seed" or key.endswith("_initializer"):
                 continue
-            if is_live(value, key):
+            if is_live(value, key) or (id(value) in self.live and key in NUMBERS[type(value)]):
                 self.result[f"{path}.{key}"] = "live"
             elif isinstance(entry, dict):
                 self.visit(f"{path}.{key}", _unsaved(value, key, entry))

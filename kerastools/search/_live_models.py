@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from kerastools.search._description import Description, describe, difference
+from kerastools.search._penalties import LivePenalties
 
 _KEPT = 4
 
@@ -19,7 +20,7 @@ class LiveModels:
     """
 
     def __init__(self) -> None:
-        self._kept: list[tuple[Description, Any]] = []
+        self._kept: list[tuple[Description, Any, LivePenalties]] = []
         self._unlike: Description | None = None
 
     def model_like(self, fresh: Any) -> tuple[Any, str]:
@@ -27,30 +28,29 @@ class LiveModels:
         if not fresh.built:
             return fresh, "newly compiled: the model has no weights before fit; give it an Input"
         wanted = describe(fresh)
-        for i, (description, model) in enumerate(self._kept):
+        for i, (description, model, live) in enumerate(self._kept):
             if description == wanted:
                 self._kept.append(self._kept.pop(i))
                 copy_state(fresh, model)
+                live.take(fresh)
                 return model, "live: compiled before, given this trial's numbers"
         reason = "newly compiled: the first of its kind"
         if self._unlike is not None:
             change = difference(self._unlike, wanted) or "training changed the one that was kept"
             reason = f"newly compiled: {change}"
         self._unlike = wanted
-        self._kept = [*self._kept[1 - _KEPT :], (wanted, fresh)]
+        self._kept = [*self._kept[1 - _KEPT :], (wanted, fresh, LivePenalties(fresh))]
         return fresh, reason
 
     def check(self, model: Any) -> None:
         """Forgets `model` if training changed what it computes (a callback froze a layer, say)."""
         self._kept = [
-            (description, kept)
-            for description, kept in self._kept
-            if kept is not model or description == describe(model)
+            entry for entry in self._kept if entry[1] is not model or entry[0] == describe(model)
         ]
 
     def forget(self, model: Any) -> None:
         """Forgets `model`, whose training failed in the middle."""
-        self._kept = [pair for pair in self._kept if pair[1] is not model]
+        self._kept = [entry for entry in self._kept if entry[1] is not model]
 
 
 def state_of(model: Any) -> list[Any]:

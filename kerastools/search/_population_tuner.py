@@ -3,7 +3,7 @@
 import json
 import os
 import warnings
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import keras
@@ -17,15 +17,14 @@ from kerastools.search._checks import (
     require_objective,
     require_same_space,
 )
-from kerastools.search._description import Description, describe
+from kerastools.search._clock import Clock
 from kerastools.search._live_models import BestState, LiveModels, state_of
+from kerastools.search._member import Member
+from kerastools.search._population import Population
 from kerastools.search._progress import Progress
+from kerastools.search._rungs import Rungs, StopAtRung
 from kerastools.search._spread_seed import spread_seed
-from kerastools.search._stacking import (
-    bound_fit_arguments,
-    why_model_cannot_stack,
-    why_search_cannot_stack,
-)
+from kerastools.search._stacking import bound_fit_arguments, why_search_cannot_stack
 from kerastools.search._state_files import (
     drop_unrecorded,
     read_arrays,
@@ -33,6 +32,7 @@ from kerastools.search._state_files import (
     write_arrays,
     write_json,
 )
+from kerastools.search._successive_halving import SuccessiveHalving
 
 
 class PopulationTuner(keras_tuner.Tuner):
@@ -47,16 +47,23 @@ class PopulationTuner(keras_tuner.Tuner):
     and compared with those compiled before, in all that a step can depend on (classes,
     configurations, graph, loss, metrics, the code of functions and what they close over). Live are
     the rate of `kerastools.layers.Dropout`; learning rate, momentum, betas, epsilon, weight decay
-    and clip thresholds of `kerastools.optimizers`; the learning rate of Keras's own optimizers;
-    initializers and seeds. A hyperparameter that changes anything else beside them (units, depth,
-    an activation, Keras's own `Dropout`) has a model compiled for each of its values, as in
-    keras-tuner. `tuner.ways[trial_id]` says for every trial which it was, and why.
+    and clip thresholds of `kerastools.optimizers`; the learning rate of Keras's own optimizers; on
+    TensorFlow the factors of L1 and L2 and the bound of MaxNorm; initializers and seeds. A
+    hyperparameter that changes anything else beside them (units, depth, an activation, Keras's own
+    `Dropout`) has a model compiled for each of its values, as in keras-tuner.
+    `tuner.ways[trial_id]` says for every trial which it was, and why.
 
     On TensorFlow, trials of one structure are also trained together, `population` at a time, in one
-    program that holds the weights of all: where the net is a graph of Dense, BatchNormalization,
-    activation, Flatten and `kerastools.layers.Dropout` layers with `kerastools.optimizers.SGD` or
-    `Adam`, and `search` is given NumPy arrays and no callbacks. Anything else is trained one trial
-    after the other. All trials then see the same batches in the same order.
+    program that holds the weights of all: a place that becomes free, because its trial is done,
+    stopped or diverged, is given to the next at once. That takes a graph of Keras's and our layers
+    (masks of time steps, recurrent layers with dropout or state and activity regularizers excepted)
+    with `kerastools.optimizers.SGD`, `AdaGrad`, `RMSProp`, `Adam`, `Nadam`, `AdaMax` or `RAdam`,
+    and `search` given NumPy arrays and no callbacks but `EarlyStopping` and `TerminateOnNaN`.
+    Dense, convolutional, normalising, pooling and recurrent layers, embeddings and the like are
+    computed for all trials at once, other layers trial by trial in the same program. Where its
+    steps are so long that it may not pay, one trial is trained alone and the cheaper way is taken
+    from then on. Anything else is trained one trial after the other. Trials in a population see the
+    same batches.
 
     A trial's result is that of a model built for it alone: to the bit where one is trained after
     the other, up to rounding where they are trained together. A trial whose builder raises or whose
@@ -72,6 +79,8 @@ class PopulationTuner(keras_tuner.Tuner):
             a list of them.
         max_trials: Number of trials in all, those of an interrupted search included.
         population: How many trials are trained together, at most; with 1, one after the other.
+        halving: `SuccessiveHalving(...)`, by which trials that are behind are stopped early; by
+            default all are trained for all epochs.
         seed: Integer from 0 from which configurations, weights and batches are drawn; by default
             new for each search.
         oracle: A `keras_tuner.Oracle` that chooses the configurations, in place of random search;
@@ -119,6 +128,7 @@ class PopulationTuner(keras_tuner.Tuner):
         objective: Any = None,
         max_trials: int = 10,
         population: int = 8,
+        halving: SuccessiveHalving | None = None,
         seed: int | None = None,
         oracle: keras_tuner.Oracle | None = None,
         directory: str | os.PathLike[str] | None = None,
@@ -152,7 +162,8 @@ class PopulationTuner(keras_tuner.Tuner):
         self.seed = spread_seed(seed)
         self.ways: dict[str, str] = {}
         self._live = LiveModels()
-        self._together: list[tuple[Description, Any]] = []
+        self._rungs = Rungs(halving, oracle.objective)
+        self._clock = Clock()
         self._prepared: dict[str, Any] = {}
         self._trained: dict[str, tuple[Any, list[np.ndarray]]] = {}
         self._progress: Progress | None = None
@@ -186,7 +197,11 @@ class PopulationTuner(keras_tuner.Tuner):
             warnings.filterwarnings("ignore", "currentThread|getName", DeprecationWarning)
             alone = why_search_cannot_stack(self, fit_args, fit_kwargs)
             if alone is None and self.population > 1:
-                self._search_together(bound_fit_arguments(fit_args, fit_kwargs) or {})
+                fit = bound_fit_arguments(fit_args, fit_kwargs) or {}
+                self.on_search_begin()
+                finish = partial(self._finish, fit)
+                Population(self, fit, self._rungs, self._build, finish).run()
+                self.on_search_end()
             else:
                 if alone is not None and self.population > 1 and verbose:
                     print(f"One trial after the other, because {alone}.")
@@ -207,7 +222,8 @@ class PopulationTuner(keras_tuner.Tuner):
             own = self._deepcopy_callbacks(callbacks)
             if any(type(callback).__name__ == "TensorBoard" for callback in own):
                 self._configure_tensorboard_dir(own, trial, execution)
-            own += [self._hooks(trial), best]
+            stop = StopAtRung(self._rungs, trial.trial_id, best)
+            own += [self._hooks(trial), best, *([stop] if execution == 0 else []), self._clock]
             fresh = self._prepared.pop(trial.trial_id, None) or self._build(trial, execution)
             if isinstance(fresh, Exception):
                 raise fresh
@@ -225,6 +241,10 @@ class PopulationTuner(keras_tuner.Tuner):
             self._live.check(model)
             _require_numbers(history)
             histories.append(history)
+            if stop.stopped:
+                stopped = f", stopped after {stop.stopped} epochs by successive halving"
+                self.ways[trial.trial_id] += stopped
+                break
         if best.arrays:
             write_json(self._build_config_path(trial), model.get_build_config())
             write_arrays(self._checkpoint_path(trial), best.arrays)
@@ -273,7 +293,8 @@ class PopulationTuner(keras_tuner.Tuner):
 
     def get_state(self) -> dict[str, Any]:
         """Returns what a resumed search goes on with."""
-        return {"seed": self.seed, "objective": str(self.oracle.objective)}
+        objective = str(self.oracle.objective)
+        return {"seed": self.seed, "objective": objective, "rungs": self._rungs.state()}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Takes over what `get_state` returned."""
@@ -284,6 +305,7 @@ class PopulationTuner(keras_tuner.Tuner):
                 "directory or project_name of its own, or pass overwrite=True to delete that one."
             )
         self.seed = state["seed"]
+        self._rungs.load(state.get("rungs", ()), self.oracle.end_order)
 
     def _check(self, fit_kwargs: dict[str, Any]) -> None:
         space = self.oracle.get_space()
@@ -292,100 +314,19 @@ class PopulationTuner(keras_tuner.Tuner):
         require_objective(self, model, fit_kwargs)
         require_live(self._build_once, space)
 
-    def _search_together(self, fit: dict[str, Any]) -> None:
-        """Draws trials, and trains those of one structure together."""
-        self.on_search_begin()
-        waiting: list[_Member] = []
-        while self._draw(waiting):
-            group = _largest_group(waiting)[: self.population]
-            for member in group:
-                waiting.remove(member)
-            if group:
-                self._train_together(group, fit)
-            for member in group:
-                self._try_run_and_update_trial(member.trial, **fit, verbose=0)
-                self.on_trial_end(member.trial)
-        self.on_search_end()
-
-    def _draw(self, waiting: list["_Member"]) -> bool:
-        """Draws trials until a group is full, at most twice the population; false at the end."""
-        while len(_largest_group(waiting)) < self.population > len(waiting) / 2:
-            taken = {member.place for member in waiting}
-            place = next(i for i in range(len(taken) + 1) if i not in taken)
-            trial = self.oracle.create_trial(f"{self.tuner_id}-{place}")
-            if trial.status == "STOPPED":
-                return bool(waiting)
-            if trial.status == "IDLE":
-                return True
-            self.on_trial_begin(trial)
-            try:
-                model: Any = self._build(trial)
-                waiting.append(_Member(trial, place, model, describe(model)))
-            except keras_tuner.errors.FatalError:
-                raise
-            except Exception as error:
-                waiting.append(_Member(trial, place, error, {"builder raised": id(error)}))
-        return True
-
-    def _train_together(self, group: list["_Member"], fit: dict[str, Any]) -> None:
-        """Trains the models of `group` at once, or prepares training one after the other."""
-        first, number = group[0], len(group)
-        known = [s for description, s in self._together if description == first.description]
-        reason = None
-        if isinstance(first.model, Exception):
-            reason = "it cannot be built"
-        elif not known and number == 1:
-            reason = "it is the only one of its kind"
-        elif not known:
-            reason = why_model_cannot_stack(first.model)
-        if reason is None:
-            try:
-                stacked = known[0] if known else self._stack(first)
-                histories, arrays = self._fit_together(stacked, [m.model for m in group], fit)
-            except Exception as error:
-                self._together = [pair for pair in self._together if pair[0] != first.description]
-                reason = f"training together failed: {error!r}"
-                warnings.warn(f"Trained one after the other: {reason}", stacklevel=3)
-        for i, member in enumerate(group):
-            name = member.trial.trial_id
-            if reason is None:
-                self._trained[name] = (histories[i], arrays[i])
-                kind = "in a program compiled before" if known else "newly compiled"
-                self.ways[name] = f"one of {number} trained together, {kind}"
-            else:
-                self._prepared[name] = member.model
-                self.ways[name] = f"; alone, because {reason}"
-
-    def _stack(self, member: "_Member") -> Any:
-        from kerastools.search._stacked_model import StackedModel
-
-        stacked = StackedModel(member.model, self.population)
-        self._together = [*self._together[-3:], (member.description, stacked)]
-        return stacked
-
-    def _fit_together(
-        self, stacked: Any, models: list[Any], fit: dict[str, Any]
-    ) -> tuple[list[Any], list[list[np.ndarray]]]:
-        """Returns the history and the best state of each model."""
-        objective = self.oracle.objective
-        # Places that are not needed train the first model once more.
-        stacked.load([*models, *[models[0]] * (self.population - len(models))])
-        histories = [_History() for _ in models]
-        best = np.full(self.population, np.nan)
-        seed = int(np.random.SeedSequence([self.seed, 0]).generate_state(1)[0])
-        for logs in stacked.fit(**fit, seed=seed):
-            values = [float(objective.get_value(log)) for log in logs]
-            improved = np.array(
-                [
-                    not np.isnan(value) and (np.isnan(old) or objective.better_than(value, old))
-                    for value, old in zip(values, best, strict=True)
-                ]
-            )
-            best = np.where(improved, values, best)
-            stacked.remember(improved)
-            for history, log in zip(histories, logs, strict=False):
-                history.add(log)
-        return histories, stacked.best_arrays()
+    def _finish(
+        self, fit: dict[str, Any], member: Member, way: str, arrays: list[Any] | None
+    ) -> float | None:
+        """Ends a trial that was trained in a population, or trains it alone and ends it."""
+        self.ways[member.name] = way
+        if arrays is None:
+            self._prepared[member.name] = member.model
+        else:
+            self._trained[member.name] = (member.history, arrays)
+        self._clock = Clock()
+        self._try_run_and_update_trial(member.trial, **fit, verbose=0)
+        self.on_trial_end(member.trial)
+        return self._clock.seconds
 
     def _build(self, trial: Any, execution: int = 0) -> keras.Model:
         """Returns the trial's model as the builder makes it."""
@@ -427,43 +368,6 @@ class PopulationTuner(keras_tuner.Tuner):
 
     def _build_config_path(self, trial: Any) -> str:
         return os.path.join(self.get_trial_dir(trial.trial_id), "build_config.json")
-
-
-@dataclass(eq=False)
-class _Member:
-    """A trial that waits for others of its structure; its model, or why it cannot be built."""
-
-    trial: Any
-    place: int
-    model: Any
-    description: Description
-
-
-def _largest_group(waiting: list[_Member]) -> list[_Member]:
-    """Returns the members of the structure that most of them have."""
-    groups: list[list[_Member]] = []
-    for member in waiting:
-        for group in groups:
-            if group[0].description == member.description:
-                group.append(member)
-                break
-        else:
-            groups.append([member])
-    return max(groups, key=len, default=[])
-
-
-class _History(keras.callbacks.History):
-    """The history of a model that `fit` has not trained."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.epoch: list[int] = []
-
-    def add(self, log: dict[str, float]) -> None:
-        """Adds what one epoch reports."""
-        self.epoch.append(len(self.epoch))
-        for name, value in log.items():
-            self.history.setdefault(name, []).append(value)
 
 
 class _Hooks(keras.callbacks.Callback):

@@ -6,16 +6,16 @@ import keras
 import keras_tuner
 import numpy as np
 
-from kerastools._core._hyperparameter import Hyperparameter
 from kerastools._core._slots import learning_rate_source
 from kerastools._core._stacked_keras import compile_arguments, graph_nodes
-from kerastools.constraints import MaxNorm
-from kerastools.optimizers import SGD, Adam
+from kerastools.optimizers import SGD, AdaGrad, Adam, AdaMax, Nadam, RAdam, RMSProp
+from kerastools.search._penalties import NUMBERS
 from kerastools.search._stacked_layers import why_layer_cannot_stack
+from kerastools.search._stacked_update import declared
 
-_FIT_ARGUMENTS = {"x", "y", "validation_data", "batch_size", "epochs", "shuffle"}
-# On CPUs, layers beyond this are bound by arithmetic: training them together gains nothing.
-_MOST_WEIGHTS = 2_000_000
+_FIT_ARGUMENTS = {"x", "y", "validation_data", "batch_size", "epochs", "shuffle", "callbacks"}
+# They look at what an epoch reports, and at nothing in the model.
+_CALLBACKS = (keras.callbacks.EarlyStopping, keras.callbacks.TerminateOnNaN)
 
 
 def why_search_cannot_stack(
@@ -38,6 +38,9 @@ def why_search_cannot_stack(
     given = bound_fit_arguments(args, kwargs)
     if given is None:
         return f"search was given more than {', '.join(sorted(_FIT_ARGUMENTS))}"
+    for callback in given.get("callbacks", ()):
+        if type(callback) not in _CALLBACKS:
+            return f"the callback {type(callback).__name__} may look into the model"
     validation = given.get("validation_data")
     arrays = [given.get("x"), given.get("y"), *(validation if validation is not None else ())]
     if len(arrays) not in (2, 4) or not all(isinstance(a, np.ndarray) for a in arrays):
@@ -50,8 +53,6 @@ def bound_fit_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[s
     given = dict(zip(("x", "y"), args, strict=False)) | {
         name: value for name, value in kwargs.items() if value is not None and name != "verbose"
     }
-    if not given.get("callbacks", True):
-        del given["callbacks"]
     if len(args) > 2 or set(given) - _FIT_ARGUMENTS:
         return None
     return given
@@ -68,25 +69,17 @@ def why_model_cannot_stack(model: Any) -> str | None:
         return "the model is of a class of its own"
     if len(model.inputs) != 1 or len(model.outputs) != 1:
         return "the model has several inputs or outputs"
-    for layer, arguments, _ in graph[0]:
+    for layer, _, _ in graph[0]:
         if (reason := why_layer_cannot_stack(layer)) is not None:
             return reason
-        if any(not isinstance(argument, str) for argument in arguments):
-            return f"layer {layer.name!r} takes more than one tensor"
-    if model.losses:
-        return "there are regularizers"
     for variable in model.trainable_variables:
-        constraint = variable.constraint
-        kernel_bound = isinstance(constraint, MaxNorm) and constraint.axis == "auto"
-        if not (constraint is None or kernel_bound or _is_nonneg(constraint)):
-            return f"{variable.path} has the constraint {type(constraint).__name__}"
-    if model.count_params() > _MOST_WEIGHTS:
-        return f"with {model.count_params()} weights, training together gains nothing"
+        for holder in (variable.regularizer, variable.constraint):
+            if holder is not None and type(holder) not in _PENALTIES:
+                return f"{variable.path} has a {type(holder).__name__}"
     return _why_compiled_cannot_stack(model)
 
 
-def _is_nonneg(constraint: Any) -> bool:
-    return type(constraint) is keras.constraints.NonNeg
+_PENALTIES = (*NUMBERS, keras.constraints.NonNeg)
 
 
 def _why_compiled_cannot_stack(model: Any) -> str | None:
@@ -96,6 +89,9 @@ def _why_compiled_cannot_stack(model: Any) -> str | None:
     loss = arguments["loss"]
     if (isinstance(loss, str) and loss in ("crossentropy", "ce")) or isinstance(loss, list | dict):
         return f"the loss is {loss!r}"
+    name = loss if isinstance(loss, str) else getattr(loss, "name", getattr(loss, "__name__", ""))
+    if name.lower() in _ACROSS_ROWS:
+        return f"the loss {name!r} is no mean over rows"
     if isinstance(loss, keras.losses.Loss) and loss.reduction != "sum_over_batch_size":
         return f"the loss has reduction={loss.reduction!r}"
     module = (
@@ -112,6 +108,7 @@ def _why_compiled_cannot_stack(model: Any) -> str | None:
     return _why_optimizer_cannot_stack(model.optimizer)
 
 
+_ACROSS_ROWS = {"dice", "tversky", "circle", "ctc"}
 _MEANS = keras.metrics.MeanMetricWrapper
 
 
@@ -121,16 +118,19 @@ def _metric(metric: Any) -> Any:
     return keras.metrics.get(metric) if isinstance(metric, str) else metric
 
 
+_OPTIMIZERS = (SGD, AdaGrad, Adam, AdaMax, Nadam, RAdam, RMSProp)
+
+
 def _why_optimizer_cannot_stack(optimizer: Any) -> str | None:
     name = type(optimizer).__name__
-    if type(optimizer) not in (SGD, Adam):
+    if type(optimizer) not in _OPTIMIZERS:
         return f"the optimizer is {type(optimizer).__module__.split('.')[0]}'s {name}"
     if getattr(optimizer, "nesterov", None) == "exact":
         return "exact Nesterov momentum evaluates at other weights"
     for option in ("skip_nonfinite", "use_ema", "gradient_accumulation_steps", "param_groups"):
         if getattr(optimizer, option, None):
             return f"the optimizer has {option}"
-    for option in ("global_clipnorm", "adaptive_clipnorm", "loss_scale_factor"):
+    for option in ("adaptive_clipnorm", "loss_scale_factor"):
         if getattr(optimizer, option, None) is not None:
             return f"the optimizer has {option}"
     held = {name: getattr(optimizer, d.attribute) for name, d in declared(optimizer).items()}
@@ -139,13 +139,3 @@ def _why_optimizer_cannot_stack(optimizer: Any) -> str | None:
         if callable(source):
             return f"the optimizer's {name} is a function of the step"
     return None
-
-
-def declared(optimizer: Any) -> dict[str, Hyperparameter]:
-    """Returns the numbers that the class of `optimizer` declares, by name."""
-    return {
-        name: attribute
-        for cls in reversed(type(optimizer).__mro__)
-        for name, attribute in vars(cls).items()
-        if isinstance(attribute, Hyperparameter)
-    }

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from kerastools._core._stacked_keras import count_names_anew
+from kerastools.constraints import MaxNorm
 from kerastools.layers import Dropout
 from kerastools.optimizers import SGD, Adam
 from kerastools.search._description import describe, difference
@@ -40,6 +41,8 @@ def build(**changes):
         "default": 2.0,
         "layer": 2.0,
         "l2": 0.01,
+        "bound": 2.0,
+        "activity": 0.01,
         "order": 1,
         "learning_rate": 0.1,
         "momentum": 0.9,
@@ -58,6 +61,8 @@ def build(**changes):
         c["units"],
         kernel_initializer=keras.initializers.RandomNormal(stddev=c["stddev"], seed=c["seed"]),
         kernel_regularizer=keras.regularizers.L2(c["l2"]),
+        kernel_constraint=MaxNorm(c["bound"]),
+        activity_regularizer=keras.regularizers.L2(c["activity"]),
         trainable=c["trainable"],
     )(inputs)
     x = Dropout(c["rate"], seed=c["seed"])(x)
@@ -90,6 +95,8 @@ def test_two_builds_of_one_configuration_are_equal():
         {"clipnorm": 0.1},
         {"stddev": 1.0},
         {"seed": 2},
+        {"l2": 0.1},
+        {"bound": 3.0},
     ],
 )
 def test_what_is_held_in_a_variable_makes_no_difference(change):
@@ -105,7 +112,7 @@ def test_what_is_held_in_a_variable_makes_no_difference(change):
         ({"partial": 3.0}, "factor is 3.0"),
         ({"default": 3.0}, "defaults.0 is 3.0"),
         ({"layer": 3.0}, "hidden_factor.0 is 3.0"),
-        ({"l2": 0.1}, "kernel_regularizer.l2 is 0.1"),
+        ({"activity": 0.1}, "activity_regularizer.l2 is 0.1"),
         ({"order": -1}, "call"),
         ({"clipnorm": None}, "optimizer.clipnorm is None"),
         ({"optimizer": Adam}, "optimizer is kerastools.optimizers._adam.Adam"),

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -8,9 +9,17 @@ import keras_tuner
 import numpy as np
 import pytest
 
+from kerastools.constraints import MaxNorm
 from kerastools.layers import Dropout
 from kerastools.optimizers import SGD, Adam
-from kerastools.search import PopulationTuner, dropout, learning_rate, momentum
+from kerastools.search import (
+    PopulationTuner,
+    SuccessiveHalving,
+    _population,
+    dropout,
+    learning_rate,
+    momentum,
+)
 
 pytestmark = pytest.mark.tensorflow
 
@@ -31,11 +40,11 @@ class Counter(keras.layers.Layer):
         return x
 
 
-def build(hp, units=12):
+def build(hp, units=12, **penalties):
     model = keras.Sequential(
         [
             keras.Input((6,)),
-            keras.layers.Dense(units, activation="tanh"),
+            keras.layers.Dense(units, activation="tanh", **penalties),
             keras.layers.BatchNormalization(),
             Counter(),
             Dropout(dropout(hp)),
@@ -123,8 +132,11 @@ def test_a_trial_on_a_reused_model_equals_a_fresh_build_trained_alone(searched):
 @pytest.mark.parametrize("chosen", [Adam, keras.optimizers.Adam])
 def test_so_does_one_with_adam(tmp_path, chosen):
     def builder(hp):
-        model = build(keras_tuner.HyperParameters())
-        live = {}
+        penalties, live = {}, {}
+        if chosen is Adam:
+            penalties["kernel_regularizer"] = keras.regularizers.L2(hp.Float("l2", 1e-4, 0.1))
+            penalties["kernel_constraint"] = MaxNorm(hp.Float("bound", 0.2, 1.0))
+        model = build(keras_tuner.HyperParameters(), **penalties)
         if chosen is Adam:
             live = {"beta_1": hp.Float("beta_1", 0.5, 0.9), "clipnorm": hp.Float("clip", 0.1, 1.0)}
             live |= {"epsilon": hp.Float("e", 1e-8, 0.1), "weight_decay": hp.Float("decay", 0, 0.1)}
@@ -310,12 +322,15 @@ def test_a_callback_that_changes_or_stops_the_model_spoils_no_later_trial(tmp_pa
 
 
 def stackable(hp):
-    units = hp.Choice("units", [4, 7], default=7)
+    return stackable_of(hp, hp.Choice("units", [4, 7], default=7))
+
+
+def stackable_of(hp, units, rate=None):
     dense = keras.layers.Dense(units, "tanh")
     norm, dropped = keras.layers.BatchNormalization(), Dropout(dropout(hp))
     head = keras.layers.Dense(3, activation="softmax")
     model = keras.Sequential([keras.Input((6,)), dense, norm, dropped, head])
-    rate = hp.Choice("rate", [3.4e38, 0.1], default=0.1)
+    rate = rate or hp.Choice("rate", [3.4e38, 0.1], default=0.1)
     model.compile(SGD(rate), "sparse_categorical_crossentropy", metrics=["accuracy"])
     return model
 
@@ -327,8 +342,10 @@ IN_ORDER = {**FIT, "shuffle": False}
 def together(tmp_path_factory):
     folder = tmp_path_factory.mktemp("together")
     tuner = tuner_in(folder, stackable, max_trials=8, population=3)
-    with pytest.warns(UserWarning, match="diverged: the loss is not finite"):
-        tuner.search(**IN_ORDER)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_population, "_SURELY_PAYS", np.inf)
+        with pytest.warns(UserWarning, match="diverged: the loss is not finite"):
+            tuner.search(**IN_ORDER)
     return tuner
 
 
@@ -370,34 +387,67 @@ def test_the_best_member_is_loaded_as_it_was_in_its_best_epoch(together):
     assert float(model.optimizer.learning_rate) == pytest.approx(best.hyperparameters["rate"])
 
 
-def test_an_interrupted_population_repeats_what_was_not_finished(tmp_path, monkeypatch):
-    groups = []
+@pytest.fixture(scope="module")
+def halved(tmp_path_factory):
+    # On a busy machine nothing is measured here: it would be another search each time.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_population, "_SURELY_PAYS", np.inf)
+        return search_halved(tmp_path_factory.mktemp("halved"))
 
-    def train(tuner, group, fit):
-        groups.append([member.trial.trial_id for member in group])
-        if len(groups) == 2:
-            raise KeyboardInterrupt
-        for member in group:
-            history = keras.callbacks.History()
-            history.history = {"loss": [1.0], "val_loss": [float(member.trial.trial_id)]}
-            tuner._trained[member.trial.trial_id] = (history, [])
 
-    monkeypatch.setattr(PopulationTuner, "_train_together", train)
-    with pytest.raises(KeyboardInterrupt):
-        tuner_in(tmp_path, max_trials=8, population=3).search(**FIT)
-    resumed = tuner_in(tmp_path, max_trials=8, population=3)
-    resumed.search(**FIT)
-    first, interrupted, *later = groups
-    repeated = {name for group in later for name in group}
-    assert set(interrupted) <= repeated
-    assert not set(first) & repeated
-    assert scores(resumed) == {str(i): float(i) for i in range(8)}
+def search_halved(folder):
+    def builder(hp):
+        return stackable_of(hp, 7, hp.Float("rate", 0.01, 0.5, sampling="log"))
+
+    tuner = tuner_in(
+        folder, builder, max_trials=6, population=2, halving=SuccessiveHalving(factor=2)
+    )
+    patient = keras.callbacks.EarlyStopping("loss", min_delta=10.0, patience=2)
+    tuner.search(**{**IN_ORDER, "epochs": 5}, callbacks=[patient])
+    return tuner
+
+
+def test_a_place_goes_from_trial_to_trial_and_each_is_what_it_is_alone(halved):
+    """With halving and a callback that stops; whose place it was before is not to be seen."""
+    epochs = {"halving": [1, 2, 4], "a callback": [3]}
+    ended = set()
+    for name, trial in halved.oracle.trials.items():
+        way = halved.ways[name]
+        number, by = re.search(
+            r"stopped after (\d) epochs by .*?(halving|a callback)", way
+        ).groups()
+        ended.add(by)
+        assert int(number) in epochs[by]
+        alone = halved._build(trial)
+        history = alone.fit(**{**IN_ORDER, "epochs": int(number)}).history
+        assert trial.score == pytest.approx(min(history["val_loss"]), abs=1e-5)
+    assert ended == set(epochs)
+    assert (
+        sum(way.startswith("one of 2 trained together, newly") for way in halved.ways.values()) == 2
+    )
+
+
+def test_a_resumed_search_knows_the_rungs(halved):
+    again = tuner_in(halved.directory, halved.hypermodel.build, halving=SuccessiveHalving(2))
+    assert again._rungs.values == halved._rungs.values
+    assert set(again._rungs.values[1]) == set(halved.oracle.trials)
+
+
+def test_a_trial_that_is_trained_alone_is_halved_too(tmp_path):
+    tuner = tuner_in(tmp_path, max_trials=3, population=1, halving=SuccessiveHalving(1.01))
+    tuner.search(**FIT)
+    best = min(tuner.oracle.trials.values(), key=lambda trial: trial.score)
+    stopped = [name for name, way in tuner.ways.items() if "stopped after 1 epochs" in way]
+    assert best.trial_id not in stopped
+    assert stopped
 
 
 def test_what_cannot_be_trained_together_is_trained_alone_and_says_why(tmp_path, capsys):
     tuner = tuner_in(tmp_path, max_trials=2)
     tuner.search(**{**FIT, "epochs": 1})
-    assert tuner.ways["1"].endswith("; alone, because layer 'counter' is a Counter")
+    assert tuner.ways["1"].endswith(
+        "; alone, because layer 'counter' is a Counter, a layer of its own kind"
+    )
     quick = tuner_in(tmp_path / "quick", Quick(), max_trials=1)
     quick.search()
     assert capsys.readouterr().out.startswith(

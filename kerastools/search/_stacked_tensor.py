@@ -1,0 +1,90 @@
+"""K tensors of one shape, in the layout in which the next layer wants them."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from keras import ops
+
+
+class StackedTensor:
+    """The tensors of K models, each of shape (rows, ..., channels).
+
+    Dense layers want them behind one another, `members` (K, rows, ..., channels); convolutions want
+    the channels of all models side by side, `side` (rows, ..., K·channels), where K convolutions
+    are one with K groups. What is the same for all models, as the inputs are, is `common` and takes
+    the space of one. Whichever is asked for is made of what is held; a layer that does not care
+    works on what is held, so that nothing is moved between two convolutions.
+    """
+
+    def __init__(self, size: int, *, members: Any = None, side: Any = None, common: Any = None):
+        self.size = size
+        self.held = "members" if members is not None else "side" if side is not None else "common"
+        self._members, self._side, self.common = members, side, common
+
+    @property
+    def rank(self) -> int:
+        """Number of axes of one model's tensor."""
+        return len(self.value.shape) - (self.held == "members")
+
+    @property
+    def value(self) -> Any:
+        """What is held."""
+        held = {"members": self._members, "side": self._side, "common": self.common}
+        return held[self.held]
+
+    @property
+    def channels(self) -> int:
+        """Length of the last axis of one model's tensor."""
+        return self.value.shape[-1] // (self.size if self.held == "side" else 1)
+
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        """Shape of one model's tensor."""
+        shape = ops.shape(self.value)
+        return (*shape[self.held == "members" : -1], self.channels)
+
+    @property
+    def members(self) -> Any:
+        """The tensors behind one another, (K, rows, ..., channels)."""
+        if self._members is None:
+            if self.held == "common":
+                self._members = ops.broadcast_to(self.common[None], (self.size, *self.shape))
+            else:
+                n = self.rank
+                apart = ops.reshape(self._side, (*self.shape[:-1], self.size, self.channels))
+                self._members = ops.transpose(apart, (n - 1, *range(n - 1), n))
+        return self._members
+
+    @property
+    def side(self) -> Any:
+        """The channels of all side by side, (rows, ..., K·channels)."""
+        if self._side is None:
+            n = self.rank
+            if self.held == "common":
+                self._side = ops.tile(self.common, (*(1,) * (n - 1), self.size))
+            else:
+                inner = ops.transpose(self._members, (*range(1, n), 0, n))
+                shape = (*self.shape[:-1], self.size * self.channels)
+                self._side = ops.reshape(inner, shape)
+        return self._side
+
+    def map(self, function: Callable[[Any], Any]) -> "StackedTensor":
+        """Returns `function` of each number."""
+        return self.like(function(self.value))
+
+    def like(self, value: Any) -> "StackedTensor":
+        """Returns `value`, which lies as this tensor does."""
+        return StackedTensor(self.size, **{self.held: value})
+
+    def each(self) -> list[Any]:
+        """Returns the K tensors."""
+        if self.held == "common":
+            return [self.common] * self.size
+        return list(ops.unstack(self.members, self.size))
+
+
+def joined(tensors: Sequence[Any], held: str = "members") -> StackedTensor:
+    """Returns K tensors as one, in the layout `held`."""
+    if held == "side":
+        return StackedTensor(len(tensors), side=ops.concatenate(tensors, axis=-1))
+    return StackedTensor(len(tensors), members=ops.stack(tensors))

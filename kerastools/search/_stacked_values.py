@@ -1,0 +1,54 @@
+"""The values of a model's variables for K models, within one step."""
+
+from typing import Any
+
+import tensorflow as tf
+from keras import ops
+
+from kerastools.search._stacked_tensor import StackedTensor, joined
+
+
+class StackedValues:
+    """What the variables of the template hold in each of K models, and what they shall hold next.
+
+    Args:
+        size: K.
+        held: By id of the variable, its values (K, ...).
+        common_seeds: Whether all models draw the same random numbers.
+    """
+
+    def __init__(self, size: int, held: dict[int, Any], common_seeds: bool) -> None:
+        self.size = size
+        self.held = held
+        self.common_seeds = common_seeds
+        self.new: dict[int, Any] = {}
+
+    def get(self, variable: Any) -> Any:
+        """Returns the values of `variable`, (K, ...)."""
+        return self.new.get(id(variable), self.held[id(variable)])
+
+    def set(self, variable: Any, values: Any) -> None:
+        """Says what `variable` holds from now on."""
+        self.new[id(variable)] = values
+
+    def aligned(self, variable: Any, x: StackedTensor) -> Any:
+        """Returns the values of `variable` so that they are broadcast against `x.value`.
+
+        As NumPy would align them with one model's tensor: the last axes with the last.
+        """
+        shape = tuple(variable.shape)
+        ones = (1,) * (x.rank - len(shape))
+        values = ops.reshape(self.get(variable), (self.size, *ones, *shape))
+        return StackedTensor(self.size, members=values).side if x.held == "side" else values
+
+    def uniform(self, state: Any, shape: Any, held: str) -> Any:
+        """Returns numbers in [0, 1), those that a layer alone would draw from its `state`."""
+        seeds = self.get(state)
+        self.set(state, seeds + tf.constant([0, 1], seeds.dtype))
+        # As Keras does: TensorFlow takes seeds of 32 bits.
+        seeds = tf.cast(tf.math.floormod(seeds, tf.int32.max - 1), "int32")
+        if self.common_seeds:
+            drawn = StackedTensor(self.size, common=tf.random.stateless_uniform(shape, seeds[0]))
+            return drawn.side if held == "side" else drawn.common[None]
+        draws = [tf.random.stateless_uniform(shape, s) for s in tf.unstack(seeds, self.size)]
+        return joined(draws, held).value

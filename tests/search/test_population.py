@@ -1,0 +1,122 @@
+"""The places of a population, with models that take no time to train."""
+
+import keras
+import keras_tuner
+import pytest
+
+from kerastools.layers import Dropout
+from kerastools.optimizers import SGD
+from kerastools.search import PopulationTuner, SuccessiveHalving, _population, dropout
+
+pytestmark = pytest.mark.tensorflow
+
+X = keras.ops.convert_to_numpy(keras.ops.zeros((4, 2)))
+FIT = {"x": X, "y": X, "validation_data": (X, X), "epochs": 9, "verbose": 0}
+
+
+class Instant:
+    """In place of a program: the loss of a trial is its number, in every epoch."""
+
+    made = 0
+
+    def __init__(self, template, size):
+        self.template, self.size, self.losses = template, size, [0.0] * size
+        self.log = []
+        Instant.made += 1
+
+    def place(self, k, model):
+        self.losses[k] = float(model.trial)
+
+    def train(self, *data):
+        return [{"loss": 1.0, "val_loss": loss} for loss in self.losses]
+
+    def evaluate(self, *data):
+        return [{}] * self.size
+
+    def remember(self, improved):
+        self.log.append(improved.sum())
+
+    def best_arrays(self, k):
+        return []
+
+
+@pytest.fixture
+def instant(monkeypatch):
+    def build_named(tuner, trial, execution=0):
+        model = plain(tuner, trial, execution)
+        model.trial = trial.trial_id
+        return model
+
+    plain = PopulationTuner._build
+    monkeypatch.setattr("kerastools.search._stacked_model.StackedModel", Instant)
+    monkeypatch.setattr(PopulationTuner, "_build", build_named)
+    monkeypatch.setattr(Instant, "made", 0)
+
+
+def build(hp):
+    model = keras.Sequential([keras.Input((2,)), Dropout(dropout(hp)), keras.layers.Dense(2)])
+    model.compile(SGD(hp.Float("rate", 0.01, 0.1)), "mse")
+    return model
+
+
+def tuner_in(folder, **arguments):
+    arguments = {"max_trials": 8, "population": 3, "seed": 1} | arguments
+    return PopulationTuner(build, "val_loss", directory=folder, **arguments)
+
+
+def scores(tuner):
+    return {name: trial.score for name, trial in tuner.oracle.trials.items()}
+
+
+def test_a_stopped_trial_makes_room_for_the_next_in_the_same_program(instant, tmp_path):
+    tuner = tuner_in(tmp_path, max_trials=12, halving=SuccessiveHalving(3, min_epochs=2))
+    tuner.search(**FIT)
+    assert scores(tuner) == {f"{i:02}": float(i) for i in range(12)}
+    # The lower the number, the better: of 3 that come together the first stays, of those after it
+    # none. It passes the rung at 6 epochs, too, alone.
+    stopped = {n for n, way in tuner.ways.items() if "stopped after 2 epochs" in way}
+    assert stopped == {f"{i:02}" for i in range(1, 12)}
+    assert Instant.made == 1
+    assert all(way.startswith("one of ") for way in tuner.ways.values())
+
+
+def test_an_interrupted_population_repeats_what_was_not_finished(instant, tmp_path, monkeypatch):
+    done, names = _population.Population._done, []
+
+    def interrupted(population, member, way, arrays):
+        if len(names) == 4:
+            raise KeyboardInterrupt
+        names.append(member.name)
+        return done(population, member, way, arrays)
+
+    monkeypatch.setattr(_population.Population, "_done", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        tuner_in(tmp_path).search(**FIT)
+    first = [names.pop() for _ in range(4)]
+    names.extend("abcdef")  # So that it goes through.
+    resumed = tuner_in(tmp_path)
+    resumed.search(**FIT)
+    assert sorted(first + names[6:]) == [str(i) for i in range(8)]
+    assert scores(resumed) == {str(i): float(i) for i in range(8)}
+
+
+@pytest.mark.parametrize(("alone", "chosen"), [(0.5, "alone"), (50.0, "together")])
+def test_where_steps_are_long_one_trial_alone_decides_which_way_is_cheaper(
+    instant, tmp_path, monkeypatch, alone, chosen
+):
+    """Together an epoch of all three takes 3 seconds, 1 for each, as the clocks have it here."""
+    clock = iter(range(0, 100_000, 3))
+    monkeypatch.setattr(_population.time, "process_time", lambda: next(clock))
+
+    def train_alone(tuner, hp, model, *args, **kwargs):
+        tuner_now._clock.seconds = alone
+        return {"val_loss": 0.0}
+
+    monkeypatch.setattr(keras_tuner.HyperModel, "fit", train_alone)
+    tuner_now = tuner_in(tmp_path)
+    tuner_now.search(**FIT)
+    ways = list(tuner_now.ways.values())
+    assert sum("it is measured whether" in way for way in ways) == 1
+    assert sum("an epoch takes 0.5 s" in way for way in ways) == (4 if chosen == "alone" else 0)
+    assert sum(way.startswith("one of") for way in ways) == (3 if chosen == "alone" else 7)
+    assert all(trial.status == "COMPLETED" for trial in tuner_now.oracle.trials.values())
