@@ -95,7 +95,7 @@ ORACLES = {
 }
 
 
-def regrets(table: Table, make, at_once: int, seed: int) -> tuple[list[float], float]:
+def regrets(table: Table, make, at_once: int, seed: int, number: int) -> tuple[list[float], float]:
     """Returns the regret after each trial, and the CPU seconds that a trial cost."""
     objective = keras_tuner.Objective("result", table.direction)
     with tempfile.TemporaryDirectory() as folder:
@@ -104,7 +104,7 @@ def regrets(table: Table, make, at_once: int, seed: int) -> tuple[list[float], f
         oracle.verbose = 0
         found: list[float] = []
         start = time.process_time()
-        while len(found) < max(AT):
+        while len(found) < number:
             trials = [oracle.create_trial(f"tuner{i}") for i in range(at_once)]
             trials = [trial for trial in trials if trial.status == "RUNNING"]
             assert trials
@@ -115,19 +115,20 @@ def regrets(table: Table, make, at_once: int, seed: int) -> tuple[list[float], f
                 oracle.end_trial(trial)
                 found.append(table.regret(result))
         seconds = (time.process_time() - start) / len(found)
-    return np.minimum.accumulate(found[: max(AT)]).tolist(), seconds
+    return np.minimum.accumulate(found[:number]).tolist(), seconds
 
 
-def row(name: str, seeds: int) -> dict:
+def row(name: str, seeds: int, number: int) -> dict:
+    at = [n for n in AT if n <= number]
     make, at_once = ORACLES[name]
     tables = {}
     seconds = []
     for kind, data in TABLES:
         table = Table(kind, data)
-        runs = [regrets(table, make, at_once, seed) for seed in range(seeds)]
+        runs = [regrets(table, make, at_once, seed, number) for seed in range(seeds)]
         seconds += [s for _, s in runs]
-        tables[data] = {str(n): statistics.mean(r[n - 1] for r, _ in runs) for n in AT}
-    means = {n: [t[str(n)] for t in tables.values()] for n in AT}
+        tables[data] = {str(n): statistics.mean(r[n - 1] for r, _ in runs) for n in at}
+    means = {n: [t[str(n)] for t in tables.values()] for n in at}
     return {
         "seeds": seeds,
         "regret": {str(n): statistics.mean(v) for n, v in means.items()},
@@ -141,17 +142,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--oracles", nargs="+", default=list(ORACLES), choices=list(ORACLES))
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--trials", type=int, default=max(AT), help="25, 50 or 100")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     print("oracle               seeds" + "".join(f"  regret @{n:<6}" for n in AT) + "  s/trial")
     for name in arguments.oracles:
-        result = row(name, arguments.seeds)
+        result = row(name, arguments.seeds, arguments.trials)
         rows = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
         RESULTS.write_text(json.dumps(rows | {name: result}, indent=1) + "\n")
         print(
             f"{name:<20} {result['seeds']:>5}"
             + "".join(
-                f"  {result['regret'][str(n)]:.3f} ± {result['error'][str(n)]:.3f}" for n in AT
+                f"  {regret:.3f} ± {result['error'][n]:.3f}"
+                for n, regret in result["regret"].items()
             )
             + f"  {result['seconds a trial']:.3f}",
             flush=True,

@@ -59,6 +59,7 @@ class OptunaOracle(keras_tuner.Oracle):
         ImportError: If Optuna is missing, or the database's driver.
         ValueError: If `seed` is negative, `sampler` is no sampler, or `storage` has no heartbeats;
             from a tuner's `search`, if the study is that of another search.
+        ConnectionError: From a tuner's `search`, if the database cannot be reached.
 
     Example:
 

@@ -284,10 +284,12 @@ def _beat_on(reference: Any) -> None:
         time.sleep(interval)
 
 
-def _is_away(error: BaseException) -> bool:
-    from sqlalchemy.exc import InterfaceError, OperationalError
+def _is_away(error: BaseException | None) -> bool:
+    """Returns whether an error of the storage comes from one of the connection."""
+    from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
-    away = (InterfaceError, OperationalError)
-    return isinstance(error, away) or (
-        isinstance(error, StorageInternalError) and isinstance(error.__cause__, away)
-    )
+    if not isinstance(error, StorageInternalError | SQLAlchemyError):
+        return False
+    while error is not None and not isinstance(error, InterfaceError | OperationalError):
+        error = error.__cause__ or error.__context__
+    return error is not None

@@ -1,11 +1,14 @@
 """Storages of Optuna, from what a user passes."""
 
 import os
+import time
 from contextlib import suppress
 from typing import Any
 
+from optuna.exceptions import StorageInternalError
 from optuna.storages import JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from sqlalchemy.exc import SQLAlchemyError
 
 from kerastools.search._shared_study import quiet
 
@@ -16,13 +19,7 @@ def storage_for(storage: Any, heartbeat: int, grace: int, own_file: str) -> Any:
         _mend(own_file)
         return JournalStorage(JournalFileBackend(own_file, JournalFileOpenLock(own_file)))
     if isinstance(storage, str):
-        with quiet():
-            return RDBStorage(
-                _with_driver(storage),
-                engine_kwargs=_engine_arguments(storage),
-                heartbeat_interval=heartbeat,
-                grace_period=grace,
-            )
+        return _database(storage, heartbeat, grace)
     if getattr(storage, "get_heartbeat_interval", lambda: None)() is None:
         raise ValueError(
             "OptunaOracle needs a storage with heartbeats, by which it finds trials whose process "
@@ -30,6 +27,33 @@ def storage_for(storage: Any, heartbeat: int, grace: int, own_file: str) -> Any:
             "grace_period=60), or nothing for a file in the search's directory."
         )
     return storage
+
+
+def _database(url: str, heartbeat: int, grace: int) -> RDBStorage:
+    for pause in (0.2, 0.5, 1.0, 2.0, None):
+        try:
+            with quiet():
+                return RDBStorage(
+                    _with_driver(url),
+                    engine_kwargs=_engine_arguments(url),
+                    heartbeat_interval=heartbeat,
+                    grace_period=grace,
+                )
+        except ImportError as error:
+            raise ImportError(
+                f"OptunaOracle needs the driver of {url.partition(':')[0]}; for PostgreSQL: "
+                "pip install 'kerastools[distributed]'."
+            ) from error
+        except (SQLAlchemyError, StorageInternalError) as error:
+            # Processes that begin at the same moment make the same tables.
+            if pause is None:
+                reason = str(error.__cause__ or error).splitlines()[0]
+                raise ConnectionError(
+                    f"OptunaOracle cannot use the storage: {reason}. Is the server running, is "
+                    "there such a database, and is the URL right?"
+                ) from error
+            time.sleep(pause)
+    raise AssertionError
 
 
 def _mend(path: str) -> None:

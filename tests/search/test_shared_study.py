@@ -131,7 +131,9 @@ def test_a_killed_process_loses_no_trial_and_none_counts_twice(storage, tmp_path
 
 
 def test_the_search_goes_on_when_the_database_is_killed_and_restarted(server, tmp_path):
-    workers = [start(server.url, tmp_path, 0.5) for _ in range(2)]
+    server.do("createdb", "-h", server.folder, "-U", "tester", "fresh")
+    url = server.url.replace("/search", "/fresh")
+    workers = [start(url, tmp_path, 0.5) for _ in range(2)]  # Both make its tables.
     until(lambda: all(len(runs(tmp_path, w)) > 1 for w in workers))
     server.stop()
     time.sleep(2)
@@ -140,11 +142,21 @@ def test_the_search_goes_on_when_the_database_is_killed_and_restarted(server, tm
         worker.join(60)
         assert worker.exitcode == 0
         assert (tmp_path / str(worker.pid) / "done").read_text() == str(TRIALS)
-    storage = optuna.storages.RDBStorage(server.url.replace("postgresql", "postgresql+psycopg"))
+    storage = optuna.storages.RDBStorage(url.replace("postgresql", "postgresql+psycopg"))
     study = optuna.load_study(study_name=tmp_path.name, storage=storage)
     finished = [t for t in study.trials if t.state == optuna.trial.TrialState.COMPLETE]
     assert len({t.user_attrs.get("repeats", t.number) for t in finished}) == len(finished) == TRIALS
     storage.engine.dispose()
+
+
+def test_a_database_that_cannot_be_reached_is_an_error_before_the_first_trial(tmp_path):
+    oracle = OptunaOracle("val_loss", 1, storage=f"sqlite:///{tmp_path}/nowhere/s.db")
+    tuner = Pretend(oracle, lambda hp: hp.Float("x", -1.0, 1.0), tmp_path)
+    with pytest.raises(ConnectionError, match="unable to open database file"):
+        tuner.search(verbose=0)
+    oracle.storage = "mysql+pymysql://host/search"
+    with pytest.raises(ImportError, match="needs the driver of mysql"):
+        tuner.search(verbose=0)
 
 
 def oracle_in(folder, name):
