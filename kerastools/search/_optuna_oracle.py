@@ -134,6 +134,8 @@ class OptunaOracle(keras_tuner.Oracle):
         from kerastools.search._optuna_space import suggest
 
         study = self._connected()
+        for ongoing in self.ongoing_trials.values():
+            self._learn_space(ongoing)  # Its builder may have asked for what nobody knew.
         usual, draws = study.study.sampler, 1
         try:
             begun = study.begin(self.max_trials, lambda t: suggest(t, self.hyperparameters))
@@ -177,10 +179,7 @@ class OptunaOracle(keras_tuner.Oracle):
             self.score_trial(own)
             if np.isnan(own.score):
                 own.status, own.message = "FAILED", "the objective is NaN"
-        known = len(self.hyperparameters.space)
-        self.update_space(own.hyperparameters)
-        if len(self.hyperparameters.space) > known:
-            self._study.note("space", self.hyperparameters.get_config())
+        self._learn_space(own)
         own.hyperparameters.ensure_active_values()
         done = own.status == "COMPLETED"
         result = {"values": own.hyperparameters.values, "best_step": own.best_step}
@@ -243,6 +242,12 @@ class OptunaOracle(keras_tuner.Oracle):
         self._study = study
         self._refresh()
         return study
+
+    def _learn_space(self, trial: Trial) -> None:
+        known = len(self.hyperparameters.space)
+        self.update_space(trial.hyperparameters)
+        if len(self.hyperparameters.space) > known:
+            self._study.note("space", self.hyperparameters.get_config())
 
     def _require_same_search(self, name: str, notes: dict[str, Any], space: Any) -> None:
         objective = str(self.objective)

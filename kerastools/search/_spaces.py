@@ -154,4 +154,5 @@ def _decay(
         sampling="log",
         default=round(1 - default, 10),
     )
-    return round(1 - complement, 10)
+    # In a conditional scope that is not active keras-tuner gives None.
+    return None if complement is None else round(1 - complement, 10)  # type: ignore[return-value]

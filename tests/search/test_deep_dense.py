@@ -18,6 +18,7 @@ def build(**values):
     hp = keras_tuner.HyperParameters()
     hypermodel.build(hp)
     hp.values.update(values)
+    hp.ensure_active_values()
     return hypermodel.build(hp)
 
 

@@ -164,6 +164,20 @@ def test_a_trial_that_kills_its_process_each_time_is_given_up(tmp_path):
     assert oracle.trials["00"].message == "the processes that ran it died"
 
 
+def test_what_a_builder_asks_for_late_is_searched_from_the_next_trial_on(tmp_path):
+    oracle = tuner_in(tmp_path).oracle  # Its space begins with kind a.
+    asked = []
+    for trial in (oracle.create_trial(f"tuner{i}") for i in range(12)):
+        if trial.hyperparameters["kind"] == "b":
+            build(trial.hyperparameters)
+            asked.append(trial.hyperparameters["only_b"])
+    assert asked[0] is False  # The default.
+    assert True in asked
+    resumed = tuner_in(tmp_path).oracle
+    resumed.get_state()
+    assert any(h.name == "only_b" for h in resumed.get_space().space)
+
+
 def test_a_space_is_searched_through_without_trying_anything_twice(tmp_path):
     tuner = tuner_in(tmp_path, lambda hp: float(hp.Int("n", 1, 5)), max_trials=20)
     tuner.search(verbose=0)

@@ -170,6 +170,10 @@ def test_the_nets_build_with_every_optimizer_they_may_choose(hypermodel, shape, 
         model = hypermodel.build(hp)
         assert type(model.optimizer) is {"sgd": SGD, "adam": Adam}[optimizer]
         assert hp.values["dropout"] == low
+        # Known from the first build on, whichever optimizer it chose.
+        assert {"adam_learning_rate", "1 - beta_2", "sgd_learning_rate", "1 - momentum"} <= {
+            h.name for h in hp.space
+        }
         assert any(isinstance(layer, Dropout) for layer in model.layers)
     y = model.predict(np.ones(shape, "float32"), verbose=0)
     np.testing.assert_allclose(y.sum(axis=1), 1.0, atol=1e-5)
