@@ -109,7 +109,7 @@ def main() -> int:
         "CPU seconds": round(time.process_time() - start, 1),
     }
     path.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
-    report.plot(path.with_suffix(".png"))
+    report.plot().savefig(path.with_suffix(".png"), dpi=72)
     print(f"\n{report}\n\n{report.snippet()}")
     return 0
 
