@@ -60,6 +60,11 @@ class HyperparameterScheduler(keras.callbacks.Callback):
         self.function = function
         self.per = per
 
+    @property
+    def needs_every_batch(self) -> bool:
+        """Whether an accelerated `fit` must run one step a call."""
+        return self.per == "batch"
+
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Refuses a number that is not live, and asks how far training has come."""
         optimizer = innermost(self.model.optimizer)

@@ -33,20 +33,21 @@ def moving_statistics(x, sizes, momentum, full):
 
 
 @pytest.mark.parametrize(
-    ("last_batch", "sizes", "steps"),
+    ("last_batch", "sizes", "steps_per_call"),
     [
-        ("keep", [16, 16, 16, 3], 4),
+        ("keep", [16, 16, 16, 3], 2),
+        ("keep", [16, 16, 16, 3], 8),
         ("drop", [16, 16, 16], 3),
-        ("merge", [16, 16, 19], 3),
+        ("merge", [16, 16, 19], 2),
+        ("merge", [16, 16, 19], 8),
         ("auto", [16, 16, 19], 3),
     ],
 )
-@pytest.mark.parametrize("steps_per_call", [2, 3, 8])
-def test_moving_statistics_are_those_of_the_rows(last_batch, sizes, steps, steps_per_call):
+def test_moving_statistics_are_those_of_the_rows(last_batch, sizes, steps_per_call):
     x, y = data(51)
     model = accelerate(net(), steps_per_call, last_batch=last_batch)
     model.fit(x, y, batch_size=16, shuffle=False, verbose=0)
-    assert int(model.optimizer.iterations) == steps
+    assert int(model.optimizer.iterations) == len(sizes)
     mean, variance = moving_statistics(x, sizes, 0.9, 16)
     np.testing.assert_allclose(model.layers[0].moving_mean, mean, rtol=1e-5)
     np.testing.assert_allclose(model.layers[0].moving_variance, variance, rtol=1e-5)
@@ -69,7 +70,7 @@ def test_batches_of_a_dataset_that_come_one_by_one_are_merged_too():
     np.testing.assert_allclose(once.layers[0].moving_mean, mean, rtol=1e-5)
 
 
-@pytest.mark.parametrize("rows", [16 + 8, 16 + 15, 16 * 2])
+@pytest.mark.parametrize("rows", [16 + 8, 16 + 15])
 def test_auto_keeps_a_last_batch_of_half_the_rows_or_more(rows):
     model = accelerate(net(), 4)
     model.fit(*data(rows), batch_size=16, verbose=0)
