@@ -1,6 +1,6 @@
 """Keras's `fit` and `predict` against `accelerate` and `fast_predict`, side by side.
 
-    python benchmarks/acceleration.py [--quick]
+    python benchmarks/acceleration.py [--quick] [--results FILE]
 
 CPU time, which other programs on the machine disturb little; the contestants take turns, and a
 ratio is made in every round. Printed are the medians, with the smallest and the largest ratio.
@@ -14,6 +14,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -137,7 +138,9 @@ def one_row(rounds: int) -> list[tuple]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer rounds, no MobileNet")
-    quick = parser.parse_args().quick
+    parser.add_argument("--results", type=Path, help="a file that the table is written to as well")
+    options = parser.parse_args()
+    quick = options.quick
     rounds = 3 if quick else 7
     rows = [
         steady("dense 20×100", dense_net, 42 * 32, 32, 100, 20, rounds),
@@ -149,7 +152,10 @@ def main() -> None:
     rows += one_row(rounds)
     columns = ("", "Keras", "kerastools", "times faster", "chosen")
     title = f"CPU ms a step, a training or a call; {keras.backend.backend()}"
-    print(format_table(columns, rows, title=title, width=150))
+    table = format_table(columns, rows, title=title, width=150)
+    print(table)
+    if options.results:
+        options.results.write_text(f"{table}\n")
 
 
 if __name__ == "__main__":
