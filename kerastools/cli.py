@@ -244,8 +244,11 @@ def _builder(name: str) -> Any:
 
 
 def _data(path: Path) -> tuple[Any, np.ndarray]:
-    with np.load(path) as arrays:
-        data = dict(arrays) if isinstance(arrays, np.lib.npyio.NpzFile) else {}
+    try:
+        with np.load(path) as arrays:
+            data = dict(arrays) if isinstance(arrays, np.lib.npyio.NpzFile) else {}
+    except ValueError:  # NumPy's message advises to unpickle what is no array
+        data = {}
     if "y" not in data or len(data) < 2:
         raise ValueError(
             f"{str(path)!r} must be an .npz file with the inputs as x and the targets as y, as "
@@ -258,6 +261,8 @@ def _data(path: Path) -> tuple[Any, np.ndarray]:
 def _fold(options: argparse.Namespace) -> int:
     if options.output.suffix != ".keras":
         raise ValueError(f"OUTPUT must end in .keras. Received {str(options.output)!r}.")
+    if not options.output.parent.is_dir():
+        raise ValueError(f"there is no directory {str(options.output.parent)!r} to write to.")
     if options.output.exists() and not options.overwrite:
         raise ValueError(f"{str(options.output)!r} exists. Pass --overwrite to replace it.")
     model = _load(options.model)

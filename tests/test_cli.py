@@ -174,6 +174,7 @@ def test_search_says_what_is_wrong_with_the_builder(builder, message, tmp_path, 
     [
         (["fold", "missing.keras", "out.keras"], "there is no file"),
         (["fold", "missing.keras", "out.h5"], "must end in .keras"),
+        (["fold", "missing.keras", "none/out.keras"], "there is no directory 'none'"),
         (["export", "missing.keras", "served"], "there is no file"),
         (["diagnose", "missing.keras", "missing.npz"], "missing.npz"),
     ],
