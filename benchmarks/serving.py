@@ -12,8 +12,8 @@ Beside it stand other runtimes that read the default export, each where it is in
 install openvino ai-edge-litert onnxruntime tf2onnx`), also on one thread and in float32. TensorFlow
 uses oneDNN, as it does by itself on processors with AVX512-VNNI. Two minutes or so per network on
 two cores; a third of that with --quick, which leaves out all but the default. With --results each
-line is appended to a CSV file as it comes, and a run that was cut goes on where it stopped. A run
-of all is kept in benchmarks/results/serving.txt.
+line is appended to a CSV file as it comes, and a run that was cut goes on where it stopped. What
+was run so far is kept in benchmarks/results/serving.txt.
 """
 
 import argparse
