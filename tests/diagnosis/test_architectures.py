@@ -83,6 +83,7 @@ def test_sound_nets_raise_no_alarm(make):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="JAX compiles each of 150 shapes")
 def test_a_net_of_keras_applications_raises_no_alarm():
     model = keras.applications.MobileNetV2((32, 32, 3), alpha=0.35, weights=None, classes=4)
     assert diagnose(initialize(model, seed=1), rows(32, 32, 3), Y, CLASSES).findings == ()

@@ -166,8 +166,8 @@ def test_a_model_of_keras_applications_is_penalised_and_frozen_as_it_was():
     for layer in model.layers[:-1]:
         layer.trainable = False
     tamed = regularize(model, l2=1e-4, max_norm=3.0, dropout=0.2, top_layers=1)
-    x = rows(2, 32, 32, 3)
-    np.testing.assert_array_equal(ops.convert_to_numpy(tamed(x)), ops.convert_to_numpy(model(x)))
+    for a, b in zip(model.get_weights(), tamed.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
     assert [v.path for v in tamed.trainable_variables] == [
         v.path for v in model.trainable_variables
     ]
