@@ -4,9 +4,10 @@
 
 CPU time of one thread, which other programs on the machine disturb little; the contestants take
 turns, and a ratio is made in every round. Printed are the medians, with the smallest and the
-largest ratio. Beside the updates stands what the memory allows: Adam reads four arrays of the
-weights' size and writes three. With torch installed its fused kernel is printed, too. --quick takes
-fewer rounds and the small net alone. KERAS_BACKEND=jax compares on JAX, where XLA compiles both.
+largest ratio. Beside the updates stand their limits: TensorFlow's kernels without an optimizer
+around them, one addition to each variable and nothing else, and what the memory allows; with torch
+installed its fused optimizers, too. --quick leaves out ResNet50, --rounds says how often the
+contestants take their turns. KERAS_BACKEND=jax compares on JAX, where XLA compiles both.
 """
 
 import argparse
@@ -106,20 +107,63 @@ class Update:
         return step
 
 
-class TorchUpdate:
-    """The same with torch's fused Adam."""
+class BareUpdate:
+    """The least that TensorFlow can be asked to do, without an optimizer around it."""
 
-    def __init__(self, shapes: list[tuple[int, ...]]) -> None:
+    def __init__(self, rule: str, shapes: list[tuple[int, ...]], loops: int) -> None:
+        import tensorflow as tf
+
+        rng = np.random.default_rng(0)
+        arrays = [rng.normal(size=shape).astype("float32") for shape in shapes]
+        weights, m, v = ([tf.Variable(k * a) for a in arrays] for k in (1, 0, 0))
+        gradients = [tf.constant(0.01 * a) for a in arrays]
+        raw = tf.raw_ops
+
+        def update(i: int, g: object) -> None:
+            theta = weights[i].handle
+            if rule == "addition":
+                raw.AssignAddVariableOp(resource=theta, value=g)
+            elif rule == "momentum":
+                numbers = {"lr": 0.01, "momentum": 0.9, "grad": g}
+                raw.ResourceApplyKerasMomentum(var=theta, accum=m[i].handle, **numbers)
+            else:
+                numbers = {"lr": 1e-3, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, "grad": g}
+                numbers |= {"beta1_power": 0.0, "beta2_power": 0.0}
+                raw.ResourceApplyAdam(var=theta, m=m[i].handle, v=v[i].handle, **numbers)
+
+        @tf.function
+        def function(gradients: list) -> None:
+            for _ in tf.range(loops) if loops > 1 else (0,):
+                for i, g in enumerate(gradients):
+                    update(i, g)
+
+        self.step = lambda: function(gradients)
+        self.step()
+
+
+class TorchUpdate:
+    """The same with torch's fused optimizers."""
+
+    def __init__(self, rule: str, shapes: list[tuple[int, ...]], loops: int) -> None:
         import torch
 
         torch.set_num_threads(1)
         rng = np.random.default_rng(0)
-        self.weights = [
+        weights = [
             torch.tensor(rng.normal(size=s).astype("float32"), requires_grad=True) for s in shapes
         ]
-        for weight in self.weights:
+        for weight in weights:
             weight.grad = 0.01 * weight.detach()
-        self.step = torch.optim.Adam(self.weights, fused=True).step
+        optimizer = {
+            "Adam": lambda: torch.optim.Adam(weights, fused=True),
+            "momentum": lambda: torch.optim.SGD(weights, 0.01, 0.9, fused=True),
+        }[rule]()
+
+        def step() -> None:
+            for _ in range(loops):
+                optimizer.step()
+
+        self.step = step
         self.step()
 
 
@@ -191,15 +235,40 @@ def updates(
     print(f"\nUpdate of {name}: {len(shapes)} variables, {numbers:,} weights; {how}")
     headers = ["rule", "Keras ms", "here ms", "here / Keras", "first two calls", "nodes/variable"]
     print(format_table(headers, rows))
-    limit = 7 * 4 * numbers / bandwidth()
-    print(f"The memory allows Adam {1e3 * limit:.2f} ms.", end=" ")
+    if keras.backend.backend() == "tensorflow":
+        limits(shapes, rounds, loops)
+
+
+def limits(shapes: list[tuple[int, ...]], rounds: int, loops: int) -> None:
+    """Prints what an update costs without an optimizer around it, and in torch."""
+    steps = {
+        "Keras's Adam": Update(PAIRS["Adam"][0], shapes, loops).step,
+        "Keras's SGD, momentum": Update(PAIRS["SGD, momentum"][0], shapes, loops).step,
+        "Adam here": Update(PAIRS["Adam"][1], shapes, loops).step,
+        "SGD, momentum here": Update(PAIRS["SGD, momentum"][1], shapes, loops).step,
+        "TensorFlow's kernel for Adam, bare": BareUpdate("Adam", shapes, loops).step,
+        "TensorFlow's kernel for momentum, bare": BareUpdate("momentum", shapes, loops).step,
+        "one addition to each variable": BareUpdate("addition", shapes, loops).step,
+    }
     try:
-        torch = TorchUpdate(shapes)
+        steps["torch's fused Adam"] = TorchUpdate("Adam", shapes, loops).step
+        steps["torch's fused SGD, momentum"] = TorchUpdate("momentum", shapes, loops).step
     except ImportError:
-        print("torch is not installed: its fused kernel is left out.")
-    else:
-        (seconds,) = in_turn([torch.step], rounds, 2)
-        print(f"torch's fused Adam takes {1e3 * statistics.median(seconds):.2f} ms.")
+        print("torch is not installed: its fused optimizers are left out.")
+    measured = in_turn(list(steps.values()), rounds, 2)
+    adam, sgd = measured[:2]
+    rows = [
+        (name, 1e3 * statistics.median(m) / loops, ratio(m, adam), ratio(m, sgd))
+        for name, m in zip(steps, measured, strict=True)
+    ]
+    # Adam reads four arrays of the weights' size and writes three, momentum three and two.
+    bytes_each = 4 * sum(int(np.prod(shape)) for shape in shapes)
+    speed = bandwidth()
+    for name, streams in (("Adam", 7), ("momentum", 5)):
+        seconds = streams * bytes_each / speed
+        parts = [f"{seconds * loops / statistics.median(m):.2f}" for m in (adam, sgd)]
+        rows.append((f"what the memory allows {name}", 1e3 * seconds, *parts))
+    print(format_table(["beside them", "ms", "of Keras's Adam", "of Keras's SGD"], rows))
 
 
 def whole_fit(rounds: int) -> None:
@@ -227,22 +296,23 @@ def whole_fit(rounds: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="fewer rounds, the small net alone")
-    quick = parser.parse_args().quick
+    parser.add_argument("--quick", action="store_true", help="the small nets alone")
+    parser.add_argument("--rounds", type=int, default=9)
+    arguments = parser.parse_args()
+    rounds = arguments.rounds
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
         tf.config.threading.set_intra_op_parallelism_threads(1)
         tf.config.threading.set_inter_op_parallelism_threads(1)
     print(f"Keras {keras.__version__} on {keras.backend.backend()}, CPU time")
-    rounds = 5 if quick else 15
     few = {name: PAIRS[name] for name in ("Adam", 'Adam, ε "hat" as Keras', "SGD, momentum")}
     if keras.backend.backend() == "tensorflow":
         updates("100 dense layers of 64", MLP, few, rounds, loops=10)
-    updates("100 dense layers of 64", MLP, PAIRS, rounds)
-    if not quick:
-        updates("ResNet50", resnet50(), few, rounds)
     whole_fit(rounds)
+    if not arguments.quick:
+        updates("ResNet50", resnet50(), few, rounds)
+    updates("100 dense layers of 64", MLP, PAIRS, rounds)
 
 
 if __name__ == "__main__":

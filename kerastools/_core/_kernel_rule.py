@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from kerastools._core import _kernels
+from kerastools._core._optimizer_hooks import is_distributed
 
 
 class KernelRule:
@@ -28,6 +29,11 @@ class KernelRule:
         `theta` and `slots` are variables of one type, that of `g`.
         """
         raise NotImplementedError
+
+    def may_stack(self) -> bool:
+        """Returns whether small variables of one shape may be updated in one go."""
+        tensorflow = keras.backend.backend() == "tensorflow"
+        return self.fuses and tensorflow and not is_distributed()
 
     def floor_of(self, h: SimpleNamespace, t: Any, floor: Any) -> Any:
         """Returns ε(1 − β₂ᵗ), by how much a velocity V = s + floor is more than s at step t.

@@ -121,9 +121,9 @@ def rmsprop(
     )
 
 
-def subtract(v: Any, number: Any, ones: Any) -> None:
-    """Subtracts a number from every element of `v`, in place; `ones` has v's shape."""
-    _raw().ResourceApplyGradientDescent(var=_handle(v), alpha=number, delta=ones)
+def subtract(v: Any, number: Any, x: Any) -> None:
+    """Subtracts a multiple of a tensor: v ← v − number · x, in place."""
+    _raw().ResourceApplyGradientDescent(var=_handle(v), alpha=number, delta=x)
 
 
 def _raw() -> Any:

@@ -1,22 +1,25 @@
 """What every optimizer here has in common: live numbers, one rule, clipping, decay."""
 
 from collections.abc import Sequence
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
-import keras
 import numpy as np
 from keras import ops
 
 from kerastools._core import _kernels
 from kerastools._core._clipping import clip_by_value, clip_to_norm, clip_units, norm
 from kerastools._core._evaluation_point import EvaluationPoint
-from kerastools._core._hyperparameter import Average, Hyperparameter, check, overridden, shortest
+from kerastools._core._hyperparameter import Hyperparameter
 from kerastools._core._kernel_rule import KernelRule
-from kerastools._core._optimizer_hooks import OptimizerHooks, before_training, dense
-from kerastools._core._param_groups import assign_groups, group_numbers, set_group_number
-from kerastools._core._per_variable import cast_number, is_half, rows, wide
-from kerastools._core._slots import known_variables, learning_rate_source
+from kerastools._core._live_numbers import LiveNumbers
+from kerastools._core._optimizer_hooks import before_training, dense
+from kerastools._core._param_groups import assign_groups
+from kerastools._core._per_variable import Picked, Unstacked, is_half, wide
+from kerastools._core._slot_builder import SlotBuilder
+from kerastools._core._slot_rows import Row, Stack
+from kerastools._core._slots import known_variables
 
 _OTHER_KERAS_ARGUMENTS = (
     "use_ema",
@@ -27,10 +30,7 @@ _OTHER_KERAS_ARGUMENTS = (
 )
 
 
-_RATE = ("[0, inf)", "learning_rate")
-
-
-class LiveOptimizer(KernelRule, EvaluationPoint, OptimizerHooks):
+class LiveOptimizer(KernelRule, EvaluationPoint, LiveNumbers, SlotBuilder):
     """Base of the optimizers of this package: a subclass is its slots and its rule.
 
     Once per update `advance(h, *scalar_slots)` works out what is one number per variable (step
@@ -72,21 +72,19 @@ class LiveOptimizer(KernelRule, EvaluationPoint, OptimizerHooks):
         unknown = set(kwargs) - set(_OTHER_KERAS_ARGUMENTS)
         if unknown:
             raise TypeError(f"{type(self).__name__} has no argument {sorted(unknown)}.")
-        super().__init__(learning_rate=check(learning_rate, *_RATE, self), **kwargs)
+        super().__init__(learning_rate, param_groups, **kwargs)
         # Not attributes of their own: Keras would track the variables in them.
-        self._now = SimpleNamespace(numbers=[], finite=None, fuses=False, ones={})
-        self._fixed = SimpleNamespace(rate_factors={})
+        self._now = SimpleNamespace(h=None, unstacked=None, finite=None, fuses=False, ones={})
         self.weight_decay = weight_decay
         self.clipvalue = clipvalue
         self.clipnorm = clipnorm
         self.global_clipnorm = global_clipnorm
         self.adaptive_clipnorm = adaptive_clipnorm
         self.skip_nonfinite = skip_nonfinite
-        self._fixed.param_groups = tuple(param_groups)
         if skip_nonfinite or global_clipnorm is not None:
-            self._gradient_norm = self._add_reading("gradient_norm", "float32")
-            self._clipped_steps = self._add_reading("clipped_steps", "int32")
-            self._skipped_steps = self._add_reading("skipped_steps", "int32")
+            self._gradient_norm = self.add_reading("gradient_norm", "float32")
+            self._clipped_steps = self.add_reading("clipped_steps", "int32")
+            self._skipped_steps = self.add_reading("skipped_steps", "int32")
         if self.use_ema:
             self.add_evaluation_point()
 
@@ -97,16 +95,6 @@ class LiveOptimizer(KernelRule, EvaluationPoint, OptimizerHooks):
     def rule(self, g: Any, h: SimpleNamespace, *slots: Any) -> tuple[Any, ...]:
         """Returns the step Δ that is subtracted from the weights, and the slots anew."""
         raise NotImplementedError
-
-    @property
-    def learning_rate(self) -> Any:
-        """The learning rate η, a scalar variable; assign a number to change it."""
-        source = learning_rate_source(self)
-        return source(self.iterations) if callable(source) else source
-
-    @learning_rate.setter
-    def learning_rate(self, value: Any) -> None:
-        keras.optimizers.Optimizer.learning_rate.fset(self, check(value, *_RATE, self))
 
     @property
     def gradient_norm(self) -> Any:
@@ -127,37 +115,21 @@ class LiveOptimizer(KernelRule, EvaluationPoint, OptimizerHooks):
         """Number of steps that `skip_nonfinite` has left out, or `None`; a scalar variable."""
         return getattr(self, "_skipped_steps", None)
 
-    @property
-    def param_groups(self) -> tuple[Any, ...]:
-        """The groups that the optimizer was given."""
-        return self._fixed.param_groups
-
-    def set_group(self, index: int, **numbers: float) -> None:
-        """Sets numbers of the group `param_groups[index]`; acts on the running `fit`."""
-        groups, declared = list(self.param_groups), _declared(type(self))
-        for name, number in numbers.items():
-            groups[index] = set_group_number(self, groups, index, name, number, declared)
-            self._fixed.param_groups = tuple(groups)
-
-    def set_rate_factors(self, factors: dict[int, float]) -> None:
-        """Multiplies the learning rate of single variables, by id; for steps traced from now."""
-        self._fixed.rate_factors = dict(factors)
-
     def build(self, variables: list[Any]) -> None:
         """Creates the slots of `variables`."""
         if self.built:
             return
-        groups = assign_groups(self, self.param_groups, variables, _declared(type(self)))
+        groups = assign_groups(self, self.param_groups, variables, self.declared())
         super().build(variables)
-        self._dtype = keras.backend.result_type(*map(wide, variables), "float32")
+        self.lay_out(variables, stacks=self.may_stack())
         for name in self.scalar_slots:
-            setattr(self, f"{name}_slots", self._add_vector(name, len(variables)))
+            setattr(self, f"{name}_slots", self.add_vector(name, len(variables)))
         for name in self.slots:
-            setattr(self, f"{name}_slots", [self._add_slot(name, v) for v in variables])
+            setattr(self, f"{name}_slots", self.add_slots(name, variables))
         if any(map(is_half, variables)):
-            self.master_slots = [self._add_master(v) for v in variables]
+            self.master_slots = [self.add_master(v) for v in variables]
         if groups is not None:
-            self.group_slots = self._add_vector("group", len(variables), "int32")
+            self.group_slots = self.add_vector("group", len(variables), "int32")
             with before_training():
                 self.group_slots.assign(groups)
 
@@ -165,18 +137,45 @@ class LiveOptimizer(KernelRule, EvaluationPoint, OptimizerHooks):
         """Works out the numbers of this update, for all variables at once."""
         fuses = self.fuses and self.has_kernel() and self._now.finite is None
         self._now.fuses = fuses and _kernels.available()
-        h = self.hyperparameters(learning_rate)
+        h = self.hyperparameters(learning_rate, self.scalar_dtype, rounds=self._now.fuses)
         old = [getattr(self, f"{name}_slots") for name in self.scalar_slots]
         new = self.advance(h, *map(ops.convert_to_tensor, old))
         for slot, value in zip(old, new, strict=True):
             slot.assign(self._where_moved(variables, value, slot))
-        known = len(known_variables(self))
-        names = {name: rows(value, known) for name, value in vars(h).items()}
-        self._now.numbers = [
-            SimpleNamespace(**{name: values[i] for name, values in names.items()})
-            for i in range(known)
-        ]
+        self._now.h = h
+        self._now.unstacked = Unstacked(len(known_variables(self)))
         self._now.ones = {}
+
+    def update_all(self, gradients: list[Any], variables: list[Any], learning_rate: Any) -> None:
+        """Moves the variables: stacks of which every variable has a gradient, then the others."""
+        left = {self.index_of(v): (g, v) for g, v in zip(gradients, variables, strict=True)}
+        for stack in self.stacks:
+            if left.keys() >= set(stack.indices):
+                self.update_stack(stack, *zip(*map(left.pop, stack.indices), strict=True))
+        for gradient, variable in left.values():
+            self.update_step(gradient, variable, learning_rate)
+
+    def update_stack(
+        self, stack: Stack, gradients: Sequence[Any], variables: Sequence[Any]
+    ) -> None:
+        """Moves the variables of a stack by the rule, which is the same for each element."""
+        h = Picked(self._now.h, stack.number, stack.dtype)
+        gs = [ops.cast(g, stack.dtype) for g in gradients]
+        if h.adaptive_clipnorm is not None:
+            gs = [clip_units(g, v, h.adaptive_clipnorm) for g, v in zip(gs, variables, strict=True)]
+        h.decay = None
+        if h.weight_decay is not None and any(map(self.decays, variables)):
+            h.decay = h.weight_decay * ops.stack(variables)
+            if not all(map(self.decays, variables)):
+                kept = ops.convert_to_tensor([float(self.decays(v)) for v in variables])
+                h.decay = h.decay * stack.column(ops.cast(kept, stack.dtype))
+        delta, *new_slots = self.rule(ops.stack(gs), h, *map(ops.convert_to_tensor, stack.slots))
+        if h.decay is not None and not self.decays_in_rule:
+            delta = delta + h.learning_rate * h.decay
+        for variable, step in zip(variables, ops.unstack(delta, len(gs)), strict=True):
+            variable.assign_sub(step, read_value=False)
+        for old, new in zip(stack.slots, new_slots, strict=True):
+            old.assign(new)
 
     def update_allowed(self) -> Any:
         """Returns whether all gradients are finite, if `skip_nonfinite`."""
@@ -189,14 +188,12 @@ class LiveOptimizer(KernelRule, EvaluationPoint, OptimizerHooks):
         index = self.index_of(variable)
         slots = self.slots_of(index)
         dtype = wide(variable)
-        h = SimpleNamespace(
-            **{name: cast_number(v, dtype) for name, v in vars(self._now.numbers[index]).items()}
-        )
+        h = Picked(self._now.h, partial(self._now.unstacked.at, index), dtype)
         g = ops.cast(gradient, dtype)
         if h.adaptive_clipnorm is not None:
             g = clip_units(g, ops.cast(variable, dtype), h.adaptive_clipnorm)
         decays = h.weight_decay is not None and self.decays(variable)
-        if self._now.fuses and not is_half(variable):
+        if self._now.fuses and not is_half(variable) and not isinstance(slots[0], Row):
             self.fused(variable, g, h, *slots)
             return
 
@@ -219,10 +216,6 @@ class LiveOptimizer(KernelRule, EvaluationPoint, OptimizerHooks):
                 new = ops.where(self._now.finite, new, ops.cast(old, dtype))
             self.assign(old, new)
 
-    def slots_of(self, index: int) -> list[Any]:
-        """Returns the slots of one variable, in the order in which the rule takes them."""
-        return [getattr(self, f"{name}_slots")[index] for name in self.slots]
-
     def update_averages(self, moved: Any) -> None:
         """Moves the averages of the constrained weights where the weights moved."""
         if self.skip_nonfinite:
@@ -239,34 +232,6 @@ class LiveOptimizer(KernelRule, EvaluationPoint, OptimizerHooks):
     def evaluation_pairs(self) -> list[tuple[Any, Any]]:
         """Returns each variable with what stands in for it in evaluation: its average."""
         return self.averages() if self.use_ema else []
-
-    def live_numbers(self) -> list[str]:
-        """Returns the names of the numbers that may be set while training."""
-        sources = {name: getattr(self, d.attribute) for name, d in _declared(type(self)).items()}
-        sources["learning_rate"] = learning_rate_source(self)
-        return [name for name, source in sources.items() if isinstance(source, keras.Variable)]
-
-    def hyperparameters(self, learning_rate: Any) -> SimpleNamespace:
-        """Returns the numbers of this update by name: scalars, or vectors over the variables."""
-        overrides = group_numbers(self, self.param_groups, self._dtype)
-        h = SimpleNamespace()
-        for name, declared in _declared(type(self)).items():
-            value = declared.in_update(self, self._dtype, overrides.get(name))
-            rounds = self._now.fuses and isinstance(value, Average)
-            setattr(h, name, value.rounded() if rounds else value)
-        if h.weight_decay is None and "weight_decay" in overrides:
-            h.weight_decay = overridden(0.0, overrides["weight_decay"])
-        h.learning_rate = ops.cast(learning_rate, self._dtype)
-        h.zero = ops.zeros((), self._dtype)
-        if "lr_multiplier" in overrides:
-            h.learning_rate = h.learning_rate * overrides["lr_multiplier"]
-        factors = self._fixed.rate_factors
-        if factors:
-            column = [factors.get(id(v), 1.0) for v in known_variables(self)]
-            h.learning_rate = h.learning_rate * ops.convert_to_tensor(column, self._dtype)
-        if h.weight_decay is not None:
-            h.kept = 1 - h.learning_rate * h.weight_decay
-        return h
 
     def clip_gradients(self, gradients: list[Any]) -> list[Any]:
         """Clips by value, then each gradient's norm, then the norm of all; those that are set."""
@@ -293,23 +258,7 @@ class LiveOptimizer(KernelRule, EvaluationPoint, OptimizerHooks):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor; the hyperparameters as they are now."""
-        config = super().get_config()
-        del config["ema_overwrite_frequency"]
-        if isinstance(config["learning_rate"], float):
-            config["learning_rate"] = float(shortest(self.learning_rate))
-        numbers = {name: d.config(self) for name, d in _declared(type(self)).items()}
-        groups = [keras.saving.serialize_keras_object(group) for group in self.param_groups]
-        return config | numbers | {"skip_nonfinite": self.skip_nonfinite, "param_groups": groups}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
-        """Returns the optimizer that `get_config` described."""
-        functions = {
-            name: keras.saving.deserialize_keras_object(value, custom_objects=custom_objects)
-            for name, value in config.items()
-            if isinstance(value, dict) or name == "param_groups"
-        }
-        return cls(**config | functions)
+        return super().get_config() | {"skip_nonfinite": self.skip_nonfinite}
 
     def _where_moved(self, variables: list[Any], new: Any, slot: Any) -> Any:
         """Returns `new` for the variables that are updated now, else what `slot` holds."""
@@ -321,37 +270,3 @@ class LiveOptimizer(KernelRule, EvaluationPoint, OptimizerHooks):
         if self._now.finite is not None:
             new = ops.where(self._now.finite, new, old)
         return new
-
-    def _add_reading(self, name: str, dtype: str) -> Any:
-        return self.add_variable(shape=(), dtype=dtype, aggregation="only_first_replica", name=name)
-
-    def _add_vector(self, name: str, length: int, dtype: str | None = None) -> Any:
-        return self.add_variable(
-            shape=(length,),
-            dtype=dtype or self._dtype,
-            aggregation="only_first_replica",
-            name=name,
-        )
-
-    def _add_slot(self, name: str, variable: Any) -> Any:
-        if getattr(variable, "overwrite_with_gradient", False):
-            return None  # Keras assigns these the gradient itself (float8 scales).
-        if keras.backend.standardize_dtype(variable.dtype) == wide(variable):
-            return self.add_variable_from_reference(variable, name=name)
-        return self.add_variable(shape=variable.shape, dtype=wide(variable), name=name)
-
-    def _add_master(self, variable: Any) -> Any:
-        slot = self._add_slot("master", variable) if is_half(variable) else None
-        if slot is not None:
-            with before_training():
-                slot.assign(ops.cast(variable, slot.dtype))
-        return slot
-
-
-def _declared(cls: type) -> dict[str, Hyperparameter]:
-    return {
-        name: attribute
-        for parent in reversed(cls.__mro__)
-        for name, attribute in vars(parent).items()
-        if isinstance(attribute, Hyperparameter)
-    }

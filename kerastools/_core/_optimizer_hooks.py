@@ -33,6 +33,15 @@ class OptimizerHooks(keras.optimizers.Optimizer):
     def begin_update(self, variables: list[Any], learning_rate: Any) -> None:
         """Is called once per update, before `update_step` is called for each of `variables`."""
 
+    def update_all(self, gradients: list[Any], variables: list[Any], learning_rate: Any) -> None:
+        """Calls `update_step` for each variable; on TensorFlow without `tf.distribute`."""
+        for gradient, variable in zip(gradients, variables, strict=True):
+            self.update_step(gradient, variable, learning_rate)
+
+    def track(self, variable: Any) -> None:
+        """Takes a variable that `add_variable` has not made among those that are saved."""
+        self._track_variable(variable)
+
     def update_allowed(self) -> Any:
         """Returns whether the update is to happen, a scalar tensor, or `None` for always.
 
@@ -73,7 +82,11 @@ class OptimizerHooks(keras.optimizers.Optimizer):
     ) -> None:
         # TensorFlow only: here, at the place where the variables of all replicas are updated.
         def update() -> None:
-            self.begin_update([v for _, v in grads_and_vars], learning_rate)
+            gradients, variables = map(list, zip(*grads_and_vars, strict=True))
+            self.begin_update(variables, learning_rate)
+            if not is_distributed():
+                self.update_all(gradients, variables, learning_rate)
+                return
             super(OptimizerHooks, self)._distributed_tf_update_step(
                 distribution, grads_and_vars, learning_rate
             )
@@ -93,7 +106,10 @@ class OptimizerHooks(keras.optimizers.Optimizer):
 
     def _all_reduce_sum_gradients(self, grads_and_vars: list[Any]) -> list[Any]:
         # TensorFlow only: Keras itself clips each replica's part before the sum.
-        reduced = super()._all_reduce_sum_gradients(grads_and_vars)
+        # Without replicas it would copy every gradient.
+        reduced = grads_and_vars
+        if is_distributed():
+            reduced = super()._all_reduce_sum_gradients(grads_and_vars)
         gradients, variables = zip(*reduced, strict=True)
         return list(zip(self.clip_gradients(list(gradients)), variables, strict=True))
 

@@ -1,5 +1,7 @@
 """Numbers of an update, one for each variable, and the type in which it is computed."""
 
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import keras
@@ -8,25 +10,45 @@ from keras import ops
 from kerastools._core._hyperparameter import Average
 
 
-def rows(value: Any, length: int) -> list[Any]:
-    """Returns `length` numbers: those of a vector, or a scalar again and again."""
-    if isinstance(value, Average):
-        if len(value.complement.shape) == 0:
-            return [value] * length
-        return [Average(c) for c in rows(value.complement, length)]
-    if value is None or len(value.shape) == 0:
-        return [value] * length
-    return list(ops.unstack(value, length))
+class Picked(SimpleNamespace):
+    """Numbers of an update as some of the variables see them, worked out when first asked for.
+
+    `pick` is given a number, a scalar or a vector over all variables, and returns theirs in
+    `dtype`.
+    """
+
+    def __init__(self, numbers: SimpleNamespace, pick: Callable[[Any], Any], dtype: str) -> None:
+        super().__init__(_all=numbers, _pick=pick, _dtype=dtype)
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._all, name)
+        if isinstance(value, Average):
+            picked: Any = Average(self._cast(self._pick(value.complement)))
+        else:
+            picked = value if value is None else self._cast(self._pick(value))
+        setattr(self, name, picked)
+        return picked
+
+    def _cast(self, value: Any) -> Any:
+        kept = keras.backend.standardize_dtype(value.dtype) in (self._dtype, "bool")
+        return value if kept else ops.cast(value, self._dtype)
 
 
-def cast_number(value: Any, dtype: str) -> Any:
-    """Returns a number of the update in `dtype`; `None` and flags as they are."""
-    if isinstance(value, Average):
-        complement = cast_number(value.complement, dtype)
-        return value if complement is value.complement else Average(complement)
-    if value is None or keras.backend.standardize_dtype(value.dtype) in (dtype, "bool"):
-        return value
-    return ops.cast(value, dtype)
+class Unstacked:
+    """Picks one variable's number out of a vector over all, which is taken apart only once."""
+
+    def __init__(self, length: int) -> None:
+        self._length = length
+        # With the vector itself, or its identity could be another's later.
+        self._parts: dict[int, tuple[Any, list[Any]]] = {}
+
+    def at(self, index: int, value: Any) -> Any:
+        """Returns the number of the variable at `index`."""
+        if len(value.shape) == 0:
+            return value
+        if id(value) not in self._parts:
+            self._parts[id(value)] = value, list(ops.unstack(value, self._length))
+        return self._parts[id(value)][1][index]
 
 
 def is_half(variable: Any) -> bool:

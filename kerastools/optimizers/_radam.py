@@ -5,6 +5,7 @@ from typing import Any
 
 from keras import ops
 
+from kerastools._core import _kernels
 from kerastools._core._hyperparameter import DecayRate, Hyperparameter
 from kerastools._core._live_optimizer import LiveOptimizer
 from kerastools._core._registration import register
@@ -111,6 +112,9 @@ class RAdam(LiveOptimizer):
         r2 = (safe - 4) * (safe - 2) * safe_inf / ((safe_inf - 4) * (safe_inf - 2) * safe)
         h.plain = h.learning_rate / h.beta_1.bias(t)
         h.alpha = h.plain * ops.sqrt(r2 * bias)
+        # For a kernel: α / (√s + ε) is the plain rate where ε is so large that √s is nothing to it.
+        h.large = ops.where(h.rectified, h.epsilon, 2.0**64)
+        h.large_rate = ops.where(h.rectified, h.alpha, h.plain * 2.0**64)
         return (t,)
 
     def rule(self, g: Any, h: SimpleNamespace, m: Any, s: Any) -> tuple[Any, ...]:
@@ -119,3 +123,14 @@ class RAdam(LiveOptimizer):
         s = h.beta_2.average(s, ops.square(g))
         adaptive = h.alpha * m / (ops.sqrt(s) + h.epsilon)
         return ops.where(h.rectified, adaptive, h.plain * m), m, s
+
+    def has_kernel(self) -> bool:
+        """Returns whether TensorFlow has a kernel for this rule."""
+        return True
+
+    def fused(self, theta: Any, g: Any, h: SimpleNamespace, *slots: Any) -> None:
+        """Does the same with TensorFlow's kernel for Adam."""
+        m, s = slots
+        self.decay(theta, h)
+        numbers = (h.large_rate, h.beta_1.beta, h.beta_2.beta, h.large, h.zero)
+        _kernels.adam(theta, m, s, g, *numbers)

@@ -79,6 +79,7 @@ class RMSProp(LiveOptimizer):
     epsilon = Hyperparameter("(0, inf)")
     momentum = Hyperparameter("[0, 1)")
 
+    scalar_slots: tuple[str, ...] = ()
     slots: tuple[str, ...] = ("mean_square",)
 
     def __init__(
@@ -95,14 +96,35 @@ class RMSProp(LiveOptimizer):
         self.epsilon = epsilon
         self.momentum = momentum
         self.centered = centered
+        if self._lifts:
+            self.scalar_slots = ("floor",)
         if centered:
             self.slots = (*self.slots, "mean")
         if momentum is not None:
             self.slots = (*self.slots, "velocity")
 
+    @property
+    def _lifts(self) -> bool:
+        """Whether the slot `mean_square` is G + ε, so that the root needs no ε."""
+        return self.momentum is None and not self.centered
+
+    def advance(self, h: SimpleNamespace, *floor: Any) -> tuple[Any, ...]:
+        """Works out what is added to ρ(G + floor) to make it ρG + ε."""
+        if not self._lifts:
+            return ()
+        h.lift = h.epsilon - h.rho.beta * floor[0]
+        h.sunk = -h.lift
+        # A kernel that adds g² is given g √(1 − ρ).
+        h.scale = ops.sqrt(h.rho.complement)
+        h.scaled_rate = h.learning_rate / h.scale
+        return (h.epsilon * ops.ones_like(floor[0]),)
+
     def rule(self, g: Any, h: SimpleNamespace, square: Any, *more: Any) -> tuple[Any, ...]:
         """Returns Δ and the slots anew."""
         square = h.rho.average(square, ops.square(g))
+        if self._lifts:
+            square = square + h.lift
+            return h.learning_rate * g / ops.sqrt(square), square
         slots = [square]
         spread = square
         if self.centered:
@@ -118,11 +140,17 @@ class RMSProp(LiveOptimizer):
 
     def has_kernel(self) -> bool:
         """Returns whether TensorFlow has a kernel for this rule."""
-        return self.momentum is not None and not self.centered
+        return not self.centered
 
     def fused(self, theta: Any, g: Any, h: SimpleNamespace, *slots: Any) -> None:
-        """Does the same with TensorFlow's kernel, which always keeps a velocity."""
+        """Does the same with TensorFlow's kernel; without a velocity, with AdaGrad's."""
         self.decay(theta, h)
+        if self._lifts:
+            (square,) = slots
+            _kernels.subtract(square, h.rho.complement, ops.convert_to_tensor(square))
+            self.lift(square, h)
+            _kernels.adagrad(theta, square, h.scale * g, h.scaled_rate)
+            return
         square, v = slots
         numbers = (h.learning_rate, h.rho.beta, h.momentum, h.epsilon)
         _kernels.rmsprop(theta, square, v, g, *numbers)

@@ -25,9 +25,9 @@ class SGD(LiveOptimizer):
 
     `"shifted"` is what Keras and PyTorch call Nesterov: it walks along φ = θ − γv, the points at
     which the exact form takes its gradients, and never comes back to θ. `"exact"` trains at φ, too,
-    at the same cost, and keeps the look-ahead u = γv beside it, so that θ = φ + u is known:
+    at the same cost, and keeps the look-ahead d = −γv beside it, so that θ = φ − d is known:
 
-        v = u + η g(φ);    φ ← φ − ηg − γv;    u ← γv
+        d ← γ(d − η g(φ));    φ ← φ − ηg + d
 
     `kerastools.callbacks.EvaluationWeights` puts θ into the model for validation, checkpoints and
     the end of training. A momentum that is set while training is used from the next look-ahead on.
@@ -105,11 +105,11 @@ class SGD(LiveOptimizer):
             self.add_evaluation_point()
 
     def rule(self, g: Any, h: SimpleNamespace, slot: Any) -> tuple[Any, ...]:
-        """Returns Δ and the slot: d = −v, or the look-ahead γv if `nesterov="exact"`."""
+        """Returns Δ and the slot d: −v, or the look-ahead −γv if `nesterov="exact"`."""
         eta, gamma = h.learning_rate, h.momentum
         if self.nesterov == "exact":
-            v = slot + eta * g
-            return eta * g + gamma * v, gamma * v
+            d = gamma * (slot - eta * g)
+            return eta * g - d, d
         d = gamma * slot - eta * g
         if self.nesterov == "shifted":
             return eta * g - gamma * d, d
@@ -117,22 +117,26 @@ class SGD(LiveOptimizer):
 
     def has_kernel(self) -> bool:
         """Returns whether TensorFlow has a kernel for this rule."""
-        return self.nesterov != "exact"
+        return True
 
     def fused(self, theta: Any, g: Any, h: SimpleNamespace, *slots: Any) -> None:
         """Does the same with TensorFlow's kernel for momentum."""
         self.decay(theta, h)
-        shifted = self.nesterov == "shifted"
+        eta, gamma = h.learning_rate, h.momentum
         (d,) = slots
-        _kernels.momentum(theta, d, g, h.learning_rate, h.momentum, nesterov=shifted)
+        if self.nesterov == "exact":
+            _kernels.momentum(theta, d, g, gamma * eta, gamma, nesterov=False)
+            _kernels.subtract(theta, eta, g)
+        else:
+            _kernels.momentum(theta, d, g, eta, gamma, nesterov=self.nesterov == "shifted")
 
-    def evaluation_weights(self, trained: Any, u: Any) -> Any:
-        """Returns θ = φ + u."""
-        return trained + u
+    def evaluation_weights(self, trained: Any, d: Any) -> Any:
+        """Returns θ = φ − d."""
+        return trained - d
 
-    def training_weights(self, evaluated: Any, u: Any) -> Any:
-        """Returns φ = θ − u."""
-        return evaluated - u
+    def training_weights(self, evaluated: Any, d: Any) -> Any:
+        """Returns φ = θ + d."""
+        return evaluated + d
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor; the hyperparameters as they are now."""

@@ -52,13 +52,13 @@ def test_fits_with_evaluations_between_are_one_fit_to_the_bit(make):
 
 
 def test_validation_checkpoint_and_the_end_see_the_evaluation_weights(tmp_path):
-    """Each is compared with θ = φ + u of a run without the callback."""
+    """Each is compared with θ = φ − d of a run without the callback."""
     wanted = []
     twin = exact()
     for _ in range(3):
         fit(twin, 1)
-        phi, u = twin.get_weights(), twin.optimizer.lookahead_slots
-        wanted.append([w + ops.convert_to_numpy(s) for w, s in zip(phi, u, strict=True)])
+        phi, d = twin.get_weights(), twin.optimizer.lookahead_slots
+        wanted.append([w - ops.convert_to_numpy(s) for w, s in zip(phi, d, strict=True)])
 
     seen = exact()
     path = str(tmp_path / "{epoch}.keras")

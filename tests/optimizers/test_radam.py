@@ -6,6 +6,7 @@ from keras import ops
 
 from kerastools.optimizers import RAdam
 from tests.optimizers.trajectory import (
+    as_held,
     compiled,
     error,
     gradients,
@@ -37,8 +38,10 @@ def radam(eta=0.01, beta_1=0.9, beta_2=0.999, epsilon=1e-8):
 
 @pytest.mark.parametrize("how", how_to_run())
 def test_two_hundred_steps_equal_numpy(how):
-    got = run(RAdam(0.01), gradients(), how)
-    assert largest_error(got, reference(radam(), gradients())) < 1e-5
+    optimizer = RAdam(0.01)
+    got = run(optimizer, gradients(), how)
+    betas = (as_held(optimizer, beta, how) for beta in (0.9, 0.999))
+    assert largest_error(got, reference(radam(0.01, *betas), gradients())) < 1e-5
 
 
 @pytest.mark.tensorflow

@@ -22,7 +22,11 @@ def rmsprop(eta=0.01, rho=0.9, epsilon=1e-8, momentum=None, centered=False):
 
     def rule(theta, g, t, slots):
         r = rho(t) if callable(rho) else rho
-        slots["mean_square"] = spread = r * slots.get("mean_square", 0.0) + (1 - r) * g**2
+        slots["_square"] = spread = r * slots.get("_square", 0.0) + (1 - r) * g**2
+        slots["mean_square"] = spread
+        if momentum is None and not centered:
+            # What stands under the root needs no ε then.
+            slots["mean_square"], slots["floor"] = spread + epsilon, np.float64(epsilon)
         if centered:
             slots["mean"] = mean = r * slots.get("mean", 0.0) + (1 - r) * g
             spread = spread - mean**2

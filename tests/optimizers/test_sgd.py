@@ -138,7 +138,7 @@ def test_weights_loaded_while_evaluating_are_trained_on():
     theta.assign([7.0, 7.0, 7.0])
     optimizer.to_training()
     lookahead = ops.convert_to_numpy(optimizer.lookahead_slots[0])
-    np.testing.assert_allclose(ops.convert_to_numpy(theta), 7.0 - lookahead, rtol=1e-7)
+    np.testing.assert_allclose(ops.convert_to_numpy(theta), 7.0 + lookahead, rtol=1e-7)
 
 
 @pytest.mark.parametrize("gamma", [0.5, 0.9, 0.99])

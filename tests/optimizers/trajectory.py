@@ -41,21 +41,42 @@ def run(
     all_gradients: list[list[np.ndarray]],
     how: str = FAST,
     dtype: str = "float32",
-    before_step: Callable[[int], None] = lambda step: None,
+    before_step: Callable[[int], None] | None = None,
 ) -> tuple[list[np.ndarray], dict[str, list[np.ndarray]]]:
     """Returns the weights and slots after one step per gradient."""
     weights = [keras.Variable(w, dtype=dtype, name=f"w{i}") for i, w in enumerate(start())]
     optimizer.build(weights)
-    step = compiled(optimizer, weights, how)
-    for t, gs in enumerate(all_gradients):
-        before_step(t)
-        step([ops.convert_to_tensor(g, dtype=dtype) for g in gs])
+    if how == "jit" and before_step is None:
+        move_all(optimizer, weights, all_gradients)
+    else:
+        step = compiled(optimizer, weights, how)
+        for t, gs in enumerate(all_gradients):
+            if before_step is not None:
+                before_step(t)
+            step([ops.convert_to_tensor(g, dtype=dtype) for g in gs])
     slots = {
         name.removesuffix("_slots"): list(map(ops.convert_to_numpy, each_slot(value)))
         for name, value in vars(optimizer).items()
-        if name.endswith("_slots")
+        if name.endswith("_slots") and name != "scalar_slots"
     }
     return [ops.convert_to_numpy(w) for w in weights], slots
+
+
+def move_all(
+    optimizer: keras.optimizers.Optimizer,
+    weights: list[keras.Variable],
+    all_gradients: list[list[np.ndarray]],
+) -> None:
+    """Updates the weights by all gradients in one call; JAX only."""
+
+    def step(values, state, gs):
+        values, state = optimizer.stateless_apply(state, gs, values)
+        return list(values), list(state)
+
+    start = [w.value for w in weights], [v.value for v in optimizer.variables]
+    values, state = in_one_call(step, *start, all_gradients)
+    for variable, value in zip(weights + optimizer.variables, values + state, strict=True):
+        variable.assign(value)
 
 
 def each_slot(value) -> list:
@@ -129,9 +150,23 @@ def optax_weights(twin, all_gradients: list[list[np.ndarray]]) -> list[np.ndarra
     """Returns the weights after one step of an optax optimizer per gradient."""
     import optax
 
+    def step(weights, state, gs):
+        updates, state = twin.update(gs, state, weights)
+        return optax.apply_updates(weights, updates), state
+
     weights = [np.float32(w) for w in start()]
-    state = twin.init(weights)
-    for gs in all_gradients:
-        updates, state = twin.update([np.float32(g) for g in gs], state, weights)
-        weights = optax.apply_updates(weights, updates)
+    weights, _ = in_one_call(step, weights, twin.init(weights), all_gradients)
     return [np.asarray(w) for w in weights]
+
+
+def in_one_call(step: Callable, weights: list, state, all_gradients: list[list[np.ndarray]]):
+    """Returns what JAX makes of `step(weights, state, gradients)` again and again."""
+    import jax
+
+    weights = [jax.numpy.asarray(w) for w in weights]
+    every = [
+        jax.numpy.stack(gs).astype(weights[0].dtype) for gs in zip(*all_gradients, strict=True)
+    ]
+    start = (weights, state)
+    scanned = jax.jit(lambda c, gs: jax.lax.scan(lambda c, g: (step(*c, g), None), c, gs))
+    return scanned(start, every)[0]
