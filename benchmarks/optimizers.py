@@ -1,13 +1,13 @@
 """The optimizers here against Keras's, side by side: updates alone, first steps, whole `fit`.
 
-    python benchmarks/optimizers.py [--quick]
+    python benchmarks/optimizers.py [--parts loop fit resnet rules] [--rounds N]
 
 CPU time of one thread, which other programs on the machine disturb little; the contestants take
 turns, and a ratio is made in every round. Printed are the medians, with the smallest and the
 largest ratio. Beside the updates stand their limits: TensorFlow's kernels without an optimizer
 around them, one addition to each variable and nothing else, and what the memory allows; with torch
-installed its fused optimizers, too. --quick leaves out ResNet50, --rounds says how often the
-contestants take their turns. KERAS_BACKEND=jax compares on JAX, where XLA compiles both.
+installed its fused optimizers, too. The parts: ten updates of a net of 100 layers in one call; fit;
+ResNet50's variables; all rules. KERAS_BACKEND=jax compares on JAX, where XLA compiles both.
 """
 
 import argparse
@@ -25,6 +25,7 @@ from kerastools import optimizers
 from kerastools._core._table import format_table
 
 MLP = [(64, 64), (64,)] * 100
+PARTS = ["loop", "fit", "resnet", "rules"]
 PAIRS = {
     "Adam": (lambda: keras.optimizers.Adam(), lambda: optimizers.Adam()),
     'Adam, ε "hat" as Keras': (
@@ -296,10 +297,12 @@ def whole_fit(rounds: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="the small nets alone")
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument(
+        "--rounds", type=int, default=9, help="how often the contestants take turns"
+    )
     arguments = parser.parse_args()
-    rounds = arguments.rounds
+    parts, rounds = arguments.parts, arguments.rounds
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
@@ -307,12 +310,14 @@ def main() -> None:
         tf.config.threading.set_inter_op_parallelism_threads(1)
     print(f"Keras {keras.__version__} on {keras.backend.backend()}, CPU time")
     few = {name: PAIRS[name] for name in ("Adam", 'Adam, ε "hat" as Keras', "SGD, momentum")}
-    if keras.backend.backend() == "tensorflow":
+    if "loop" in parts and keras.backend.backend() == "tensorflow":
         updates("100 dense layers of 64", MLP, few, rounds, loops=10)
-    whole_fit(rounds)
-    if not arguments.quick:
+    if "fit" in parts:
+        whole_fit(rounds)
+    if "resnet" in parts:
         updates("ResNet50", resnet50(), few, rounds)
-    updates("100 dense layers of 64", MLP, PAIRS, rounds)
+    if "rules" in parts:
+        updates("100 dense layers of 64", MLP, PAIRS, rounds)
 
 
 if __name__ == "__main__":
