@@ -141,7 +141,7 @@ def test_rebind_keeps_the_rows_of_surviving_variables_to_the_bit():
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_at_most_eight_operations_lead_to_the_update_of_a_small_variable(rule):
+def test_at_most_three_operations_more_lead_to_the_update_of_a_small_variable_more(rule):
     import tensorflow as tf
 
     def operations(length):
@@ -153,6 +153,4 @@ def test_at_most_eight_operations_lead_to_the_update_of_a_small_variable(rule):
         # Placeholders and captured handles are what is given, not what is done.
         return sum(op.type != "Placeholder" for op in traced.graph.get_operations())
 
-    fewer = operations(10)
-    assert (operations(30) - fewer) / 20 <= 3
-    assert fewer / 10 <= 14
+    assert (operations(30) - operations(10)) / 20 <= 3
