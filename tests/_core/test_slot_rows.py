@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from kerastools._core._slot_rows import FEWEST, LARGEST, Stack, stacks_of
+from kerastools.optimizers import Adam
 
 pytestmark = pytest.mark.tensorflow
 
@@ -70,3 +71,18 @@ def test_only_small_variables_of_one_shape_and_type_are_stacked():
     stacks = stacks_of(mixed)
     assert [(s.shape, s.dtype) for s in stacks] == [((2, 3), "float32"), ((2, 3), "float64")]
     assert stacks[0].indices == list(range(0, 4 * FEWEST, 4))
+
+
+def test_a_model_trained_with_stacks_is_written_by_tensorflows_saved_model(tmp_path):
+    import tensorflow as tf
+
+    layers = [keras.layers.Dense(3, name=f"dense_{i}") for i in range(FEWEST)]
+    model = keras.Sequential([keras.Input((3,)), *layers])
+    model.compile(Adam(), "mse")
+    x = np.ones((4, 3), "float32")
+    model.train_on_batch(x, x)
+    assert model.optimizer.stacks
+    tf.saved_model.save(model, str(tmp_path))
+    served = tf.saved_model.load(str(tmp_path)).signatures["serving_default"]
+    (output,) = served(tf.constant(x)).values()
+    np.testing.assert_allclose(output, model(x), rtol=1e-6)
