@@ -1,15 +1,19 @@
 """Trials per minute of PopulationTuner against keras_tuner.RandomSearch, on digits.
 
-    python benchmarks/search.py            # about ten minutes; --rounds 1 --trials 8 is quicker
+    python benchmarks/search.py                    # all; --rounds 1 --trials 8 is quicker
+    python benchmarks/search.py dense cnn          # some: dense, cnn, live, wide, memory, target
 
-The same net, configurations drawn from the same space, the same epochs and state files of both,
-interleaved rounds, CPU time of the process on one thread; tracing is counted. `stacked` trains
-eight trials at once, `live` one after the other on one compiled model.
+The same nets and configurations, the same epochs and state files of both, interleaved rounds, CPU
+time of the process on one thread; tracing is counted. `stacked` trains eight trials at once, `live`
+one after the other on one compiled model. `memory` prints the resident memory over 200 trials,
+`target` the CPU seconds to a validation accuracy with successive halving and with Hyperband.
 """
 
 import argparse
 import os
+import resource
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -26,13 +30,28 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tuning"))
 import digits
 
 from kerastools.layers import Dropout
-from kerastools.optimizers import Adam
-from kerastools.search import PopulationTuner, betas, dropout, learning_rate
+from kerastools.optimizers import SGD, Adam
+from kerastools.search import (
+    PopulationTuner,
+    SuccessiveHalving,
+    betas,
+    dropout,
+    learning_rate,
+    momentum,
+)
 
 EPOCHS = 10
+TARGET = 0.975
 
 
-def dense(depth, units):
+class Own(keras.layers.Layer):
+    """A layer that only its author knows: its net is trained trial after trial."""
+
+    def call(self, x):
+        return keras.ops.tanh(x)
+
+
+def dense(depth, units, activation=lambda: keras.layers.Activation("elu")):
     def build(hp):
         layers = [keras.Input((64,))]
         rate = dropout(hp)
@@ -40,19 +59,37 @@ def dense(depth, units):
             layers += [
                 keras.layers.Dense(units, use_bias=False, kernel_initializer="he_normal"),
                 keras.layers.BatchNormalization(),
-                keras.layers.Activation("elu"),
+                activation(),
                 Dropout(rate),
             ]
         model = keras.Sequential([*layers, keras.layers.Dense(10, activation="softmax")])
         beta_1, beta_2 = betas(hp)
-        model.compile(
-            Adam(learning_rate(hp, 1e-4, 1e-2), beta_1=beta_1, beta_2=beta_2),
-            "sparse_categorical_crossentropy",
-            metrics=["accuracy"],
-        )
-        return model
+        optimizer = Adam(learning_rate(hp, 1e-4, 1e-2), beta_1=beta_1, beta_2=beta_2)
+        return compiled(model, optimizer)
 
     return build
+
+
+def cnn(hp):
+    model = keras.Sequential(
+        [
+            keras.Input((64,)),
+            keras.layers.Reshape((8, 8, 1)),
+            keras.layers.Conv2D(16, 3, padding="same", activation="relu"),
+            keras.layers.MaxPooling2D(2),
+            keras.layers.Conv2D(32, 3, padding="same", activation="relu"),
+            keras.layers.MaxPooling2D(2),
+            keras.layers.Flatten(),
+            Dropout(dropout(hp, "convolutional")),
+            keras.layers.Dense(10, activation="softmax"),
+        ]
+    )
+    return compiled(model, SGD(learning_rate(hp, 1e-3, 0.3), momentum(hp), nesterov="shifted"))
+
+
+def compiled(model, optimizer):
+    model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
+    return model
 
 
 def keras_tuner_way(build, folder, trials, seed):
@@ -74,24 +111,184 @@ def stacked(build, folder, trials, seed):
 WAYS = {"keras-tuner": keras_tuner_way, "live": live, "stacked": stacked}
 
 
-def measure(make, build, trials, seed):
+def search(tuner, epochs=EPOCHS, **arguments):
     data = digits.digits()
+    tuner.search(
+        *data["search"],
+        validation_data=data["validation"],
+        batch_size=32,
+        epochs=epochs,
+        verbose=0,
+        **arguments,
+    )
+
+
+def measure(make, build, trials, seed):
     with tempfile.TemporaryDirectory() as folder:
         start = time.process_time()
         tuner = make(build, folder, trials, seed)
-        tuner.search(
-            *data["search"],
-            validation_data=data["validation"],
-            batch_size=32,
-            epochs=EPOCHS,
-            verbose=0,
-        )
+        search(tuner)
         seconds = time.process_time() - start
         return 60 * trials / seconds, tuner.oracle.get_best_trials(1)[0].score
 
 
+def rates(name, build, ways, trials, arguments):
+    print(f"{name}; {trials} trials of {EPOCHS} epochs")
+    print("  way          trials/min  times keras-tuner (each round)    best accuracy")
+    found = {way: [] for way in ways}
+    best = dict.fromkeys(ways, 0.0)
+    for i in range(arguments.rounds):
+        for way in ways:
+            # keras-tuner takes several seconds a trial: a third of them tell its rate.
+            count = max(2, trials // 3) if way == "keras-tuner" else trials
+            rate, score = measure(WAYS[way], build, count, arguments.seed + i)
+            found[way].append(rate)
+            best[way] = max(best[way], score)
+    for way, values in found.items():
+        ratios = [v / k for v, k in zip(values, found["keras-tuner"], strict=True)]
+        print(
+            f"  {way:<12} {statistics.median(values):>10.1f}  "
+            f"{statistics.median(ratios):>6.1f} ({', '.join(f'{r:.1f}' for r in ratios)})"
+            f"    {best[way]:.3f}",
+            flush=True,
+        )
+
+
+class Repeat(keras_tuner.oracles.GridSearchOracle):
+    """Gives the configurations of another search, in their order."""
+
+    def __init__(self, configurations, **arguments):
+        super().__init__(**arguments)
+        self.configurations = configurations
+
+    def populate_space(self, trial_id):
+        values = self.configurations.get(trial_id)
+        return {"status": "STOPPED"} if values is None else {"status": "RUNNING", "values": values}
+
+
+def paired(name, build, trials, arguments):
+    """The best score of the same configurations, each trained by both."""
+    mine, own = [], []
+    for i in range(arguments.rounds):
+        with tempfile.TemporaryDirectory() as folder:
+            tuner = stacked(build, folder, trials, arguments.seed + i)
+            search(tuner)
+            mine.append(tuner.oracle.get_best_trials(1)[0].score)
+            drawn = {n: t.hyperparameters.values for n, t in tuner.oracle.trials.items()}
+            oracle = Repeat(drawn, objective=tuner.oracle.objective, max_trials=trials)
+            other = keras_tuner.Tuner(oracle, build, directory=folder, project_name="other")
+            search(other)
+            own.append(other.oracle.get_best_trials(1)[0].score)
+    pairs = ", ".join(f"{a:.3f} and {b:.3f}" for a, b in zip(mine, own, strict=True))
+    print(
+        f"{name}: best accuracy of the same {trials} configurations, here and keras-tuner: {pairs}"
+    )
+
+
+MEMORY = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import search
+search.memory_here(int(sys.argv[2]), int(sys.argv[3]))
+"""
+
+
+def memory_here(trials, population):
+    """Prints the resident megabytes after every fifth of the trials."""
+    marks = []
+
+    class Marked(PopulationTuner):
+        def on_trial_end(self, trial):
+            super().on_trial_end(trial)
+            if len(self.oracle.end_order) % max(1, trials // 5) == 0:
+                marks.append(resident())
+
+    digits.digits()
+    before = resident()
+    with tempfile.TemporaryDirectory() as folder:
+        tuner = Marked(dense(10, 100), "val_accuracy", trials, population, directory=folder, seed=1)
+        search(tuner, epochs=2)
+    print(f"{before:.0f} {' '.join(f'{mark:.0f}' for mark in marks)}")
+
+
+def resident():
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20
+
+
+def memory():
+    for trials, population in ((200, 8), (40, 1)):
+        here = str(Path(__file__).parent)
+        command = [sys.executable, "-c", MEMORY, here, str(trials), str(population)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        print(
+            f"resident MB with {population} at a time, before and after each fifth of {trials} "
+            f"trials: {done.stdout.splitlines()[-1]}",
+            flush=True,
+        )
+
+
+def target(arguments, seeds=5, trials=60):
+    """CPU seconds until a trial has the target accuracy; both search the same space."""
+    print(f"CPU seconds to a validation accuracy of {TARGET}, 10 layers of 100, by seed")
+    mine, own = [], []
+    for seed in range(seeds):
+        for found, make in ((mine, halving), (own, hyperband)):
+            with tempfile.TemporaryDirectory() as folder:
+                start = time.process_time()
+                tuner = make(folder, seed, trials)
+                tuner.start = start
+                try:
+                    search(tuner, epochs=EPOCHS)
+                    found.append(float("inf"))
+                except Reached as reached:
+                    found.append(reached.args[0])
+        print(f"  seed {seed}: halving {mine[-1]:.1f}, Hyperband {own[-1]:.1f}", flush=True)
+    ratios = [b / a for a, b in zip(mine, own, strict=True)]
+    print(f"  times faster: median {statistics.median(ratios):.1f}, from {min(ratios):.1f}")
+
+
+class Reached(keras_tuner.errors.FatalError):
+    """The target accuracy is reached."""
+
+
+class Stop:
+    def on_trial_end(self, trial):
+        super().on_trial_end(trial)
+        score = self.oracle.trials[trial.trial_id].score
+        if score is not None and score >= TARGET:
+            raise Reached(time.process_time() - self.start)
+
+
+class StoppedPopulation(Stop, PopulationTuner):
+    pass
+
+
+class StoppedHyperband(Stop, keras_tuner.Hyperband):
+    pass
+
+
+def halving(folder, seed, trials):
+    return StoppedPopulation(
+        dense(10, 100),
+        "val_accuracy",
+        trials,
+        halving=SuccessiveHalving(3, 1),
+        seed=seed,
+        directory=folder,
+    )
+
+
+def hyperband(folder, seed, trials):
+    return StoppedHyperband(
+        dense(10, 100), "val_accuracy", max_epochs=EPOCHS, factor=3, seed=seed + 1, directory=folder
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    kinds = ["dense", "cnn", "live", "wide", "paired", "memory", "target"]
+    parser.add_argument("kinds", nargs="*", default=kinds, metavar="|".join(kinds))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--trials", type=int, default=24)
     parser.add_argument("--seed", type=int, default=1)
@@ -99,29 +296,25 @@ def main() -> None:
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
-    for name, depth, units, trials in (
-        ("10 layers of 100", 10, 100, arguments.trials),
-        ("4 layers of 512", 4, 512, min(8, arguments.trials)),
-    ):
-        print(f"{name}, batch normalisation, dropout, Adam; {trials} trials of {EPOCHS} epochs")
-        print("  way          trials/min  times keras-tuner (each round)    best accuracy")
-        rates = {way: [] for way in WAYS}
-        best = dict.fromkeys(WAYS, 0.0)
-        for i in range(arguments.rounds):
-            for way, make in WAYS.items():
-                # keras-tuner takes several seconds a trial: a third of them tell its rate.
-                count = max(2, trials // 3) if way == "keras-tuner" else trials
-                rate, score = measure(make, dense(depth, units), count, arguments.seed + i)
-                rates[way].append(rate)
-                best[way] = max(best[way], score)
-        for way, values in rates.items():
-            ratios = [v / k for v, k in zip(values, rates["keras-tuner"], strict=True)]
-            print(
-                f"  {way:<12} {statistics.median(values):>10.1f}  "
-                f"{statistics.median(ratios):>6.1f} ({', '.join(f'{r:.1f}' for r in ratios)})"
-                f"    {best[way]:.3f}",
-                flush=True,
-            )
+    trials, few = arguments.trials, min(8, arguments.trials)
+    both, one = ["keras-tuner", "stacked"], ["keras-tuner", "live"]
+    for kind in arguments.kinds:
+        if kind == "dense":
+            name = "10 layers of 100, batch normalisation, dropout, Adam"
+            rates(name, dense(10, 100), both, trials, arguments)
+        elif kind == "cnn":
+            rates("two convolutions, dropout, SGD", cnn, both, trials, arguments)
+        elif kind == "live":
+            name = "10 layers of 100 with a layer of its author's own"
+            rates(name, dense(10, 100, Own), one, few, arguments)
+        elif kind == "wide":
+            rates("4 layers of 512", dense(4, 512), both, few, arguments)
+        elif kind == "paired":
+            paired("two convolutions", cnn, few, arguments)
+        elif kind == "memory":
+            memory()
+        elif kind == "target":
+            target(arguments)
 
 
 if __name__ == "__main__":
