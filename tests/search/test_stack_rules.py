@@ -242,6 +242,8 @@ def test_without_grouped_convolutions_members_are_convolved_one_by_one(monkeypat
     """As with TF_ENABLE_ONEDNN_OPTS=0 on CPUs."""
     from kerastools.search._stack_rules import _convolution
 
+    if not _convolution.groups_work():
+        pytest.skip("TensorFlow has no gradient of grouped convolutions on this machine.")
     x, y = data(IMAGE)
     body = chain(kl.Conv2D(4, 3), kl.SeparableConv2D(3, 2), kl.Conv2D(4, 2, activation=T))
     weights = []
