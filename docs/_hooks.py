@@ -55,7 +55,8 @@ def on_files(files: Any, config: Any) -> Any:
         f"reference/{room}.md": page(room, docstring, names)
         for room, (docstring, names) in rooms().items()
     }
-    texts["index.md"] = (ROOT / "README.md").read_text(encoding="utf-8")
+    overview = (ROOT / "README.md").read_text(encoding="utf-8")
+    texts["index.md"] = overview.replace("](docs/", "](")
     for name in ("CHANGELOG.md", "CONTRIBUTING.md"):
         texts[name] = (ROOT / name).read_text(encoding="utf-8")
     colours = HtmlFormatter(style="friendly").get_style_defs(".highlight")
