@@ -5,6 +5,7 @@ Each check takes a `Case` (a class and the arguments that a sample of it needs) 
 """
 
 import dataclasses
+import functools
 import importlib
 import inspect
 import json
@@ -205,6 +206,17 @@ def fit(model: keras.Model, case: Case, epochs: int = 2) -> list[np.ndarray]:
     return model.get_weights()
 
 
+@functools.cache
+def trained(case: Case) -> tuple[keras.Model, float, list[np.ndarray]]:
+    """Returns a model with a sample of the class, its loss before training and weights after.
+
+    Compiling is what these tests spend their time on, so that several share the model.
+    """
+    model = model_with(case)
+    before = np.nan if kind_of(case) == "model" else model.evaluate(*data(), verbose=0)
+    return model, before, fit(model, case)
+
+
 def check_config(case: Case) -> None:
     part = case.make()
     config = json.loads(json.dumps(part.get_config()))
@@ -216,12 +228,9 @@ def check_config(case: Case) -> None:
 
 
 def check_compiled_equals_eager(case: Case) -> None:
-    weights = {}
-    for eager in (False, True):
-        model = model_with(case)
-        model.run_eagerly = eager
-        weights[eager] = fit(model, case)
-    for compiled, eager in zip(weights[False], weights[True], strict=True):
+    model = model_with(case)
+    model.run_eagerly = True
+    for compiled, eager in zip(trained(case)[2], fit(model, case), strict=True):
         np.testing.assert_allclose(compiled, eager, rtol=2e-5, atol=2e-6, err_msg=case.name)
 
 
@@ -237,12 +246,13 @@ def check_mixed_bfloat16(case: Case) -> None:
 
 
 def check_fit_learns(case: Case) -> None:
-    model = model_with(case)
-    before = model.evaluate(*data(), verbose=0)
-    fit(model, case, epochs=12)
-    after = model.evaluate(*data(), verbose=0)
-    # A callback may have another aim than training on, such as finding a learning rate.
-    fell = np.isfinite(after) if kind_of(case) == "callback" else after < before
+    model, before, _ = trained(case)
+    if kind_of(case) == "callback":
+        # It may have another aim than training on, such as finding a learning rate.
+        fell = np.isfinite(after := model.evaluate(*data(), verbose=0))
+    else:
+        fit(model, case, epochs=10)
+        fell = (after := model.evaluate(*data(), verbose=0)) < before
     assert fell, f"{case.name}: the loss went from {before} to {after}"
 
 
@@ -288,8 +298,7 @@ def reloaded(tmp_path_factory):
     np.save(folder / "x.npy", x)
     before = {}
     for case in SAVED:
-        model = model_with(case)
-        fit(model, case)
+        model, *_ = trained(case)
         before[case.name] = model.predict(x, verbose=0)
         model.save(folder / f"{case.name}.keras")
     subprocess.run(

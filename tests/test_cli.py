@@ -83,6 +83,7 @@ def test_diagnose_exits_with_3_where_it_finds_something(data, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["findings"]
 
 
+@pytest.mark.tensorflow
 def test_diagnose_exits_with_0_where_it_finds_nothing(data, tmp_path, capsys):
     model = keras.Sequential(
         [
@@ -99,6 +100,7 @@ def test_diagnose_exits_with_0_where_it_finds_nothing(data, tmp_path, capsys):
     assert "loss" in capsys.readouterr().err
 
 
+@pytest.mark.tensorflow
 def test_diagnose_takes_an_array_by_name_for_each_of_several_inputs(tmp_path, capsys):
     a, b = keras.Input((3,), name="a"), keras.Input((2,), name="b")
     model = keras.Model({"a": a, "b": b}, layers.Dense(1)(layers.Concatenate()([a, b])))
@@ -206,6 +208,7 @@ def test_help_shows_an_example(command, model, capsys):
     assert f"Example: kerastools {command} {model}.keras" in capsys.readouterr().out
 
 
+@pytest.mark.tensorflow
 def test_runs_as_a_module(saved, tmp_path):
     command = [
         sys.executable,

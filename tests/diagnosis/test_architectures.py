@@ -70,7 +70,13 @@ def recurrent_regression():
     return keras.Sequential(stack), x, x.sum(axis=(1, 2)) / 4, "huber"
 
 
-SOUND = [transformer, autoencoder, u_net, twins, recurrent_regression]
+SOUND = [
+    pytest.param(transformer, marks=pytest.mark.tensorflow),  # JAX compiles it for half a minute.
+    autoencoder,
+    u_net,
+    twins,
+    recurrent_regression,
+]
 
 
 @pytest.mark.parametrize("make", SOUND, ids=lambda make: make.__name__)

@@ -161,6 +161,7 @@ def test_the_dropout_suits_what_it_drops():
 
 
 @pytest.mark.slow
+@pytest.mark.tensorflow
 def test_a_model_of_keras_applications_is_penalised_and_frozen_as_it_was():
     model = keras.applications.MobileNetV2((32, 32, 3), alpha=0.35, weights=None, classes=4)
     for layer in model.layers[:-1]:

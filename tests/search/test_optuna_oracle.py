@@ -7,6 +7,8 @@ from keras_tuner.engine.base_tuner import BaseTuner
 
 from kerastools.search import OptunaOracle, betas, dropout
 
+pytestmark = pytest.mark.tensorflow  # keras-tuner's; no tensor of the backend is touched.
+
 
 class Pretend(BaseTuner):
     """Scores a trial by a formula instead of training a model."""

@@ -10,6 +10,8 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 
 from kerastools.search import OptunaOracle, SearchReport, betas, learning_rate, momentum
 
+pytestmark = pytest.mark.tensorflow  # keras-tuner's; no tensor of the backend is touched.
+
 
 class Pretend(BaseTuner):
     """Scores a trial by a formula instead of training a model."""

@@ -16,6 +16,8 @@ from keras_tuner.engine.base_tuner import BaseTuner
 
 from kerastools.search import OptunaOracle
 
+pytestmark = pytest.mark.tensorflow  # keras-tuner's; no tensor of the backend is touched.
+
 TRIALS = 8
 # Forked, so that they need not import Keras again.
 processes = multiprocessing.get_context("fork")

@@ -5,6 +5,8 @@ import pytest
 from kerastools.search import SuccessiveHalving
 from kerastools.search._rungs import Rungs
 
+pytestmark = pytest.mark.tensorflow  # keras-tuner's; no tensor of the backend is touched.
+
 
 def test_rungs_are_powers_of_the_factor_below_the_last_epoch():
     assert SuccessiveHalving(3, 2).rungs(20) == [2, 6, 18]
