@@ -32,8 +32,9 @@ def net(shape, body, k):
     inputs = keras.Input(shape)
     x = body(inputs, k)
     if len(x.shape) > 2:
-        x = kl.Flatten()(x)
-    model = keras.Model(inputs, kl.Dense(3, activation="softmax")(x))
+        x = kl.Flatten(name="flat")(x)
+    # Named, so that it is not named by chance as one of the body is, which was named long before.
+    model = keras.Model(inputs, kl.Dense(3, activation="softmax", name="head")(x))
     # Batch statistics and biases start at 0 and 1: everything is moved away from there.
     model.set_weights(
         [
