@@ -5,9 +5,8 @@ from collections.abc import Sequence
 import keras
 import keras_tuner
 
-from kerastools.calibration import initialize
 from kerastools.layers import Dropout
-from kerastools.search._optimizer_choice import choose_optimizer
+from kerastools.search._classifier import classifier
 from kerastools.search._spaces import dropout
 
 
@@ -90,9 +89,5 @@ class ConvNet(keras_tuner.HyperModel):
             keras.layers.Flatten(name="flatten"),
             keras.layers.Dense(self.units, activation=self.activation, name="hidden"),
             Dropout(dropout(hp, "convolutional"), seed=self.seed, name="dropout"),
-            keras.layers.Dense(self.num_classes, activation="softmax", name="head"),
         ]
-        model = keras.Sequential(layers, name="conv_net")
-        initialize(model, seed=self.seed)
-        model.compile(choose_optimizer(hp), "sparse_categorical_crossentropy", metrics=["accuracy"])
-        return model
+        return classifier(hp, layers, self.num_classes, "conv_net", self.seed)

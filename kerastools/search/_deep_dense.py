@@ -3,10 +3,9 @@
 import keras
 import keras_tuner
 
-from kerastools.calibration import initialize
 from kerastools.constraints import MaxNorm
 from kerastools.layers import Dropout
-from kerastools.search._optimizer_choice import choose_optimizer
+from kerastools.search._classifier import classifier
 from kerastools.search._spaces import dropout
 
 
@@ -93,13 +92,4 @@ class DeepDense(keras_tuner.HyperModel):
             layers.append(keras.layers.Activation(self.activation, name=f"activation_{i}"))
             if i > self.depth - self.dropout_layers:
                 layers.append(Dropout(rate, seed=self.seed + i, name=f"dropout_{i}"))
-        layers.append(keras.layers.Dense(self.num_classes, activation="softmax", name="head"))
-        # All at once: Sequential.add() runs through all layers before it, each time.
-        model = keras.Sequential(layers, name="deep_dense")
-        initialize(model, seed=self.seed)
-        model.compile(
-            choose_optimizer(hp, self.clipnorm),
-            "sparse_categorical_crossentropy",
-            metrics=["accuracy"],
-        )
-        return model
+        return classifier(hp, layers, self.num_classes, "deep_dense", self.seed, self.clipnorm)

@@ -5,9 +5,8 @@ from collections.abc import Sequence
 import keras
 import keras_tuner
 
-from kerastools.calibration import initialize
 from kerastools.layers import Dropout
-from kerastools.search._optimizer_choice import choose_optimizer
+from kerastools.search._classifier import classifier
 from kerastools.search._spaces import dropout
 
 _CELLS = {"gru": keras.layers.GRU, "lstm": keras.layers.LSTM}
@@ -87,12 +86,4 @@ class RecurrentNet(keras_tuner.HyperModel):
                 ),
                 Dropout(rate, seed=self.seed + i, name=f"dropout_{i}"),
             ]
-        layers.append(keras.layers.Dense(self.num_classes, activation="softmax", name="head"))
-        model = keras.Sequential(layers, name="recurrent_net")
-        initialize(model, seed=self.seed)
-        model.compile(
-            choose_optimizer(hp, self.clipnorm),
-            "sparse_categorical_crossentropy",
-            metrics=["accuracy"],
-        )
-        return model
+        return classifier(hp, layers, self.num_classes, "recurrent_net", self.seed, self.clipnorm)

@@ -28,13 +28,7 @@ def batch_normalization(layer: Any, values: Any, training: bool, x: StackedTenso
             moved = values.get(variable) * layer.momentum
             moved = moved + ops.reshape(new, shape) * (1.0 - layer.momentum)
             values.set(variable, moved)
-    scale = ops.rsqrt(variance + layer.epsilon)
-    if layer.gamma is not None:
-        scale = scale * values.aligned(layer.gamma, x)
-    shift = -mean * scale
-    if layer.beta is not None:
-        shift = shift + values.aligned(layer.beta, x)
-    return x.like(x.value * scale + shift)
+    return _normalized(layer, values, x, mean, variance)
 
 
 def _last_only(layer: Any) -> bool:
@@ -46,10 +40,17 @@ def layer_normalization(layer: Any, values: Any, training: bool, x: StackedTenso
     """Returns γ(x − μ)/√(σ² + ε) + β, with the statistics of each row's last axis."""
     y = StackedTensor(x.size, members=x.members)
     mean, variance = ops.moments(y.value, axes=-1, keepdims=True)
+    return _normalized(layer, values, y, mean, variance)
+
+
+def _normalized(
+    layer: Any, values: Any, x: StackedTensor, mean: Any, variance: Any
+) -> StackedTensor:
+    """Returns γ(x − μ)/√(σ² + ε) + β."""
     scale = ops.rsqrt(variance + layer.epsilon)
     if layer.gamma is not None:
-        scale = scale * values.aligned(layer.gamma, y)
+        scale = scale * values.aligned(layer.gamma, x)
     shift = -mean * scale
     if layer.beta is not None:
-        shift = shift + values.aligned(layer.beta, y)
-    return y.like(y.value * scale + shift)
+        shift = shift + values.aligned(layer.beta, x)
+    return x.like(x.value * scale + shift)
