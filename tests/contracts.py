@@ -190,7 +190,7 @@ def model_with(case: Case) -> keras.Model:
 
 def fit(model: keras.Model, case: Case, epochs: int = 2) -> list[np.ndarray]:
     """Trains without shuffling and returns the weights."""
-    epochs = 12 if kind_of(case) == "callback" else epochs  # Some begin late.
+    epochs = 5 if kind_of(case) == "callback" else epochs  # Some begin late.
     callbacks = [case.make()] if kind_of(case) == "callback" else []
     rows = [zeros_and_ones()] if kind_of(case) == "model" else data()
     validation = {"validation_data": data()} if case.room == "regularization" else {}

@@ -1,11 +1,14 @@
 """Variables of half precision train as those of single precision do."""
 
+from functools import cache
+
 import keras
 import numpy as np
 import pytest
 from keras import ops
 
 from kerastools.optimizers import SGD, AdaGrad, Adam, AdaMax, Nadam, RAdam, RMSProp
+from tests.optimizers.trajectory import FAST, compiled
 
 RULES = [
     lambda: SGD(0.002, 0.9),
@@ -21,14 +24,16 @@ HESSIAN = np.float32([[1.0, 3.0], [0.5, 2.0]])
 START = np.float32([[1.0, -2.0], [0.5, 4.0]])
 
 
+@cache
 def distance(make, dtype, steps=200):
     """How far the weights are after each of some steps down a quadratic."""
     theta = keras.Variable(START, dtype=dtype)
     optimizer, path = make(), []
-    for step in range(steps):
-        gradient = ops.cast(ops.convert_to_tensor(HESSIAN) * ops.cast(theta, "float32"), dtype)
-        optimizer.apply([gradient], [theta])
-        if step % 20 == 19:
+    optimizer.build([theta])
+    step = compiled(optimizer, [theta], FAST)
+    for t in range(steps):
+        step([ops.cast(ops.convert_to_tensor(HESSIAN) * ops.cast(theta, "float32"), dtype)])
+        if t % 20 == 19:
             path.append(ops.convert_to_numpy(ops.cast(theta, "float32")))
     return np.array(path), optimizer
 

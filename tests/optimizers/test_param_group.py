@@ -96,8 +96,17 @@ def test_one_clip_bounds_the_norm_over_all_groups():
     assert length == pytest.approx(0.01, rel=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["sequential", "functional", "nested"])
-@pytest.mark.parametrize("match", ["glob", "layer", "function", "role"])
+@pytest.mark.parametrize(
+    ("kind", "match"),
+    [
+        ("sequential", "glob"),
+        ("functional", "glob"),
+        ("nested", "glob"),
+        ("nested", "layer"),
+        ("nested", "function"),
+        ("functional", "role"),
+    ],
+)
 def test_the_grouping_is_the_same_after_saving_and_loading(kind, match, tmp_path):
     optimizer = Adam(0.01)
     model = make(kind, optimizer)

@@ -139,9 +139,9 @@ def test_loss_starts_at_the_vocabulary_and_falls_below_the_unigram_entropy(token
     )
     assert model.history.history["loss"][0] == pytest.approx(np.log(400), rel=1e-6)
     trained = encoder(task, kind)
-    rate = keras.optimizers.Adam(0.01)
+    rate = keras.optimizers.Adam(0.02)
     model = pretrain_masked_tokens(
-        trained, TEXTS, task, optimizer=rate, epochs=40, batch_size=32, verbose=0
+        trained, TEXTS, task, optimizer=rate, epochs=16, batch_size=32, verbose=0
     )
     losses = model.history.history["loss"]
     with capsys.disabled():

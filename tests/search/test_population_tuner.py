@@ -231,11 +231,10 @@ def test_sigkill_at_any_moment_loses_nothing_and_counts_nothing_twice(tmp_path):
         "tuner_in(sys.argv[1], Quick(), max_trials=12).search()\n"
     )
     command = [sys.executable, "-u", script, tmp_path / "runs", os.path.dirname(__file__)]
-    for lines in (1, 3):
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-            for _ in range(lines):
-                assert process.stdout.readline().strip()
-            process.kill()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        for _ in range(3):
+            assert process.stdout.readline().strip()
+        process.kill()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     resumed = tuner_in(tmp_path / "runs", Quick(), max_trials=12)
     whole = tuner_in(tmp_path / "whole", Quick(), max_trials=12)
