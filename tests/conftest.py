@@ -23,7 +23,6 @@ if os.environ.get("KERAS_BACKEND") == "jax":
 import keras
 import pytest
 
-
 # Models are many small objects; Python would look through all of them again and again.
 gc.set_threshold(20_000, 50, 100)
 
