@@ -28,8 +28,8 @@ test: export TF_NUM_INTRAOP_THREADS ?= 1
 test: export TF_NUM_INTEROP_THREADS ?= 1
 test: export OMP_NUM_THREADS ?= 1
 test: $(READY) ## all tests, on TensorFlow and then on JAX
-	$(BIN)/python -m pytest -n 2 --dist loadfile --durations 15
-	KERAS_BACKEND=jax $(BIN)/python -m pytest tests -n 2 --dist loadfile --durations 15 -m 'not tensorflow'
+	$(BIN)/python -m pytest -n 2 --dist worksteal --durations 15
+	KERAS_BACKEND=jax $(BIN)/python -m pytest tests -n 2 --dist worksteal --durations 15 -m 'not tensorflow'
 
 check: $(READY) ## format, lint, docstrings, types, architecture, reference
 	$(BIN)/ruff format --check .

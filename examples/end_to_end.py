@@ -65,11 +65,11 @@ def plain_net(
     return model
 
 
-def step_1_diagnose(data, epochs):
+def step_1_diagnose(data, epochs, depth):
     headline("1. A deep net that fails with Keras's defaults: what is wrong?")
     x, y = data["train"]
     keras.utils.set_random_seed(1)
-    model = plain_net()
+    model = plain_net(depth=depth)
     diagnosis = kt.diagnosis.diagnose(model, x, y, batch_size=BATCH)
     print(diagnosis)
     start = model.get_weights()
@@ -82,12 +82,14 @@ def step_1_diagnose(data, epochs):
     print("Three more ways to fail, and a trap in this very data set:")
     wide = keras.initializers.RandomNormal(stddev=1.0, seed=2)
     faulty = {
-        "tanh, weights from N(0, 1)": plain_net("tanh", wide, depth=10),
-        "relu, weights from N(0, 1)": plain_net("relu", wide, depth=10),
-        "relu, biases of -3": plain_net("relu", "he_normal", keras.initializers.Constant(-3.0), 10),
-        f"batch norm, {len(x)} rows in batches of {BATCH}": kt.search.DeepDense(64, 10).build(
-            keras_tuner.HyperParameters()
+        "tanh, weights from N(0, 1)": plain_net("tanh", wide, depth=depth // 2),
+        "relu, weights from N(0, 1)": plain_net("relu", wide, depth=depth // 2),
+        "relu, biases of -3": plain_net(
+            "relu", "he_normal", keras.initializers.Constant(-3.0), depth // 2
         ),
+        f"batch norm, {len(x)} rows in batches of {BATCH}": kt.search.DeepDense(
+            64, 10, depth=depth // 2
+        ).build(keras_tuner.HyperParameters()),
     }
     for name, net in faulty.items():
         print(f"\n{name}:")
@@ -352,7 +354,7 @@ def main() -> None:
     data = digits.digits()
     started = time.perf_counter()
 
-    net, diagnosis, failed = step_1_diagnose(data, epochs=1 if quick else 5)
+    net, diagnosis, failed = step_1_diagnose(data, 1 if quick else 5, 6 if quick else 20)
     mended = step_2_initialize(net, diagnosis, data, 1 if quick else 5, output)
     hypermodel, hyperparameters, best = step_3_search(
         output, trials=2 if quick else 6, epochs=1 if quick else 10, depth=2 if quick else 8
