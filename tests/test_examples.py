@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -16,8 +17,10 @@ pytestmark = pytest.mark.tensorflow
 
 
 @pytest.mark.parametrize("script", sorted((ROOT / "examples").glob("*.py")), ids=lambda p: p.name)
-def test_example_runs(script, tmp_path):
-    subprocess.run([sys.executable, script, "--quick", "--output", tmp_path], check=True)
+def test_example_runs(script, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [str(script), "--quick", "--output", str(tmp_path)])
+    monkeypatch.syspath_prepend(script.parent)
+    runpy.run_path(str(script), run_name="__main__")
     pictures = list(tmp_path.rglob("*.png"))
     assert pictures
     assert all(picture.stat().st_size > 10_000 for picture in pictures)
