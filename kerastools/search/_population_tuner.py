@@ -62,8 +62,9 @@ class PopulationTuner(keras_tuner.Tuner):
     Dense, convolutional, normalising, pooling and recurrent layers, embeddings and the like are
     computed for all trials at once, other layers trial by trial in the same program. Where its
     steps are so long that it may not pay, one trial is trained alone and the cheaper way is taken
-    from then on. Anything else is trained one trial after the other. Trials in a population see the
-    same batches.
+    from then on; where many epochs are to come, XLA compiles the program, if nothing in it
+    convolves or loops over time, and stays if it is measured to be faster. Anything else is trained
+    one trial after the other. Trials in a population see the same batches.
 
     A trial's result is that of a model built for it alone: to the bit where one is trained after
     the other, up to rounding where they are trained together. A trial whose builder raises or whose

@@ -14,6 +14,7 @@ from kerastools.search._stacked_layers import forward
 from kerastools.search._stacked_tensor import StackedTensor
 from kerastools.search._stacked_update import StackedUpdate, number_variable
 from kerastools.search._stacked_values import StackedValues
+from kerastools.search._whole_step import Traced, WholeStep
 
 # Of all models together, in one call of evaluation.
 _ROWS_OF_EVALUATION = 1024
@@ -49,16 +50,16 @@ class StackedModel:
         self.common_seeds: bool | None = None
         # Traced once for rows of any number; y is as it comes.
         self.train_step = _traced(self._train_step)
+        self.traced: Traced | None = None
+        self.whole_step: WholeStep | None = None
         self.test_step = _traced(self._test_step)
         self.keep_best = _traced(self._keep_best)
+        self.put = _traced(self._put)
 
     def place(self, k: int, model: Any) -> None:
         """Gives place `k` the weights and numbers of a freshly built model, and slots of zeros."""
-        self.theta[k].assign(_flat(model.trainable_variables))
-        for value, variable in zip(self.other_values, _untrained(model), strict=True):
-            value[k].assign(ops.convert_to_numpy(variable))
-        for state in self.update.state:
-            state[k].assign(tf.zeros_like(state[k]))
+        others = [ops.convert_to_numpy(v) for v in _untrained(model)]
+        self.put(tf.constant(k), _flat(model.trainable_variables), others)
         for name, number in self.update.held(model.optimizer).items():
             self.update.numbers[name][k].assign([number])
         self.penalty_numbers[k].assign(numbers_of(model))
@@ -71,7 +72,7 @@ class StackedModel:
         sums = []
         for start in range(0, len(x), batch_size):
             rows = order[start : start + batch_size]
-            sums.append(self.train_step(x[rows], y[rows], self.common_seeds))
+            sums.append(self._step(x[rows], y[rows]))
             self.steps += 1
         return self._logs(sums, len(x))
 
@@ -83,6 +84,12 @@ class StackedModel:
         sums = [self.test_step(x[i : i + rows], y[i : i + rows]) for i in starts]
         logs = self._logs(sums, len(x))
         return [{f"val_{name}": value for name, value in log.items()} for log in logs]
+
+    def compile_with_xla(self, batch_size: int) -> bool:
+        """Has XLA compile the steps of whole batches from now on; false if it would not do."""
+        if self.whole_step is None and WholeStep.fits(self.template, self.traced):
+            self.whole_step = WholeStep(self, batch_size)
+        return self.whole_step is not None
 
     def remember(self, improved: np.ndarray) -> None:
         """Keeps the state of the models that are better than ever."""
@@ -139,7 +146,16 @@ class StackedModel:
             seeds = [value.numpy() for v, value in pairs if "seed_generator" in v.path]
             self.common_seeds = all((seed == seed[0]).all() for seed in seeds)
 
-    def _values(self, common_seeds: bool) -> StackedValues:
+    def _step(self, x: Any, y: Any) -> Any:
+        if self.whole_step is not None and len(x) == self.whole_step.rows:
+            try:
+                return self.whole_step(x, y, self.common_seeds)
+            except tf.errors.OpError:  # XLA lacks something; nothing was trained.
+                self.whole_step = None
+        return self.train_step(x, y, self.common_seeds)
+
+    def values(self, common_seeds: bool, drawn: list[Any] | None = None) -> StackedValues:
+        """Returns the values of the variables before a step."""
         update = self.update
         parts = tf.split(tf.convert_to_tensor(self.theta), update.lengths, axis=1)
         held = {
@@ -148,7 +164,7 @@ class StackedModel:
         }
         pairs = zip(self.others, self.other_values, strict=True)
         held |= {id(v): tf.convert_to_tensor(value) for v, value in pairs}
-        return StackedValues(self.size, held, common_seeds)
+        return StackedValues(self.size, held, common_seeds, drawn)
 
     def _forward(self, x: Any, values: StackedValues, training: bool) -> Any:
         x = tf.cast(x, self.template.inputs[0].dtype)
@@ -183,9 +199,11 @@ class StackedModel:
                 total += number * size
         return total
 
-    def _train_step(self, x: Any, y: Any, common_seeds: bool) -> Any:
+    def _train_step(
+        self, x: Any, y: Any, common_seeds: bool, drawn: list[Any] | None = None
+    ) -> Any:
         with tf.GradientTape() as tape:
-            values = self._values(common_seeds)
+            values = self.values(common_seeds, drawn)
             loss, means = self._measure(y, self._forward(x, values, training=True))
             means[0] = loss = loss + self._penalty(values)
             total = tf.reduce_sum(loss)
@@ -195,13 +213,21 @@ class StackedModel:
         for variable, value in zip(self.others, self.other_values, strict=True):
             if id(variable) in values.new:
                 value.assign(values.new[id(variable)])
+        self.traced = Traced(tf.compat.v1.get_default_graph(), values.draws)
         return tf.stack(means) * tf.cast(tf.shape(x)[0], "float32")
 
     def _test_step(self, x: Any, y: Any) -> Any:
-        values = self._values(True)
+        values = self.values(True)
         loss, means = self._measure(y, self._forward(x, values, training=False))
         means[0] = loss + self._penalty(values)
         return tf.stack(means) * tf.cast(tf.shape(x)[0], "float32")
+
+    def _put(self, k: Any, theta: Any, others: list[Any]) -> None:
+        self.theta[k].assign(theta)
+        for value, new in zip(self.other_values, others, strict=True):
+            value[k].assign(new)
+        for state in self.update.state:
+            state[k].assign(tf.zeros_like(state[0]))
 
     def _keep_best(self, improved: Any) -> None:
         for best, now in zip(self.best, self.state, strict=True):

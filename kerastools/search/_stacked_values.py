@@ -15,12 +15,21 @@ class StackedValues:
         size: K.
         held: By id of the variable, its values (K, ...).
         common_seeds: Whether all models draw the same random numbers.
+        drawn: Random numbers that were drawn before, in the order in which they are asked for.
     """
 
-    def __init__(self, size: int, held: dict[int, Any], common_seeds: bool) -> None:
+    def __init__(
+        self,
+        size: int,
+        held: dict[int, Any],
+        common_seeds: bool,
+        drawn: list[Any] | None = None,
+    ) -> None:
         self.size = size
         self.held = held
         self.common_seeds = common_seeds
+        self.drawn = None if drawn is None else iter(drawn)
+        self.draws: list[tuple[Any, Any, str]] = []
         self.new: dict[int, Any] = {}
 
     def get(self, variable: Any) -> Any:
@@ -43,8 +52,11 @@ class StackedValues:
 
     def uniform(self, state: Any, shape: Any, held: str) -> Any:
         """Returns numbers in [0, 1), those that a layer alone would draw from its `state`."""
+        self.draws.append((state, shape, held))
         seeds = self.get(state)
         self.set(state, seeds + tf.constant([0, 1], seeds.dtype))
+        if self.drawn is not None:
+            return next(self.drawn)
         # As Keras does: TensorFlow takes seeds of 32 bits.
         seeds = tf.cast(tf.math.floormod(seeds, tf.int32.max - 1), "int32")
         if self.common_seeds:
