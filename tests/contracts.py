@@ -325,6 +325,7 @@ def test_compiled_equals_eager(case):
     check_compiled_equals_eager(case)
 
 
+@pytest.mark.tensorflow  # JAX would compile every model once more for Keras's own policy.
 @pytest.mark.parametrize("case", named(PARTS))
 def test_mixed_bfloat16_trains(case):
     check_mixed_bfloat16(case)
