@@ -19,7 +19,7 @@ _KEPT = 4
 _SURELY_PAYS = 0.01
 # What XLA is expected to save of a step, and to take, in times of what tracing took.
 _XLA_SAVES = 0.4
-_XLA_TAKES = 4.0
+_XLA_TAKES = 2.5
 
 
 class Program:

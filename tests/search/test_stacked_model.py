@@ -320,7 +320,7 @@ def test_xla_is_taken_where_the_steps_to_come_pay_for_it_and_left_where_they_are
             program.consider_xla(epochs, 32)
         return program.model.whole_step
 
-    assert after([3.0, 1.0], epochs=30) == 32
-    assert after([3.0, 1.0], epochs=10) is None
+    assert after([3.0, 1.0], epochs=20) == 32
+    assert after([3.0, 1.0], epochs=8) is None
     assert after([3.0, 1.0, 9.0, 0.5], epochs=30) == 32
     assert after([3.0, 1.0, 9.0, 1.5], epochs=30) is None
