@@ -33,6 +33,7 @@ class Rebuilt:
         self._tensors: dict[int, Any] = {}
         self._whole = self._copy(graph, top, num_classes)
         self._blank = values(self._whole.variables)
+        self._sources = self._copy_states()
         self._drawn: dict[int, list[np.ndarray]] = {}
         self._models: dict[int | None, keras.Model] = {}
         self._unused: dict[int, list[np.ndarray]] = {}  # Of each model, its optimizer's variables.
@@ -54,25 +55,44 @@ class Rebuilt:
 
     def first(self, model: keras.Model, cut: Call | None, seed: int) -> list[np.ndarray]:
         """Returns what `variables(model)` begin with: up to `cut` the source's, drawn above it."""
-        self._inside = None
         if seed not in self._drawn:
+            self._inside = None
             _assign(self._whole.variables, self._blank)
             initialize(self._whole, seed=seed)
             self._drawn[seed] = values(self._whole.variables)
-        _assign(self._whole.variables, self._drawn[seed])
-        for call in self._calls if cut is not None else ():
-            if isinstance(call.operation, keras.Layer):
-                copy_state(call.operation, self._twins[id(call.operation)], _NAME)
-            if cut is not None and call.node is cut.node:
-                break
-        _train_all(self._whole)
-        return [*values(model.variables), *self._unused[id(model)]]
+        whole = [id(v) for v in self._whole.variables]
+        state = dict(zip(whole, self._drawn[seed], strict=True))
+        state.update(self._below(cut))
+        return [*(state[id(v)] for v in model.variables), *self._unused[id(model)]]
 
     def put(self, model: keras.Model, state: list[np.ndarray], owner: Any) -> None:
         """Sets `variables(model)` to `state`, unless they are `owner`'s already."""
         if self._inside != owner:
             _assign(variables(model), state)
             self._inside = owner
+
+    def _copy_states(self) -> dict[int, np.ndarray]:
+        """Sets the layers to the source's; returns the values of their variables."""
+        done = set()
+        for call in self._calls:
+            twin = self._twins.get(id(call.operation))
+            if isinstance(twin, keras.Layer) and id(twin) not in done:
+                copy_state(call.operation, twin, _NAME)
+                done.add(id(twin))
+        _train_all(self._whole)
+        whole = self._whole.variables
+        return dict(zip(map(id, whole), values(whole), strict=True))
+
+    def _below(self, cut: Call | None) -> dict[int, np.ndarray]:
+        """Returns the source's values of the variables of all layers up to `cut`."""
+        found: dict[int, np.ndarray] = {}
+        for call in self._calls if cut is not None else ():
+            twin = self._twins[id(call.operation)]
+            if isinstance(twin, keras.Layer):
+                found.update({id(v): self._sources[id(v)] for v in twin.variables})
+            if cut is not None and call.node is cut.node:
+                break
+        return found
 
     def _copy(self, graph: Graph, top: Call, num_classes: int) -> keras.Model:
         """Returns the layers up to `top` again under a new head."""

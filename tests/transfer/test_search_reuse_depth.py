@@ -9,7 +9,8 @@ import pytest
 from kerastools._core._graph import Graph
 from kerastools.transfer import reuse_layers, search_reuse_depth
 from kerastools.transfer._cheap_scores import folds_of, log_me, probe
-from kerastools.transfer._contestant import Contestant
+from kerastools.transfer._contest import Contest, checkpoints, results
+from kerastools.transfer._contestant import Contestant, Mark
 from kerastools.transfer._rebuilt import Rebuilt
 from kerastools.transfer._reuse_depth import paired
 from kerastools.transfer._search_reuse_depth import _candidates, features_at
@@ -101,10 +102,13 @@ def test_the_layer_that_knows_the_task_is_found(tmp_path):
     assert found.scores[0].log_me > found.scores[1].log_me
     assert found.upto == "relu"
     ways = {(r.upto, r.frozen): r for r in found.results}
-    assert set(ways) == {("relu", True), ("relu", False), (None, False)}
+    # The probe is as sure as the best that was trained, so that frozen features had a try.
+    assert set(ways) == {("relu", True), ("relu", False), ("useless", False), (None, False)}
     assert ways[None, False].epochs == 16
+    assert ways["useless", False].epochs == 6
+    assert found.num_epochs == 4 * sum(way.epochs for way in found.results)
     assert ways[None, False].significant
-    assert found.num_epochs < found.exhaustive_epochs / 2
+    assert found.exhaustive_epochs == 4 * 5 * 16
     for old, new in zip(before, source.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
     assert reuse_layers(source, found.upto).output_shape == (None, 8)
@@ -140,6 +144,71 @@ def test_a_contestant_that_was_set_aside_goes_on_as_if_it_had_not_been():
         for a, b in zip(one, other, strict=True):
             np.testing.assert_array_equal(a, b)
     assert not np.array_equal(states[0][0][-1], states[0][1][-1])
+
+
+def test_features_come_in_parts_and_are_what_the_layers_return():
+    source, _ = make_source()
+    graph = Graph(source)
+    x = RNG.normal(size=(300, 20)).astype("float32")
+    for calls in (_candidates(graph), _candidates(graph)[:1]):
+        for call, features in zip(calls, features_at(graph, calls, x), strict=True):
+            layers = keras.Model(source.inputs, source.get_layer(call.operation.name).output)
+            expected = keras.ops.convert_to_numpy(layers(x))
+            np.testing.assert_allclose(features, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_marks_are_accuracy_and_cross_entropy():
+    source, _ = make_source()
+    graph = Graph(source)
+    calls = _candidates(graph)
+    x, y = RNG.normal(size=(300, 20)).astype("float32"), RNG.integers(0, 3, 300)
+    rebuilt = Rebuilt(graph, calls[-1], 3, 0.01)
+    way = Contestant(rebuilt, calls[0], False, x)
+    rows = np.arange(260)  # More than one part of 256.
+    way.train(0, 2, y, rows, 64, 0, held_out=np.arange(280, 300), at={1})
+    assert list(way.marks) == [1]
+    found = way.mark(0, y, rows)
+    logits = keras.ops.convert_to_numpy(rebuilt.model(None)(x[rows])).astype("float64")
+    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    assert found.accuracy == np.mean(logits.argmax(1) == y[rows])
+    assert found.loss == pytest.approx(-np.log(probabilities[rows, y[rows]]).mean(), rel=1e-5)
+
+
+class Marked:
+    """A contestant whose marks are known beforehand."""
+
+    frozen = False
+
+    def __init__(self, name, marks):
+        self.upto, self.known = name, marks
+        self.epochs, self.marks = {}, {}
+
+    def train(self, repeat, epochs, y, train, batch_size, seed, held_out, at):
+        for epoch in range(self.epochs.get(repeat, 0) + 1, epochs + 1):
+            if epoch in at:
+                self.marks.setdefault(epoch, {})[repeat] = self.known(repeat, epoch)
+        self.epochs[repeat] = epochs
+
+
+def test_the_best_on_average_over_the_last_two_fifths_wins():
+    assert sorted(checkpoints(40)) == [24, 28, 32, 36, 40]
+    contest = Contest(np.zeros(9, int), folds_of(np.zeros(9, int), 3, 0), 40, 4, 0)
+    assert contest.first_rung == 14
+    steady = Marked("steady", lambda repeat, epoch: Mark(0.8 + repeat / 100, 0.5))
+    lucky = Marked("lucky", lambda repeat, epoch: Mark(0.7 + 0.3 * (epoch in (14, 40)), 0.5))
+    assert contest.best([lucky, steady], 14) is steady
+    assert contest.num_epochs == 2 * 3 * 14
+    assert contest.best([lucky, steady], 40) is steady
+    assert contest.num_epochs == 2 * 3 * 40
+    first, second = results([lucky, steady])
+    assert (first.upto, second.upto) == ("steady", "lucky")
+    assert first.accuracies == pytest.approx((0.8, 0.81, 0.82))
+    assert second.accuracies == pytest.approx((0.76, 0.76, 0.76))
+    assert second.difference[0] == pytest.approx(0.05)
+    # Ten points of accuracy weigh as much as one nat.
+    assert first.scores == pytest.approx((0.75, 0.76, 0.77))
+    wrong = Marked("confidently wrong", lambda repeat, epoch: Mark(0.85, 1.5))
+    assert contest.best([wrong, steady], 40) is steady
 
 
 def test_contestants_begin_with_the_layers_of_the_source_up_to_their_cut():
