@@ -31,6 +31,7 @@ import json
 import os
 import statistics
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -224,7 +225,7 @@ def transition(figures: Figures, rounds: int, x: np.ndarray, y: np.ndarray) -> N
         )
 
 
-def depth_search(figures: Figures, seeds: int, epochs: int) -> None:
+def depth_search(figures: Figures, seeds: Iterable[int], epochs: int) -> None:
     """Digits 0-4 to 5-9 with 50 labels, six hidden layers; the regret on the 846 other rows."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
@@ -234,7 +235,7 @@ def depth_search(figures: Figures, seeds: int, epochs: int) -> None:
     settings = {"learning_rate": 2e-3, "batch_size": 16, "verbose": False}
     ours, theirs, shares, answers = [], [], [], []
     regrets, exhaustive_regrets, gains = [], [], []
-    for seed in range(seeds):
+    for seed in seeds:
         keras.utils.set_random_seed(seed)
         hidden = [keras.layers.Dense(64, "relu", name=f"hidden_{i}") for i in range(1, 7)]
         source = keras.Sequential([keras.Input((64,)), *hidden, keras.layers.Dense(5)])
@@ -313,7 +314,7 @@ def main() -> None:
     x, y = images(128 if options.quick else 1000)
     figures = Figures(options.output)
     if options.depth:
-        depth_search(figures, 1 if options.quick else 5, 8 if options.quick else 40)
+        depth_search(figures, range(1 if options.quick else 5), 8 if options.quick else 40)
         return
     head_only(figures, rounds, x, y)
     caching(figures, rounds, x, y, epochs=5)

@@ -182,7 +182,7 @@ def features_at(graph: Graph, calls: list[Call], x: Any) -> list[np.ndarray]:
     for start in range(0, rows, _BATCH):
         # Without tracing, which would take longer than the few calls.
         some = keras.tree.map_structure(lambda a, i=start: a[i : i + _BATCH], x)
-        outputs = extractor(some, training=False)
+        outputs = keras.tree.flatten(extractor(some, training=False))
         for parts, one in zip(found, outputs, strict=True):
             parts.append(keras.ops.convert_to_numpy(one))
     return [np.concatenate(parts) for parts in found]
