@@ -217,7 +217,7 @@ def main() -> None:
                     csv.writer(file).writerow(row)
             print(f"{name}, batch {row[1]}: {row[5]:.2f} times as fast", flush=True)
     first = ("network", "batch", "model.export, ms", *WAYS, "from", "to")
-    print(format_table((*first, *RUNTIMES, "times smaller"), rows))
+    print(format_table((*first, *RUNTIMES, "times smaller"), rows, width=150))
 
 
 if __name__ == "__main__":
