@@ -21,7 +21,9 @@ With --depth, on the digits 0-4 to 5-9 instead: `search_reuse_depth` against tra
 frozen and tuned, to the end, on the same shared layers and compiled steps: its cost, and its regret
 over 5 seeds. Regret is against the one of 13 ways that turned out best on the test rows, which
 nobody can know from 50 labels; beside it stands that of choosing by the validation accuracy of all
-13 after their last epoch. KERAS_BACKEND=jax runs it on JAX.
+13 after their last epoch. KERAS_BACKEND=jax runs it on JAX. Expect 4.5 times less CPU time (3.7 to
+4.6; a fifth of the epochs) and a mean regret of 0.39 points (0, 0.78, 0, 1.18, 0), where training
+all and choosing by validation has 0.86.
 
 Rows that a run does not measure stay in the output as they are.
 """
