@@ -23,7 +23,7 @@ from kerastools.callbacks._plot_phases import plot_phases
 from kerastools.callbacks._progress import Progress
 from kerastools.callbacks._schedule_data import ScheduleData
 from kerastools.callbacks._transition import Transition
-from kerastools.optimizers._rebind import rebind
+from kerastools.optimizers._rebind import forget_slots, rebind
 
 # Rows per batch where statistics are measured.
 _BATCH = 256
@@ -42,7 +42,8 @@ class FreezeSchedule(ScheduleData, keras.callbacks.Callback):
     - exactly the layers that the phase names train; all others are frozen, keep their weights bit
       for bit, and cost no backward pass;
     - every slot of the weights that stay, the iterations and the learning-rate schedule go on
-      (`kerastools.optimizers.rebind`); weights that join late count their own steps;
+      (`kerastools.optimizers.rebind`); weights that join late count their own steps; a phase with
+      `fresh_slots` begins the slots anew;
     - weights that were frozen one by one stay frozen, and so does the kernel under a LoRA update.
 
     All is checked when training begins, before anything is changed. Afterwards the flags stay as
@@ -261,6 +262,8 @@ class FreezeSchedule(ScheduleData, keras.callbacks.Callback):
 
     def _enter(self, progress: Progress, step: int) -> None:
         self._progress = progress
+        if self._phase.fresh_slots and progress.epochs == 0:
+            forget_slots(self.model.optimizer)
         self._begin()
         if self.batch_norm == "recalibrate":
             measure_batch_norm(self.model, self.calibration_data, _BATCH, "FreezeSchedule")

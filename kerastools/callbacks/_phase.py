@@ -43,6 +43,10 @@ class Phase:
             last epoch's logs, which returns True at the end of the phase. In the last phase it ends
             training. To save the schedule, decorate the function with
             `keras.saving.register_keras_serializable`.
+        fresh_slots: Whether the optimizer's slots begin anew with the phase, for layers that
+            trained before too, as with a new optimizer; iterations and learning-rate schedule go
+            on. Useful where the layers below begin to train: Adam's mean of squared gradients from
+            a head's first steps would hold it back for hundreds of steps.
 
     Raises:
         ValueError: If a number is out of range, `layers` is empty, both rates are given, or `until`
@@ -68,6 +72,7 @@ class Phase:
     until: Plateau | Callable[[int, dict[str, Any]], bool] | None = field(
         default=None, kw_only=True
     )
+    fresh_slots: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         if isinstance(self.layers, str | list | tuple) and not self.layers:
@@ -120,7 +125,9 @@ class Phase:
         """Returns the learning rate, in words."""
         rate = self.learning_rate
         base = f"× {self.lr_multiplier:g}" if rate is None else f"{rate:g}"
-        return base if self.layer_decay is None else f"{base}, × {self.layer_decay:g} per level"
+        if self.layer_decay is not None:
+            base += f", × {self.layer_decay:g} per level"
+        return base + ", fresh slots" * self.fresh_slots
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments as plain data; a layer as its name."""
@@ -132,6 +139,7 @@ class Phase:
             "steps": self.steps,
             "layer_decay": self.layer_decay,
             "until": keras.saving.serialize_keras_object(self.until),
+            "fresh_slots": self.fresh_slots,
         }
 
     @classmethod

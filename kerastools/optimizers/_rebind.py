@@ -83,6 +83,11 @@ def rebind(optimizer: Any, model: Any) -> Any:
     return optimizer
 
 
+def forget_slots(optimizer: Any) -> None:
+    """Unbinds a built `optimizer` from all variables; the next `rebind` begins their slots anew."""
+    _rebuild(optimizer, [])
+
+
 def _refuse_strangers(optimizer: Any, model: Any, compiled_with: Any) -> None:
     wrapped = [] if compiled_with is None else list(optimizer_tree(compiled_with))[1:]
     if any(part is optimizer for part in wrapped):

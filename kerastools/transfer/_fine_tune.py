@@ -81,8 +81,9 @@ def fine_tune(
        learning rates (`gradual`: four groups, one epoch per group, the last one to the end), for
        `epochs` more. From each layer with weights to the one below it the rate falls by a tenth,
        and to no less than a hundredth in all: so little in a shallow trunk that it adapts, so much
-       in a deep one that it is kept. Optimizer and iterations go on from the first epoch to the
-       last.
+       in a deep one that it is kept. Iterations and learning-rate schedule go on from the first
+       epoch to the last; the optimizer's slots begin anew when the first group joins, since those
+       of the head's first steps held it back.
 
     Preprocess `x` as the backbone wants it, with its `keras.applications.*.preprocess_input`.
 
@@ -122,9 +123,9 @@ def fine_tune(
     >>> print(tuned.schedule)
     FreezeSchedule, batch_norm="inference"
     phase   layers                 lasts        learning rate
-    ──────────────────────────────────────────────────────────────────
+    ───────────────────────────────────────────────────────────────────────────────
         1   new_head               3 epochs     × 1, × 0.9 per level
-        2   new_head, d            1 epoch      × 1, × 0.9 per level
+        2   new_head, d            1 epoch      × 1, × 0.9 per level, fresh slots
         3   new_head, d, c         1 epoch      × 1, × 0.9 per level
         4   new_head, d, c, b      1 epoch      × 1, × 0.9 per level
         5   new_head, d, c, b, a   to the end   × 1, × 0.9 per level
@@ -149,6 +150,7 @@ def _default(model: keras.Model, epochs: int, head_epochs: int) -> FreezeSchedul
     decay = max(_LAYER_DECAY ** len(units), _LOWEST) ** (1 / num_groups)
     schedule = gradual(model, num_groups, layer_decay=round(decay, 3), head=top)
     schedule.phases[0] = replace(schedule.phases[0], epochs=head_epochs)
+    schedule.phases[1] = replace(schedule.phases[1], fresh_slots=True)
     return schedule
 
 

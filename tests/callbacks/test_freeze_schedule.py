@@ -172,6 +172,29 @@ def test_a_late_joiner_steps_by_at_most_the_learning_rate():
     assert np.abs(last[1][kernel] - last[0][kernel]).max() < 3 * 1e-3 * 1.001
 
 
+@pytest.mark.parametrize("make", [keras.optimizers.Adam, optimizers.Adam])
+def test_a_phase_with_fresh_slots_trains_as_with_a_new_optimizer(make):
+    phases = [Phase("head", epochs=2), Phase("a|head", fresh_slots=True)]
+    model, reference = make_model(), make_model()
+    model.compile(make(0.01), "mse", run_eagerly=EAGERLY)
+    fit(model, phases[:1], 2)
+    reference.set_weights(model.get_weights())
+    before = int(model.optimizer.iterations)
+    model = make_model()
+    model.compile(make(0.01), "mse", run_eagerly=EAGERLY)
+    fit(model, phases, 4)
+    assert int(model.optimizer.iterations) == 2 * before
+    reference.compile(make(0.01), "mse", run_eagerly=EAGERLY)
+    fit(reference, [Phase("a|head")], 2)
+    for ours, theirs in zip(model.weights, reference.weights, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=1e-6, err_msg=ours.path)
+    kept = make_model()
+    kept.compile(make(0.01), "mse", run_eagerly=EAGERLY)
+    fit(kept, [phases[0], Phase("a|head")], 4)
+    head = [np.array(m.layers[-1].kernel) for m in (model, kept)]
+    assert np.abs(head[0] - head[1]).max() > 1e-4
+
+
 def test_the_learning_rate_follows_the_phases_and_is_given_back():
     model = make_model()
     model.compile(keras.optimizers.SGD(0.5), "mse", run_eagerly=EAGERLY)

@@ -47,6 +47,7 @@ def test_head_first_and_then_the_layers_below_it():
         (3, ("dense_1", "norm_1", "new_head")),
         (4, ("dense_0", "norm_0", "dense_1", "norm_1", "new_head")),
     ]
+    assert [phase.fresh_slots for phase in tuned.schedule.phases] == [False, True, False]
     # 2 steps an epoch, all with one optimizer, at whose rate it also ends.
     assert int(tuned.model.optimizer.iterations) == 10
     assert float(tuned.model.optimizer.learning_rate) == pytest.approx(1e-3)
