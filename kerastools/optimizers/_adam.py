@@ -45,8 +45,9 @@ class Adam(LiveOptimizer):
             or a function of the step.
         beta_1: β₁ in [0, 1), the memory of the mean.
         beta_2: β₂ in [0, 1), the memory of the mean square.
-        epsilon: ε, greater than 0. Inside the root it is compared with squares: 1e-8 there damps
-            gradients below 1e-4, as 1e-4 outside would.
+        epsilon: ε, greater than 0; by default 1e-7, and its square 1e-14 inside the root, where it
+            is compared with squares: 1e-8 there would damp gradients below 1e-4, which a mean over
+            many outputs easily has.
         epsilon_mode: `"inside"`, `"outside"` or `"hat"`.
         amsgrad: Whether the step is divided by the largest root so far.
         weight_decay: λ of decoupled decay (AdamW), θ ← θ − ηλθ, at each step; `None` for none.
@@ -100,7 +101,7 @@ class Adam(LiveOptimizer):
         learning_rate: Any = 1e-3,
         beta_1: float = 0.9,
         beta_2: float = 0.999,
-        epsilon: float = 1e-8,
+        epsilon: float | None = None,
         epsilon_mode: str = "inside",
         amsgrad: bool = False,
         **kwargs: Any,
@@ -113,6 +114,8 @@ class Adam(LiveOptimizer):
         super().__init__(learning_rate, **kwargs)
         self.beta_1 = beta_1
         self.beta_2 = beta_2
+        if epsilon is None:
+            epsilon = 1e-14 if epsilon_mode == "inside" else 1e-7
         self.epsilon = epsilon
         self.epsilon_mode = epsilon_mode
         self.amsgrad = amsgrad

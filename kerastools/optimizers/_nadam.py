@@ -41,7 +41,8 @@ class Nadam(LiveOptimizer):
             or a function of the step.
         beta_1: β₁ in [0, 1), the memory of the mean.
         beta_2: β₂ in [0, 1), the memory of the mean square.
-        epsilon: ε, greater than 0, inside the root: compared with squares of gradients.
+        epsilon: ε, greater than 0, inside the root: compared with squares of gradients, so that
+            1e-14 damps those below 1e-7.
         momentum_schedule: `"none"`; `"dozat"`, the paper's and PyTorch's with k = 1/250; or
             `"keras"`, which has k = 1 and is over after a hundred steps.
         weight_decay: λ of decoupled decay, θ ← θ − ηλθ, at each step; `None` for none.
@@ -93,7 +94,7 @@ class Nadam(LiveOptimizer):
         learning_rate: Any = 1e-3,
         beta_1: float = 0.9,
         beta_2: float = 0.999,
-        epsilon: float = 1e-8,
+        epsilon: float = 1e-14,
         momentum_schedule: str = "none",
         **kwargs: Any,
     ) -> None:

@@ -34,7 +34,7 @@ class RMSProp(LiveOptimizer):
         learning_rate: η, at least 0; a number, a `keras.optimizers.schedules.LearningRateSchedule`
             or a function of the step.
         rho: ρ in [0, 1), the memory of the mean square.
-        epsilon: ε, greater than 0, compared with squares of gradients.
+        epsilon: ε, greater than 0, compared with squares of gradients: 1e-14 damps those below 1e-7.
         momentum: γ in [0, 1), or `None` for none, which saves the velocity.
         centered: Whether the variance takes the place of the mean square.
         weight_decay: λ of decoupled decay, θ ← θ − ηλθ, at each step; `None` for none.
@@ -86,7 +86,7 @@ class RMSProp(LiveOptimizer):
         self,
         learning_rate: Any = 1e-3,
         rho: float = 0.9,
-        epsilon: float = 1e-8,
+        epsilon: float = 1e-14,
         momentum: float | None = None,
         centered: bool = False,
         **kwargs: Any,

@@ -15,7 +15,7 @@ from tests.optimizers.trajectory import (
 )
 
 
-def adagrad(eta=0.1, epsilon=1e-8):
+def adagrad(eta=0.1, epsilon=1e-14):
     """The rule in NumPy."""
 
     def rule(theta, g, t, slots):

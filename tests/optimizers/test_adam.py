@@ -22,8 +22,10 @@ from tests.optimizers.trajectory import (
 MODES = ["inside", "outside", "hat"]
 
 
-def adam(eta=0.01, beta_1=0.9, beta_2=0.999, epsilon=1e-8, mode="inside", amsgrad=False, decay=0.0):
+def adam(eta=0.01, beta_1=0.9, beta_2=0.999, epsilon=None, mode="inside", amsgrad=False, decay=0.0):
     """The rule in NumPy; each number may be a function of the step."""
+    if epsilon is None:
+        epsilon = 1e-14 if mode == "inside" else 1e-7
 
     def at(number, t):
         return number(t) if callable(number) else number

@@ -65,7 +65,7 @@ def fit_and_count_traces(optimizer, changes):
 
 
 def adam_in_numpy(changes, epochs):
-    h = {"beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-8, "learning_rate": 0.1}
+    h = {"beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-14, "learning_rate": 0.1}
     h |= {"weight_decay": 0.01}
     x, y = (a.astype("float64") for a in data())
     w, m, s = np.ones((2, 1)), 0.0, 0.0

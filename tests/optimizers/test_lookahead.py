@@ -46,7 +46,7 @@ def test_every_k_steps_the_slow_weights_follow_and_the_fast_ones_go_back():
 def test_agrees_with_optax():
     optax = pytest.importorskip("optax")
     path = updates(Lookahead(Adam(0.01, epsilon_mode="outside"), 5, 0.5), 40)
-    twin = optax.lookahead(optax.adam(0.01, eps=1e-8), 5, 0.5)
+    twin = optax.lookahead(optax.adam(0.01, eps=1e-7), 5, 0.5)
     params = optax.LookaheadParams.init_synced([np.float32(w) for w in start()])
     state = twin.init(params)
     for gs in gradients(40):

@@ -16,7 +16,7 @@ from tests.optimizers.trajectory import (
 PACES = {"none": None, "dozat": 1 / 250, "keras": 1.0}
 
 
-def nadam(schedule="none", eta=0.01, beta_1=0.9, beta_2=0.999, epsilon=1e-8):
+def nadam(schedule="none", eta=0.01, beta_1=0.9, beta_2=0.999, epsilon=1e-14):
     """The rule in NumPy: SPEC's without a schedule, Dozat's algorithm 2 with one."""
 
     def mu(t):

@@ -17,7 +17,7 @@ from tests.optimizers.trajectory import (
 FORMS = [{}, {"centered": True}, {"momentum": 0.9}, {"centered": True, "momentum": 0.5}]
 
 
-def rmsprop(eta=0.01, rho=0.9, epsilon=1e-8, momentum=None, centered=False):
+def rmsprop(eta=0.01, rho=0.9, epsilon=1e-14, momentum=None, centered=False):
     """The rule in NumPy; ρ may be a function of the step."""
 
     def rule(theta, g, t, slots):
