@@ -140,6 +140,11 @@ def num_gates(layer: keras.layers.Layer) -> int:
     return 0
 
 
+def kernel_holder(layer: Any) -> Any:
+    """Returns what holds the kernels: the cell of a recurrent layer, any other layer itself."""
+    return layer.cell if isinstance(layer, layers.RNN) else layer
+
+
 def _depthwise_axes(layer: Any) -> KernelAxes:
     """Kernel (positions..., channels, multiplier): each channel is filtered by itself."""
     return KernelAxes(

@@ -37,7 +37,8 @@ class SignalMonitor(keras.callbacks.Callback):
         x: The rows that are looked at: one batch of inputs, scaled as in training; an array, or a
             list or dictionary of arrays.
         y: Their targets, in the same form.
-        every: Steps between two looks. The cost of a look is that of a step with as many rows.
+        every: Steps between two looks. A look costs one to two steps with as many rows; what that
+            is of the whole, `benchmarks/signal_monitor.py` measures.
         log_dir: Folder for TensorBoard; needs TensorFlow. By default nothing is written.
 
     Attributes:

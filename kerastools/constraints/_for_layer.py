@@ -2,7 +2,7 @@
 
 import keras
 
-from kerastools._core._fans import incoming_axes
+from kerastools._core._fans import incoming_axes, kernel_holder
 from kerastools.constraints._max_norm import MaxNorm
 
 
@@ -23,7 +23,8 @@ def for_layer(layer: keras.layers.Layer, max_value: float = 2.0) -> dict[str, Ma
     | Embedding | a row |
 
     Args:
-        layer: A layer, built or not; of `LSTM(...)` and the like the `cell`.
+        layer: A layer, built or not. Of one that is made of others (`Bidirectional`,
+            `TimeDistributed`, `MultiHeadAttention`) each of those.
         max_value: r, the largest norm allowed; in units of the weights, greater than 0.
 
     Returns:
@@ -46,4 +47,5 @@ def for_layer(layer: keras.layers.Layer, max_value: float = 2.0) -> dict[str, Ma
         raise TypeError(
             f"for_layer needs a Keras layer. Received {layer!r} of type {type(layer).__name__}."
         )
-    return {name: MaxNorm(max_value, axis) for name, axis in incoming_axes(layer).items()}
+    axes = incoming_axes(kernel_holder(layer))
+    return {name: MaxNorm(max_value, axis) for name, axis in axes.items()}

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from kerastools._core._activations import activation_name, own_activation
-from kerastools._core._fans import kernel_axes, met_fraction, num_gates
+from kerastools._core._fans import kernel_axes, kernel_holder, met_fraction, num_gates
 from kerastools.initializers._gated_orthogonal import GatedOrthogonal
 from kerastools.initializers._glorot_normal import GlorotNormal
 from kerastools.initializers._glorot_uniform import GlorotUniform
@@ -53,7 +53,8 @@ def for_layer(
     nothing: `"auto"` has no initializer for it and leaves it to the layer's own.
 
     Args:
-        layer: A layer, built or not.
+        layer: A layer, built or not. Of one that is made of others (`Bidirectional`,
+            `TimeDistributed`, `MultiHeadAttention`) each of those; `initialize` enters them.
         scheme: `"auto"`, or one of `"glorot_normal"`, `"glorot_uniform"`, `"he_normal"`,
             `"he_uniform"`, `"lecun_normal"`, `"lecun_uniform"` for all kernels of the layer.
         seed: Integer from which each kernel gets a seed of its own; `None` draws anew each time.
@@ -87,6 +88,7 @@ def for_layer(
             "For a whole model call kerastools.calibration.initialize(model)."
         )
     check_scheme(scheme, "for_layer")
+    layer = kernel_holder(layer)
     if activation is None:
         activation = own_activation(layer)
     axes = kernel_axes(layer)

@@ -30,10 +30,11 @@ KINDS = {
         {"kernel": (0, 1, 3)},
     ),
     "SimpleRNN": (layers.SimpleRNNCell(5), (4,), {"kernel": (0,), "recurrent_kernel": (0,)}),
+    "whole GRU": (layers.GRU(5), None, {"kernel": (0,), "recurrent_kernel": (0,)}),
     "LSTM": (layers.LSTMCell(5), (4,), {"kernel": (0,), "recurrent_kernel": (0,)}),
     "GRU": (layers.GRUCell(5), (4,), {"kernel": (0,), "recurrent_kernel": (0,)}),
     "ConvLSTM2D": (
-        layers.ConvLSTM2D(3, 3).cell,
+        layers.ConvLSTM2D(3, 3),
         None,
         {"kernel": (0, 1, 2), "recurrent_kernel": (0, 1, 2)},
     ),

@@ -41,6 +41,14 @@ FANS = {
         {"kernel": ((6, 16), 6, 4), "recurrent_kernel": ((4, 16), 4, 4)},
     ),
     "GRU": (layers.GRUCell(4), {"kernel": ((6, 12), 6, 4), "recurrent_kernel": ((4, 12), 4, 4)}),
+    "whole LSTM": (
+        layers.LSTM(4),
+        {"kernel": ((6, 16), 6, 4), "recurrent_kernel": ((4, 16), 4, 4)},
+    ),
+    "ConvLSTM2D": (
+        layers.ConvLSTM2D(4, 3),
+        {"kernel": ((3, 3, 6, 16), 54, 36), "recurrent_kernel": ((3, 3, 4, 16), 36, 36)},
+    ),
     "EinsumDense": (
         layers.EinsumDense("abc,cde->abde", (None, 4, 5)),
         {"kernel": ((6, 4, 5), 6, 20)},
