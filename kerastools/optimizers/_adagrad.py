@@ -30,7 +30,8 @@ class AdaGrad(LiveOptimizer):
     Args:
         learning_rate: η, at least 0; a number, a `keras.optimizers.schedules.LearningRateSchedule`
             or a function of the step.
-        epsilon: ε, greater than 0, compared with squares of gradients: 1e-14 damps those below 1e-7.
+        epsilon: ε, greater than 0, compared with squares of gradients; 1e-14 damps those below
+            1e-7.
         weight_decay: λ of decoupled decay, θ ← θ − ηλθ, at each step; `None` for none.
         clipvalue: Gradients are clipped to [−c, c], element by element.
         clipnorm: Each variable's gradient is scaled back to this norm where it is longer.

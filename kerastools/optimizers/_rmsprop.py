@@ -34,7 +34,8 @@ class RMSProp(LiveOptimizer):
         learning_rate: η, at least 0; a number, a `keras.optimizers.schedules.LearningRateSchedule`
             or a function of the step.
         rho: ρ in [0, 1), the memory of the mean square.
-        epsilon: ε, greater than 0, compared with squares of gradients: 1e-14 damps those below 1e-7.
+        epsilon: ε, greater than 0, compared with squares of gradients; 1e-14 damps those below
+            1e-7.
         momentum: γ in [0, 1), or `None` for none, which saves the velocity.
         centered: Whether the variance takes the place of the mean square.
         weight_decay: λ of decoupled decay, θ ← θ − ηλθ, at each step; `None` for none.
