@@ -1,6 +1,6 @@
 # Everything here makes .venv by itself; nothing is needed but make and Python 3.11 or newer.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check docs bench clean
+.PHONY: help demo test check lint types docs bench clean
 
 # The first interpreter that runs and is new enough.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
@@ -31,12 +31,16 @@ test: $(READY) ## all tests, on TensorFlow and then on JAX
 	$(BIN)/python -m pytest -n 2 --dist worksteal --durations 15
 	KERAS_BACKEND=jax $(BIN)/python -m pytest tests -n 2 --dist worksteal --durations 15 -m 'not tensorflow'
 
-check: $(READY) ## format, lint, docstrings, types, architecture, reference
+check: lint types ## format, lint, docstrings, types, architecture, reference
+
+lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/mkdocs build --strict --quiet
+
+types: $(READY)
+	$(BIN)/mypy
 
 docs: $(READY) ## the site: overview and the reference from the docstrings, in site/
 	$(BIN)/mkdocs build --strict --quiet

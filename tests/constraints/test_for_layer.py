@@ -5,6 +5,8 @@ from keras import layers, ops
 
 from kerastools.constraints import for_layer
 
+pytestmark = pytest.mark.tensorflow  # Which axes; test_max_norm.py runs on every backend.
+
 # (layer, input shape, the axes that one output value sums over in each kernel, read off Keras's
 # documentation of how the kernel is stored).
 KINDS = {

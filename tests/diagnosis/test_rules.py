@@ -94,6 +94,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.tensorflow  # What the rules see on other backends is in test_diagnose.py.
 @pytest.mark.parametrize("name", FAULTS)
 def test_the_fault_is_found_and_mended(name):
     make, x, y, loss, optimizer, batch_size, rule = FAULTS[name]

@@ -5,6 +5,8 @@ from keras import layers, ops
 
 from kerastools.initializers import for_layer
 
+pytestmark = pytest.mark.tensorflow  # Counting, the same on every backend.
+
 # (layer, its kernels' shapes, fan_in and fan_out of each), counted by hand: how many inputs one
 # output value sums over, how many outputs one input value reaches on average.
 FANS = {
