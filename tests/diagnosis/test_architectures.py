@@ -71,7 +71,7 @@ def recurrent_regression():
 
 
 SOUND = [
-    pytest.param(transformer, marks=pytest.mark.tensorflow),  # JAX compiles it for half a minute.
+    transformer,
     autoencoder,
     u_net,
     twins,
@@ -79,6 +79,7 @@ SOUND = [
 ]
 
 
+@pytest.mark.tensorflow  # JAX compiles each of the nets for seconds.
 @pytest.mark.parametrize("make", SOUND, ids=lambda make: make.__name__)
 def test_sound_nets_raise_no_alarm(make):
     keras.utils.set_random_seed(1)

@@ -189,6 +189,7 @@ def test_sound_nets_raise_no_alarm(activation, initializer):
     assert alarms(activation, initializer, True, 20, range(2)) == []
 
 
+@pytest.mark.tensorflow  # JAX compiles for half a minute; dense nets run on both.
 def test_sound_convolutional_and_recurrent_nets_raise_no_alarm():
     rng = np.random.default_rng(1)
     stack = [keras.Input((16, 16, 3))]

@@ -191,6 +191,7 @@ def test_outputs_are_judged_by_what_their_loss_takes():
     assert told(None, abs(values), "poisson") == ["softplus"]
 
 
+@pytest.mark.tensorflow  # JAX compiles for long; the rule runs on both.
 def test_small_batches_of_large_images_can_be_normalised():
     def rules(batch_size):
         norm = layers.BatchNormalization()
@@ -266,6 +267,7 @@ def test_gates_stay_logistic():
     assert lstm.recurrent_activation.__name__ == lstm.activation.__name__ == "sigmoid"
 
 
+@pytest.mark.tensorflow  # JAX compiles for long; the rule runs on both.
 def test_a_tiny_last_batch_is_mended_by_the_batch_size():
     model = net(middle=[layers.BatchNormalization()])
     repair = diagnose(model, X[:387], Y[:387], LOSS).repair()

@@ -106,6 +106,7 @@ def test_undecided_nets_report_the_losses_of_equilibrium():
     assert gan.history.history["generator_loss"][0] == pytest.approx(np.log(2), rel=1e-6)
 
 
+@pytest.mark.tensorflow  # Learning is told on one; the other tests run on both.
 def test_generated_digits_are_of_all_classes(tmp_path, capsys):
     data = load_digits()
     x = (data.data / 16).astype("float32")

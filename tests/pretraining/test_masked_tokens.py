@@ -122,9 +122,9 @@ def encoder(task, kind):
 @pytest.mark.parametrize(
     "kind",
     [
-        pytest.param("lstm", marks=pytest.mark.tensorflow),
+        pytest.param("lstm", marks=pytest.mark.tensorflow),  # JAX unrolls for a minute.
         "transformer",
-    ],  # JAX unrolls for a minute.
+    ],
 )
 def test_loss_starts_at_the_vocabulary_and_falls_below_the_unigram_entropy(tokenizer, kind, capsys):
     task = MaskedTokens(tokenizer, length=16, rate=0.2)
