@@ -53,9 +53,9 @@ def search_reuse_depth(
     and on other rows, the same for all ways, so that differences are paired.
 
     These numbers were chosen on five transfers between digits (0-4, 5-9, even, odd, and from MNIST)
-    with 50 labels, 24 draws each, none of them the benchmark's, by the accuracy on test rows. Do not
-    expect the best way of few labels: they do not tell it. `benchmarks/transfer.py --depth` prints
-    what is lost against the way that turns out best, here and by training every way to the end.
+    with 50 labels, 24 draws each, none of them the benchmark's, by the accuracy on test rows. Do
+    not expect the best way of few labels: they do not tell it. `benchmarks/transfer.py --depth`
+    prints what is lost against the way that turns out best, here and by training every way.
 
     What is searched is the source's own architecture: layers above the cut are drawn anew
     (`kerastools.calibration.initialize`) and train; the last layer that has weights, with what is
