@@ -1,6 +1,5 @@
 """Shared by all tests: one seed, one float policy, and no test changes them for the next."""
 
-import gc
 import os
 from pathlib import Path
 
@@ -22,9 +21,6 @@ if os.environ.get("KERAS_BACKEND") == "jax":
 
 import keras
 import pytest
-
-# Models are many small objects; Python would look through all of them again and again.
-gc.set_threshold(20_000, 50, 100)
 
 
 @pytest.fixture(autouse=True)

@@ -18,13 +18,12 @@ def benchmark():
     names = {p.stem for p in FOLDER.glob("*.py")}
     sys.path.insert(0, str(FOLDER))
     import race
+    import rates
     import report
     import run
     import workloads
 
-    import tuning
-
-    yield {"race": race, "report": report, "run": run, "tuning": tuning, "workloads": workloads}
+    yield {"race": race, "report": report, "run": run, "rates": rates, "workloads": workloads}
     sys.path.remove(str(FOLDER))
     for name in names:
         sys.modules.pop(name, None)
@@ -32,7 +31,7 @@ def benchmark():
 
 @pytest.mark.filterwarnings("ignore")
 def test_quick_mode_runs_and_goes_on_where_it_was(benchmark, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(benchmark["tuning"], "GRID", (1e-3, 1e-2))
+    monkeypatch.setattr(benchmark["rates"], "GRID", (1e-3, 1e-2))
     monkeypatch.setattr(sys, "argv", ["run.py", "--quick", "--results", str(tmp_path)])
     benchmark["run"].main()
     shown = capsys.readouterr().out

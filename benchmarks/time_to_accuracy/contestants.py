@@ -1,7 +1,7 @@
 """Who trains: plain Keras, kerastools, and kerastools with one ingredient taken away.
 
 Every contestant is a recipe for the layers, an optimizer, and whether kerastools initialises the
-model and runs its `fit`. A learning rate that is tuned is tuned alike for all (`tuning.py`).
+model and runs its `fit`. A learning rate that is tuned is tuned alike for all (`rates.py`).
 """
 
 from collections.abc import Callable

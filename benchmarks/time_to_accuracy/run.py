@@ -34,10 +34,9 @@ for _threads in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_TH
 import torch_peer
 from contestants import ABLATION, CONTROL, DEFAULTS, PEERS, TUNED, ZERO, Contestant, on
 from race import run
+from rates import freeze, tune
 from report import report
 from workloads import SMOKE, WORKLOADS, Workload
-
-from tuning import freeze, tune
 
 RESULTS = Path(__file__).parents[1] / "results" / "time_to_accuracy"
 PEERS_TIMED = 2
