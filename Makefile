@@ -12,12 +12,13 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 help: ## show this
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
+# Nothing is compiled beforehand: of 12,000 modules a fifth is ever imported, and compiled then.
 $(READY): pyproject.toml requirements.lock
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer was not found on PATH. Install it, or say which: make PYTHON=/path/to/python3.11 ..."; exit 1; }
 	@echo "Installing into .venv ($(PYTHON)); about two minutes, once."
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock --group dev -e '.[examples]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c requirements.lock --group dev -e '.[examples]'
 	@touch $@
 
 demo: $(READY) ## the main job from diagnosis to serving, on scikit-learn's digits; pictures in demo/

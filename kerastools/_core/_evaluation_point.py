@@ -1,11 +1,13 @@
 """Optimizers that evaluate at other weights than those they train."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 from keras import ops
 
+from kerastools._core._compiled import compiled_beside
 from kerastools._core._slots import known_variables
 
 
@@ -28,7 +30,7 @@ class EvaluationPoint:
             )
         self._at_evaluation = self.add_variable(shape=(), dtype="int32", name="at_evaluation")
         # Not an attribute of its own: Keras would track the variables in it as the optimizer's.
-        self._left = SimpleNamespace(weights={})
+        self._left = SimpleNamespace(weights=(), read=[], ways=())
 
     @property
     def trains_elsewhere(self) -> bool:
@@ -58,10 +60,12 @@ class EvaluationPoint:
             return False
         pairs = self.evaluation_pairs()
         _swap(pairs)
-        for variable, slots in () if pairs else self._variables_and_slots():
-            trained = ops.copy(variable)
-            self._left.weights[id(variable)] = (variable, trained)
-            variable.assign(self.evaluation_weights(trained, *slots))
+        if not pairs:
+            variables, there, *_ = self._ways()
+            trained = [ops.copy(v) for v in variables]
+            evaluated = there(trained)
+            self._left.weights = (trained, evaluated)
+            _assign(variables, evaluated)
         self._at_evaluation.assign(1)
         return True
 
@@ -71,13 +75,12 @@ class EvaluationPoint:
             return
         pairs = self.evaluation_pairs()
         _swap(pairs)
-        for variable, slots in () if pairs else self._variables_and_slots():
-            _, left = self._left.weights.get(id(variable), (None, None))
-            evaluated = ops.copy(variable)
-            if left is None or not _equal(evaluated, self.evaluation_weights(left, *slots)):
-                left = self.training_weights(evaluated, *slots)
-            variable.assign(left)
-        self._left.weights.clear()
+        if not pairs:
+            variables, _, back, computed = self._ways()
+            held = [ops.copy(v) for v in variables]
+            left = self._left.weights
+            _assign(variables, back(held, *left) if left else computed(held))
+        self._left.weights = ()
         self._at_evaluation.assign(0)
 
     def apply(self: Any, grads: list[Any], trainable_variables: list[Any] | None = None) -> None:
@@ -86,11 +89,48 @@ class EvaluationPoint:
         if self.trains_elsewhere:
             self._at_evaluation.assign(0)
 
-    def _variables_and_slots(self: Any) -> Iterator[tuple[Any, list[Any]]]:
-        for i, variable in enumerate(known_variables(self)):
-            slots = self.slots_of(i)
-            if slots[0] is not None:
-                yield variable, [ops.cast(slot, variable.dtype) for slot in slots]
+    def _ways(self: Any) -> tuple[Any, ...]:
+        """Returns the variables, the way there, the way back, and the way that is computed."""
+        read = list(self.variables)
+        if not _same(read, self._left.read):
+            known = enumerate(known_variables(self))
+            moving = [(v, self.slots_of(i)) for i, v in known]
+            moving = [(v, slots) for v, slots in moving if slots[0] is not None]
+            there, computed = (
+                partial(_each, point, [slots for _, slots in moving])
+                for point in (self.evaluation_weights, self.training_weights)
+            )
+            back = partial(_back, computed)
+            ways = (compiled_beside(way, read) for way in (there, back, computed))
+            self._left.read, self._left.weights = read, ()
+            self._left.ways = ([v for v, _ in moving], *ways)
+        return self._left.ways
+
+
+def _each(point: Callable[..., Any], slots: list[list[Any]], weights: list[Any]) -> list[Any]:
+    return [
+        point(w, *(ops.cast(slot, w.dtype) for slot in own))
+        for w, own in zip(weights, slots, strict=True)
+    ]
+
+
+def _back(
+    computed: Callable[..., Any], held: list[Any], trained: list[Any], evaluated: list[Any]
+) -> list[Any]:
+    """Returns the weights that were trained, or works them out where the model was changed."""
+    return [
+        ops.where(ops.all(ops.equal(now, put)), left, else_)
+        for now, put, left, else_ in zip(held, evaluated, trained, computed(held), strict=True)
+    ]
+
+
+def _same(a: list[Any], b: list[Any]) -> bool:
+    return len(a) == len(b) and all(x is y for x, y in zip(a, b, strict=True))
+
+
+def _assign(variables: list[Any], values: list[Any]) -> None:
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
 
 
 def _swap(pairs: Sequence[tuple[Any, Any]]) -> None:
@@ -98,7 +138,3 @@ def _swap(pairs: Sequence[tuple[Any, Any]]) -> None:
         held = ops.copy(variable)  # JAX may not be given one buffer under two names.
         variable.assign(ops.copy(other))
         other.assign(held)
-
-
-def _equal(a: Any, b: Any) -> bool:
-    return bool(ops.convert_to_numpy(ops.all(ops.equal(a, b))))

@@ -9,7 +9,12 @@ import keras
 from kerastools._core._checks import require_model
 from kerastools._core._loop_data import StackingAdapter, split_validation
 from kerastools.acceleration._choice import _Choice
-from kerastools.acceleration._each_batch import between_groups, in_this_thread, needs_every_batch
+from kerastools.acceleration._each_batch import (
+    between_groups,
+    in_this_thread,
+    may_end_early,
+    needs_every_batch,
+)
 from kerastools.acceleration._row_weights import normalizers
 from kerastools.acceleration._runner import _Runner
 
@@ -36,7 +41,8 @@ def accelerate(
     By default it chooses while it trains: it times the first steps, takes as many steps a call as
     fit in 0.2 s, and compiles a second time (with XLA on TensorFlow, the loop on JAX) where the
     steps that are left are expected to save twice what compiling cost, and keeps that only if it
-    is measured to be faster. `print(model.acceleration)` shows the choice.
+    is measured to be faster. With a callback that sets `stop_training`, such as `EarlyStopping`, it
+    counts on no more steps than were done already. `print(model.acceleration)` shows the choice.
 
     Callbacks that implement batch hooks are called once per call, with the number of its last
     step, as with `steps_per_execution` in `compile`. One that has to act on each batch keeps the
@@ -227,7 +233,7 @@ class _Acceleration:
         if each_batch != self.each_batch:
             self.each_batch = each_batch
             self._forget()
-        may_stop = any(isinstance(c, keras.callbacks.EarlyStopping) for c in callbacks)
+        may_stop = any(may_end_early(c) for c in callbacks)
         for kind, most in self.most.items():
             self.plans[kind] = _Plan(None if most is None else most * epochs, may_stop)
 

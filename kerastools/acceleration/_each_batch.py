@@ -1,6 +1,7 @@
 """Callbacks between the groups of steps that run in one call."""
 
 import contextlib
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -39,6 +40,15 @@ def needs_every_batch(callback: Any) -> bool:
         return bool(declared)
     hooks = [getattr(callback, name) for name, kind in _HOOKS.items() if kind == "train"]
     return any(not (hook.__module__ or "").startswith("keras.") for hook in hooks)
+
+
+def may_end_early(callback: Any) -> bool:
+    """Tells whether a callback may end a sound training: whether its code names `stop_training`."""
+    if isinstance(callback, keras.callbacks.TerminateOnNaN):
+        return False
+    holders = [*type(callback).__mro__, callback]  # `LambdaCallback` keeps functions itself.
+    functions = [f for holder in holders for f in vars(holder).values() if inspect.isfunction(f)]
+    return any("stop_training" in f.__code__.co_names for f in functions)
 
 
 @contextlib.contextmanager

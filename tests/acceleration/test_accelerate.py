@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from kerastools.acceleration import accelerate
+from kerastools.acceleration._each_batch import may_end_early
 from kerastools.callbacks import HyperparameterScheduler
 from kerastools.layers import Dropout
 from kerastools.optimizers import SGD
@@ -442,6 +443,26 @@ def test_keras_own_callbacks_may_stay(tmp_path, shared):
     model.fit(*data(), epochs=2, verbose=0, callbacks=callbacks)
     assert os.path.getsize(tmp_path / "log.csv") > 0
     assert (tmp_path / "w.weights.h5").exists()
+
+
+def test_what_may_end_training_is_seen(tmp_path):
+    class Target(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.stop_training = logs["loss"] < 1
+
+    def stop(epoch, logs):
+        target.model.stop_training = True
+
+    target = Target()
+    enders = [target, keras.callbacks.EarlyStopping(), keras.callbacks.LambdaCallback(stop)]
+    others = [
+        Watcher(),
+        keras.callbacks.TerminateOnNaN(),
+        keras.callbacks.ModelCheckpoint(tmp_path / "w.weights.h5", save_weights_only=True),
+        keras.callbacks.LambdaCallback(print),
+    ]
+    assert [may_end_early(c) for c in enders] == [True] * 3
+    assert [may_end_early(c) for c in others] == [False] * 4
 
 
 def test_stopping_between_calls_stops_there(shared):

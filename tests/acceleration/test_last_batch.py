@@ -94,6 +94,7 @@ def test_weights_stay_those_of_fit_when_the_last_batch_is_kept():
 
 
 @pytest.mark.slow
+@pytest.mark.tensorflow  # The row weights behind it are tested on both.
 def test_three_rows_no_longer_ruin_the_training_of_a_deep_net():
     def build():
         keras.utils.set_random_seed(2)

@@ -135,6 +135,7 @@ def test_many_steps_give_the_gradient_of_the_log_likelihood(capsys):
     assert worst < 0.0125  # five standard errors
 
 
+@pytest.mark.tensorflow  # Sampling is tested above on both; learning takes JAX long.
 def test_persistent_chains_forget_where_they_began(capsys):
     rbm = machine(num_chains=40_000)
     rows = data()
@@ -147,6 +148,7 @@ def test_persistent_chains_forget_where_they_began(capsys):
     assert worst < 0.0125
 
 
+@pytest.mark.tensorflow  # Sampling is tested above on both; learning takes JAX long.
 @pytest.mark.parametrize("arguments", [{}, {"num_chains": 40}])
 def test_exact_log_likelihood_rises(arguments, capsys):
     rbm = machine(scale=0.01, **arguments)
@@ -196,6 +198,7 @@ def test_gaussian_units_have_their_density():
     assert samples.var() == pytest.approx(var - mean**2, rel=0.04)
 
 
+@pytest.mark.tensorflow  # Sampling is tested above on both; learning takes JAX long.
 def test_gaussian_units_learn():
     rng = np.random.default_rng(1)
     x = (rng.normal(size=(400, 2)) @ rng.normal(size=(2, 8))).astype("float32")
@@ -221,6 +224,7 @@ def exact_pseudo_likelihood(x, w, b, c):
     return total
 
 
+@pytest.mark.tensorflow  # Sampling is tested above on both; learning takes JAX long.
 def test_pseudo_likelihood_on_digits_is_no_worse_than_scikit_learns(capsys):
     x = (load_digits().data / 16).astype("float32")[:1600]
     settings = {"learning_rate": 0.05, "batch_size": 50, "n_iter": 12}

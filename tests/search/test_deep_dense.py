@@ -70,13 +70,6 @@ def test_bad_sizes_are_refused():
         DeepDense(num_features=8, num_classes=3, depth=0)
 
 
-def test_importing_kerastools_leaves_keras_tuner_unimported():
-    code = "import sys, kerastools; assert 'keras_tuner' not in sys.modules; kerastools.search; "
-    code += "assert 'keras_tuner' in sys.modules"
-    command = [sys.executable, "-W", "error::ImportWarning", "-c", code]
-    subprocess.run(command, check=True, env=os.environ | {"KERAS_BACKEND": "jax"})
-
-
 def test_a_missing_dependency_is_named(tmp_path):
     (tmp_path / "tensorboard.py").write_text("raise ImportError('no tensorboard')\n")
     code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import kerastools.search"
