@@ -55,7 +55,7 @@ def run(contestant: Contestant, workload: Workload, target: float, seed: int) ->
         epochs=workload.epochs,
         validation_data=data.validation,
         validation_batch_size=256,
-        callbacks=[watch],
+        callbacks=[*contestant.callbacks(), watch],
         verbose=0,
     )
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu

@@ -64,7 +64,11 @@ class Bench:
             epochs=workload.epochs,
             validation_data=data.validation,
             validation_batch_size=256,
-            callbacks=[watch, keras.callbacks.TerminateOnNaN()],
+            callbacks=[
+                *self.contestant.callbacks(),
+                watch,
+                keras.callbacks.TerminateOnNaN(),
+            ],
             verbose=0,
         )
         steps = len(watch.scores) * (len(data.train[0]) // workload.batch)
@@ -82,12 +86,17 @@ def held(scores: list[float], workload: Workload) -> float:
 
 
 def freeze(workload: Workload) -> float:
-    """Returns the target: what AdamW with He holds in half the cap, the better of two rates."""
+    """Returns the target: what AdamW with He holds in half the cap, the better of two rates.
+
+    It is rounded to four digits so that who holds the same reaches it.
+    """
     accuracy = workload.score == "val_accuracy"
     never = math.inf if accuracy else -math.inf
     bench = Bench(REFERENCE, replace(workload, epochs=workload.epochs // 2), never)
     scores = [held(bench.trial(rate, SEEDS[0]).scores, workload) for rate in (1e-3, 3e-3)]
-    return max(scores) if accuracy else min(scores)
+    if accuracy:
+        return math.floor(1e4 * max(scores)) / 1e4
+    return math.ceil(1e4 * min(scores)) / 1e4
 
 
 def tune(contestant: Contestant, workload: Workload, target: float) -> tuple[float, list[Trial]]:

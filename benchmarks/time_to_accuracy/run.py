@@ -153,7 +153,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", message=".*no longer be used.*")
     if not options.report:
         for name, workload in workloads.items():
-            book.once("targets.json", name, lambda w=workload: round(freeze(w), 4))
+            book.once("targets.json", name, lambda w=workload: freeze(w))
         for warm in (DEFAULTS, ZERO):  # What only the first training of a process pays.
             run(warm, SMOKE["W0"], 2.0, 0)
         for seed in range(3 if options.quick else options.seeds):

@@ -1,6 +1,6 @@
 """Compiling a function of tensors on each backend."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -23,16 +23,3 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
         return jax.jit(function)
     return function
-
-
-def compiled_beside(function: Callable[..., Any], variables: Sequence[Any]) -> Callable[..., Any]:
-    """Returns `function` compiled; it may read `variables`, as they are when it is called."""
-    if keras.backend.backend() == "tensorflow":
-        return compiled(function)  # Reads them where they lie.
-
-    def scoped(values: Any, *arguments: Any) -> Any:
-        with keras.StatelessScope(list(zip(variables, values, strict=True))):
-            return function(*arguments)
-
-    inner = compiled(scoped)
-    return lambda *arguments: inner([v.value for v in variables], *arguments)

@@ -1,13 +1,11 @@
 """Optimizers that evaluate at other weights than those they train."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 from keras import ops
 
-from kerastools._core._compiled import compiled_beside
 from kerastools._core._slots import known_variables
 
 
@@ -30,7 +28,7 @@ class EvaluationPoint:
             )
         self._at_evaluation = self.add_variable(shape=(), dtype="int32", name="at_evaluation")
         # Not an attribute of its own: Keras would track the variables in it as the optimizer's.
-        self._left = SimpleNamespace(weights=(), read=[], ways=())
+        self._left = SimpleNamespace(weights={})
 
     @property
     def trains_elsewhere(self) -> bool:
@@ -61,11 +59,12 @@ class EvaluationPoint:
         pairs = self.evaluation_pairs()
         _swap(pairs)
         if not pairs:
-            variables, there, *_ = self._ways()
-            trained = [ops.copy(v) for v in variables]
-            evaluated = there(trained)
-            self._left.weights = (trained, evaluated)
-            _assign(variables, evaluated)
+            trained = self._moving()
+            evaluated = self._points(self.evaluation_weights, trained)
+            for i, variable in enumerate(known_variables(self)):
+                if i in trained:
+                    self._left.weights[id(variable)] = (variable, trained[i], evaluated[i])
+            self._put(evaluated)
         self._at_evaluation.assign(1)
         return True
 
@@ -76,11 +75,10 @@ class EvaluationPoint:
         pairs = self.evaluation_pairs()
         _swap(pairs)
         if not pairs:
-            variables, _, back, computed = self._ways()
-            held = [ops.copy(v) for v in variables]
-            left = self._left.weights
-            _assign(variables, back(held, *left) if left else computed(held))
-        self._left.weights = ()
+            held, left = self._moving(), self._unchanged()
+            complete = left.keys() == held.keys()
+            self._put(left if complete else self._points(self.training_weights, held) | left)
+        self._left.weights = {}
         self._at_evaluation.assign(0)
 
     def apply(self: Any, grads: list[Any], trainable_variables: list[Any] | None = None) -> None:
@@ -89,48 +87,42 @@ class EvaluationPoint:
         if self.trains_elsewhere:
             self._at_evaluation.assign(0)
 
-    def _ways(self: Any) -> tuple[Any, ...]:
-        """Returns the variables, the way there, the way back, and the way that is computed."""
-        read = list(self.variables)
-        if not _same(read, self._left.read):
-            known = enumerate(known_variables(self))
-            moving = [(v, self.slots_of(i)) for i, v in known]
-            moving = [(v, slots) for v, slots in moving if slots[0] is not None]
-            there, computed = (
-                partial(_each, point, [slots for _, slots in moving])
-                for point in (self.evaluation_weights, self.training_weights)
-            )
-            back = partial(_back, computed)
-            ways = (compiled_beside(way, read) for way in (there, back, computed))
-            self._left.read, self._left.weights = read, ()
-            self._left.ways = ([v for v, _ in moving], *ways)
-        return self._left.ways
+    def _moving(self: Any) -> dict[int, Any]:
+        """Returns, by place, the weights of every variable that has slots."""
+        known = enumerate(known_variables(self))
+        return {i: ops.copy(v) for i, v in known if self.slots_of(i)[0] is not None}
 
+    def _unchanged(self: Any) -> dict[int, Any]:
+        """Returns, by place, the weights that were left where the model is as it was put."""
+        known = [
+            (i, v, self._left.weights[id(v)])
+            for i, v in enumerate(known_variables(self))
+            if id(v) in self._left.weights
+        ]
+        if not known:
+            return {}
+        same = ops.stack([ops.all(ops.equal(v, evaluated)) for _, v, (_, _, evaluated) in known])
+        flags = ops.convert_to_numpy(same)
+        return {
+            i: trained for (i, _, (_, trained, _)), flag in zip(known, flags, strict=True) if flag
+        }
 
-def _each(point: Callable[..., Any], slots: list[list[Any]], weights: list[Any]) -> list[Any]:
-    return [
-        point(w, *(ops.cast(slot, w.dtype) for slot in own))
-        for w, own in zip(weights, slots, strict=True)
-    ]
+    def _points(self: Any, point: Callable[..., Any], weights: dict[int, Any]) -> dict[int, Any]:
+        """Returns `point` of the weights and their slots; for those of a stack in one go."""
+        found: dict[int, Any] = {}
+        for stack in self.stacks:
+            rows = ops.stack([weights[i] for i in stack.indices])
+            moved = point(rows, *(ops.cast(slot, rows.dtype) for slot in stack.slots))
+            found |= zip(stack.indices, ops.unstack(moved), strict=True)
+        for i in weights.keys() - found.keys():
+            slots = (ops.cast(slot, weights[i].dtype) for slot in self.slots_of(i))
+            found[i] = point(weights[i], *slots)
+        return found
 
-
-def _back(
-    computed: Callable[..., Any], held: list[Any], trained: list[Any], evaluated: list[Any]
-) -> list[Any]:
-    """Returns the weights that were trained, or works them out where the model was changed."""
-    return [
-        ops.where(ops.all(ops.equal(now, put)), left, else_)
-        for now, put, left, else_ in zip(held, evaluated, trained, computed(held), strict=True)
-    ]
-
-
-def _same(a: list[Any], b: list[Any]) -> bool:
-    return len(a) == len(b) and all(x is y for x, y in zip(a, b, strict=True))
-
-
-def _assign(variables: list[Any], values: list[Any]) -> None:
-    for variable, value in zip(variables, values, strict=True):
-        variable.assign(value)
+    def _put(self: Any, weights: dict[int, Any]) -> None:
+        variables = known_variables(self)
+        for i, value in weights.items():
+            variables[i].assign(value)
 
 
 def _swap(pairs: Sequence[tuple[Any, Any]]) -> None:
