@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 from keras import ops
 
 from kerastools._core._slots import known_variables
@@ -59,7 +60,7 @@ class EvaluationPoint:
         pairs = self.evaluation_pairs()
         _swap(pairs)
         if not pairs:
-            trained = self._moving()
+            trained = {i: ops.copy(v) for i, v in self._moving().items()}
             evaluated = self._points(self.evaluation_weights, trained)
             for i, variable in enumerate(known_variables(self)):
                 if i in trained:
@@ -75,9 +76,9 @@ class EvaluationPoint:
         pairs = self.evaluation_pairs()
         _swap(pairs)
         if not pairs:
-            held, left = self._moving(), self._unchanged()
-            complete = left.keys() == held.keys()
-            self._put(left if complete else self._points(self.training_weights, held) | left)
+            moving, left = self._moving(), self._unchanged()
+            complete = left.keys() == moving.keys()
+            self._put(left if complete else self._points(self.training_weights, moving) | left)
         self._left.weights = {}
         self._at_evaluation.assign(0)
 
@@ -88,24 +89,20 @@ class EvaluationPoint:
             self._at_evaluation.assign(0)
 
     def _moving(self: Any) -> dict[int, Any]:
-        """Returns, by place, the weights of every variable that has slots."""
+        """Returns, by place, every variable that has slots."""
         known = enumerate(known_variables(self))
-        return {i: ops.copy(v) for i, v in known if self.slots_of(i)[0] is not None}
+        return {i: v for i, v in known if self.slots_of(i)[0] is not None}
 
     def _unchanged(self: Any) -> dict[int, Any]:
         """Returns, by place, the weights that were left where the model is as it was put."""
-        known = [
-            (i, v, self._left.weights[id(v)])
-            for i, v in enumerate(known_variables(self))
-            if id(v) in self._left.weights
-        ]
-        if not known:
-            return {}
-        same = ops.stack([ops.all(ops.equal(v, evaluated)) for _, v, (_, _, evaluated) in known])
-        flags = ops.convert_to_numpy(same)
-        return {
-            i: trained for (i, _, (_, trained, _)), flag in zip(known, flags, strict=True) if flag
-        }
+        unchanged = {}
+        for i, variable in enumerate(known_variables(self)):
+            _, trained, evaluated = self._left.weights.get(id(variable), (None, None, None))
+            if trained is not None and np.array_equal(
+                *map(ops.convert_to_numpy, (variable, evaluated))
+            ):
+                unchanged[i] = trained
+        return unchanged
 
     def _points(self: Any, point: Callable[..., Any], weights: dict[int, Any]) -> dict[int, Any]:
         """Returns `point` of the weights and their slots; for those of a stack in one go."""
