@@ -286,20 +286,20 @@ import kerastools
 x = np.load(sys.argv[1] + "/x.npy")
 for name in sys.argv[2:]:
     model = keras.models.load_model(f"{sys.argv[1]}/{name}.keras")
-    np.save(f"{sys.argv[1]}/{name}.npy", model.predict(x, verbose=0))
+    np.save(f"{sys.argv[1]}/{name}.npy", keras.ops.convert_to_numpy(model(x, training=False)))
 """
 
 
 @pytest.fixture(scope="module")
 def reloaded(tmp_path_factory):
-    """Predictions of a sample of each class, before saving and in one fresh process after it."""
+    """Outputs of a sample of each class, before saving and in one fresh process after it."""
     folder = tmp_path_factory.mktemp("saved")
     x, _ = data()
     np.save(folder / "x.npy", x)
     before = {}
     for case in SAVED:
         model, *_ = trained(case)
-        before[case.name] = model.predict(x, verbose=0)
+        before[case.name] = keras.ops.convert_to_numpy(model(x, training=False))
         model.save(folder / f"{case.name}.keras")
     subprocess.run(
         [sys.executable, "-c", LOADER, str(folder), *before],
