@@ -1,12 +1,13 @@
 """Trials per minute of PopulationTuner against keras_tuner.RandomSearch, on digits.
 
     python benchmarks/search.py                    # all; --rounds 1 --trials 8 is quicker
-    python benchmarks/search.py dense cnn          # some: dense, cnn, live, wide, memory, target
+    python benchmarks/search.py dense cnn          # some: dense, cnn, live, wide, paired, ...
 
 The same nets and configurations, the same epochs and state files of both, interleaved rounds, CPU
 time of the process on one thread; tracing is counted. `stacked` trains eight trials at once, `live`
-one after the other on one compiled model. `memory` prints the resident memory over 200 trials,
-`target` the CPU seconds to a validation accuracy with successive halving and with Hyperband.
+one after the other on one compiled model. `paired` has keras-tuner train the same configurations,
+`memory` prints the resident memory over 200 trials, `processes` the wall time of one process and of
+two at one search (both cores must be free), `target` the CPU seconds to a validation accuracy with successive halving and with Hyperband.
 """
 
 import argparse
@@ -32,6 +33,7 @@ import digits
 from kerastools.layers import Dropout
 from kerastools.optimizers import SGD, Adam
 from kerastools.search import (
+    OptunaOracle,
     PopulationTuner,
     SuccessiveHalving,
     betas,
@@ -211,6 +213,52 @@ def memory_here(trials, population):
     print(f"{before:.0f} {' '.join(f'{mark:.0f}' for mark in marks)}")
 
 
+SHARE = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import search
+search.share(sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5]))
+"""
+
+
+def share(storage, folder, trials, seed):
+    """Works on a search that others may work on too; prints when it began and ended."""
+    digits.digits()
+    begun = time.time()
+    oracle = OptunaOracle("val_accuracy", trials, storage=storage, seed=seed, study_name="shared")
+    search(PopulationTuner(dense(10, 100), oracle=oracle, directory=folder, seed=seed))
+    print(begun, time.time())
+
+
+def processes(trials, arguments):
+    """Wall time of one search by one process and by two, which share a SQLite database."""
+    print(f"10 layers of 100, {trials} trials on a SQLite storage, wall seconds")
+    ratios = []
+    for i in range(arguments.rounds):
+        seconds = []
+        for count in (1, 2):
+            with tempfile.TemporaryDirectory() as folder:
+                here = str(Path(__file__).parent)
+                storage = f"sqlite:///{folder}/search.db"
+                command = [sys.executable, "-c", SHARE, here, storage]
+                tail = [str(trials), str(arguments.seed + i)]
+                started = [
+                    subprocess.Popen(
+                        [*command, f"{folder}/{k}", *tail], stdout=subprocess.PIPE, text=True
+                    )
+                    for k in range(count)
+                ]
+                outputs = [process.communicate()[0] for process in started]
+            if any(process.returncode for process in started):
+                raise RuntimeError("a process of the search failed")
+            times = [tuple(map(float, o.splitlines()[-1].split())) for o in outputs]
+            seconds.append(max(end for _, end in times) - min(begun for begun, _ in times))
+        ratios.append(seconds[0] / seconds[1])
+        print(f"  one {seconds[0]:.1f}, two {seconds[1]:.1f}", flush=True)
+    listed = ", ".join(f"{r:.2f}" for r in ratios)
+    print(f"  two processes {statistics.median(ratios):.2f} times one ({listed})", flush=True)
+
+
 def resident():
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize() / 2**20
@@ -293,7 +341,7 @@ def hyperband(folder, seed):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    kinds = ["dense", "cnn", "live", "wide", "paired", "memory", "target"]
+    kinds = ["dense", "cnn", "live", "wide", "paired", "memory", "processes", "target"]
     parser.add_argument("kinds", nargs="*", default=kinds, metavar="|".join(kinds))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--trials", type=int, default=24)
@@ -319,6 +367,8 @@ def main() -> None:
             paired("two convolutions", cnn, few, arguments)
         elif kind == "memory":
             memory()
+        elif kind == "processes":
+            processes(2 * trials, arguments)
         elif kind == "target":
             target(arguments)
 
