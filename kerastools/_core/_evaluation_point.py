@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -109,17 +110,22 @@ class EvaluationPoint:
         found: dict[int, Any] = {}
         for stack in self.stacks:
             rows = ops.stack([weights[i] for i in stack.indices])
-            moved = point(rows, *(ops.cast(slot, rows.dtype) for slot in stack.slots))
+            moved = point(rows, *(_alike(slot, rows) for slot in stack.slots))
             found |= zip(stack.indices, ops.unstack(moved), strict=True)
         for i in weights.keys() - found.keys():
-            slots = (ops.cast(slot, weights[i].dtype) for slot in self.slots_of(i))
-            found[i] = point(weights[i], *slots)
+            found[i] = point(weights[i], *(_alike(s, weights[i]) for s in self.slots_of(i)))
         return found
 
     def _put(self: Any, weights: dict[int, Any]) -> None:
         variables = known_variables(self)
         for i, value in weights.items():
             variables[i].assign(value)
+
+
+def _alike(slot: Any, weights: Any) -> Any:
+    """Returns the slot in the type of the weights."""
+    wanted = keras.backend.standardize_dtype(weights.dtype)
+    return slot if slot.dtype == wanted else ops.cast(slot, wanted)
 
 
 def _swap(pairs: Sequence[tuple[Any, Any]]) -> None:

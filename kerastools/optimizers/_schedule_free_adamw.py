@@ -155,7 +155,7 @@ class ScheduleFreeAdamW(LiveOptimizer):
         return evaluated + self._reach(slots[-1])
 
     def _reach(self, d: Any) -> Any:
-        return (1 / ops.cast(self.beta_1, d.dtype) - 1) * d
+        return (1 / float(ops.convert_to_numpy(self.beta_1)) - 1) * d
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor; the hyperparameters as they are now."""
