@@ -7,7 +7,8 @@ The same nets and configurations, the same epochs and state files of both, inter
 time of the process on one thread; tracing is counted. `stacked` trains eight trials at once, `live`
 one after the other on one compiled model. `paired` has keras-tuner train the same configurations,
 `memory` prints the resident memory over 200 trials, `processes` the wall time of one process and of
-two at one search (both cores must be free), `target` the CPU seconds to a validation accuracy with successive halving and with Hyperband.
+two at one search (both cores must be free), `target` the CPU seconds to a validation accuracy with
+successive halving and with Hyperband.
 """
 
 import argparse
