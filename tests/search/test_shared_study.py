@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from glob import glob
@@ -130,6 +131,60 @@ def test_a_killed_process_loses_no_trial_and_none_counts_twice(storage, tmp_path
     assert len(ran) == len(set(ran)) == TRIALS
     assert killed in ran  # With the same values.
     assert all(runs(tmp_path, other) for other in others)
+
+
+POPULATION = """
+import sys
+import keras
+import numpy as np
+from kerastools.layers import Dropout
+from kerastools.optimizers import SGD
+from kerastools.search import OptunaOracle, PopulationTuner, dropout, learning_rate
+
+def build(hp):
+    hidden = [keras.layers.Dense(4, activation="tanh"), Dropout(dropout(hp))]
+    model = keras.Sequential([keras.Input((3,)), *hidden, keras.layers.Dense(1)])
+    model.compile(SGD(learning_rate(hp)), "mse")
+    return model
+
+def search(url, folder, epochs):
+    oracle = OptunaOracle(
+        "val_loss", 6, storage=url, seed=0, study_name="population", heartbeat=1, grace=3
+    )
+    tuner = PopulationTuner(build, oracle=oracle, population=3, directory=folder, seed=0)
+    x = np.random.default_rng(0).normal(size=(64, 3)).astype("float32")
+    data = {"x": x, "y": x[:, :1], "validation_data": (x, x[:, :1])}
+    tuner.search(**data, epochs=epochs, verbose=0)
+    oracle._study.release()
+    return tuner
+
+if __name__ == "__main__":
+    search(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+"""
+
+
+def test_a_population_that_is_killed_on_postgresql_is_run_again_by_another(server, tmp_path):
+    server.do("createdb", "-h", server.folder, "-U", "tester", "population")
+    url = server.url.replace("/search", "/population")
+    (tmp_path / "script.py").write_text(POPULATION)
+    command = [sys.executable, tmp_path / "script.py", url, tmp_path / "first", "100000"]
+    with subprocess.Popen(command) as first:
+        storage = optuna.storages.RDBStorage(url.replace("postgresql", "postgresql+psycopg"))
+        until(lambda: "population" in optuna.get_all_study_names(storage))
+        study = optuna.load_study(study_name="population", storage=storage)
+        until(lambda: len(study.trials) == 3 and (tmp_path / "first").exists())
+        first.kill()
+    begun = {str(t.number): t.params["learning_rate"] for t in study.trials}
+    assert sorted(begun) == ["0", "1", "2"]
+    namespace = {"__name__": "population"}
+    exec(POPULATION, namespace)
+    tuner = namespace["search"](url, tmp_path / "second", 2)
+    trials = tuner.oracle.trials
+    assert sorted(trials) == sorted(tuner.oracle.end_order) == ["0", "1", "2", "3", "4", "5"]
+    assert {t.status for t in trials.values()} == {"COMPLETED"}
+    assert all("together" in way for way in list(tuner.ways.values())[1:]), tuner.ways
+    assert {n: trials[n].hyperparameters["learning_rate"] for n in begun} == begun
+    storage.engine.dispose()
 
 
 def test_the_search_goes_on_when_the_database_is_killed_and_restarted(server, tmp_path):
