@@ -63,9 +63,9 @@ class EvaluationPoint:
         if not pairs:
             trained = {i: ops.copy(v) for i, v in self._moving().items()}
             evaluated = self._points(self.evaluation_weights, trained)
-            for i, variable in enumerate(known_variables(self)):
-                if i in trained:
-                    self._left.weights[id(variable)] = (variable, trained[i], evaluated[i])
+            for i, v in self._moving().items():
+                # Copied, because a step on JAX deletes what the model held.
+                self._left.weights[id(v)] = (v, trained[i], ops.copy(evaluated[i]))
             self._put(evaluated)
         self._at_evaluation.assign(1)
         return True
