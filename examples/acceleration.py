@@ -3,10 +3,10 @@
     python examples/acceleration.py --output demo
 
 Twenty dense layers of 100 units, 1,792 rows, batches of 32; then one row is predicted. 30 seconds
-of CPU time. Expect 6.0 ms of CPU time a step of `fit` and 2.7 ms after `accelerate`, with weights that
-are the same to the bit after 1,680 steps; and 99 ms for one row with `predict`, 2.3 ms with
-`predict_on_batch` and 2.0 ms with `fast_predict`. Times differ between machines and runs; by default
-`accelerate` chooses while it trains, by measuring, so that the choice may differ too.
+of CPU time. Expect 6.0 ms of CPU time a step of `fit` and 2.7 ms after `accelerate`, with weights
+that are the same to the bit after 1,680 steps; and 99 ms for one row with `predict`, 2.3 ms with
+`predict_on_batch` and 2.0 ms with `fast_predict`. Times differ between machines and runs; by
+default `accelerate` chooses while it trains, by measuring, so that the choice may differ too.
 """
 
 import argparse

@@ -2,13 +2,14 @@
 
     python examples/diagnosis.py --output demo
 
-Fifteen ReLU layers of 64 units; printed are the findings, what `repair()` changed, and the accuracy
-after five epochs. 60 seconds of CPU time. The sound net reaches 0.870. Expect, before and after:
+Fifteen ReLU layers of 64 units; printed are the findings, what `repair()` changed, and the
+accuracy after five epochs. 60 seconds of CPU time. The sound net reaches 0.870. Expect, before and
+after:
 - weights from N(0, 1), also drawn from one seed for all layers: 0.082 and 0.883;
 - Glorot's weights, which halve the signal in every layer: 0.360 and 0.883;
 - inputs times 100: 0.082 and 0.861, by a layer that normalises them;
-- learning rate 2: 0.082 and 0.675. The rate of 0.02 that `repair()` takes lowers the loss most in 20
-  steps; the sound net's own, 0.005, is better over five epochs. `LearningRateFinder` looks closer.
+- learning rate 2: 0.082 and 0.675. The rate of 0.02 that `repair()` takes lowers the loss most in
+  20 steps; the sound net's own, 0.005, is better over five epochs.
 """
 
 import argparse

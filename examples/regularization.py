@@ -2,12 +2,13 @@
 
     python examples/regularization.py --output demo
 
-200 rows train three layers of 200 units for 40 epochs, plain and with an L2 penalty, a bound on each
-unit's weights and dropout that begins after ten epochs; 1,597 rows test them. Three seeds, 60
+200 rows train three layers of 200 units for 40 epochs, plain and with an L2 penalty, a bound on
+each unit's weights and dropout that begins after ten epochs; 1,597 rows test them. Three seeds, 60
 seconds of CPU time. Expect no gain in accuracy here: 0.9401 plain (0.9198 to 0.9530) and 0.9386
-regularised (0.9217 to 0.9524), at test crossentropies of 0.202 and 0.236. But where the predictions
-with dropout on differ, they are not to be trusted: the median spread is 0.039 where the net is
-right and 0.328 where it is wrong, and the tenth with most spread holds 56 % of the wrong ones.
+regularised (0.9217 to 0.9524), at test crossentropies of 0.202 and 0.236. But where the
+predictions with dropout on differ, they are not to be trusted: the median spread is 0.039 where
+the net is right and 0.328 where it is wrong, and the tenth with most spread holds 56 % of the
+wrong ones.
 """
 
 import argparse
