@@ -54,11 +54,11 @@ print(json.dumps(found))
 """
 
 
-def net() -> keras.Model:
+def net(filters: tuple[int, ...]) -> keras.Model:
     layers = [keras.Input((8, 8, 1))]
-    for i, filters in enumerate((16, 32, 32, 64), start=1):
+    for i, number in enumerate(filters, start=1):
         layers += [
-            keras.layers.Conv2D(filters, 3, padding="same", use_bias=False, name=f"conv_{i}"),
+            keras.layers.Conv2D(number, 3, padding="same", use_bias=False, name=f"conv_{i}"),
             keras.layers.BatchNormalization(momentum=0.9, name=f"norm_{i}"),
             keras.layers.ReLU(name=f"relu_{i}"),
         ]
@@ -85,7 +85,7 @@ def draw(found: dict, path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("demo"), help="folder of all it writes")
-    parser.add_argument("--quick", action="store_true", help="one epoch, few calls")
+    parser.add_argument("--quick", action="store_true", help="a small net, one epoch, few calls")
     arguments = parser.parse_args()
     folder = arguments.output / "serving_cnn"
     folder.mkdir(parents=True, exist_ok=True)
@@ -94,7 +94,7 @@ def main() -> None:
     x = (images[..., None] / 16).astype("float32")
 
     keras.utils.set_random_seed(1)
-    model = net()
+    model = net((8,) if arguments.quick else (16, 32, 32, 64))
     # 1344 rows are whole batches: a last batch of few rows would disturb batch normalisation.
     model.fit(x[:1344], y[:1344], epochs=epochs, verbose=0)
     print(f"Test accuracy {model.evaluate(x[1344:], y[1344:], verbose=0)[1]:.3f}\n")
