@@ -1,12 +1,16 @@
 """Each rule finds its fault, says nothing of the sound twin, and what can be mended is mended."""
 
+from types import SimpleNamespace
+
 import keras
 import numpy as np
 import pytest
 from keras import layers
 
+from kerastools._core._training_steps import Steps
 from kerastools.diagnosis import diagnose
 from kerastools.diagnosis._remedies import Structure
+from kerastools.diagnosis._rules._learning_rate import learning_rate
 
 LOSS = "sparse_categorical_crossentropy"
 LOGITS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -274,3 +278,13 @@ def test_a_tiny_last_batch_is_mended_by_the_batch_size():
     remainder = 387 % repair.batch_size
     assert remainder == 0 or 2 * remainder >= repair.batch_size
     assert repair.verified
+
+
+@pytest.mark.tensorflow
+def test_no_learning_rate_is_blamed_where_none_helps():
+    """The loss is astronomical from the start and NaN after a step of any size."""
+
+    def steps(factor):
+        return Steps(0.02 * factor, (3e11, np.nan), (("net/kernel", 0.5),))
+
+    assert learning_rate(SimpleNamespace(steps=steps)) == []

@@ -30,7 +30,7 @@ def learning_rate(evidence: Evidence) -> list[Finding]:
         return []
     better = _best(evidence.steps, (1e-1, 1e-2, 1e-3, 1e-4))
     gain = first - better.losses[-1]
-    if gain <= 0 or (np.isfinite(last) and first - last >= gain):
+    if not gain > 0 or (np.isfinite(last) and first - last >= gain):
         return []  # Whatever is wrong, it is not the learning rate.
     return [
         Finding(
