@@ -5,8 +5,8 @@
 CPU time, which other programs on the machine disturb little; the contestants take turns, and a
 ratio is made in every round. Printed are the medians, with the smallest and the largest ratio.
 --quick takes fewer rounds and leaves MobileNet out. KERAS_BACKEND=jax runs it on JAX, whose single
-step is compiled by XLA already. Expect on TensorFlow 4 to 6 times on the dense net, 4 on the LSTM,
-1 on MobileNetV2, where each step is slow by itself, and 60 to 80 for one row of `fast_predict`.
+step is compiled by XLA already. Expect on TensorFlow 4 to 6 times on the dense net, 6 on the LSTM,
+1 on MobileNetV2, where each step is slow by itself, and 60 to 120 for one row of `fast_predict`.
 """
 
 import argparse
