@@ -188,17 +188,23 @@ def paired(name, build, trials, arguments):
     )
 
 
-MEMORY = """
+CALL = """
 import sys
 sys.path.insert(0, sys.argv[1])
 import search
-search.memory_here(int(sys.argv[2]), int(sys.argv[3]))
+getattr(search, sys.argv[2])(*sys.argv[3:])
 """
+
+
+def in_a_process(function, *arguments):
+    """Returns the command that calls a function of this file in a process of its own."""
+    here = str(Path(__file__).parent)
+    return [sys.executable, "-c", CALL, here, function.__name__, *map(str, arguments)]
 
 
 def memory_here(trials, population):
     """Prints the resident megabytes after every fifth of the trials."""
-    marks = []
+    trials, population, marks = int(trials), int(population), []
 
     class Marked(PopulationTuner):
         def on_trial_end(self, trial):
@@ -214,16 +220,9 @@ def memory_here(trials, population):
     print(f"{before:.0f} {' '.join(f'{mark:.0f}' for mark in marks)}")
 
 
-SHARE = """
-import sys
-sys.path.insert(0, sys.argv[1])
-import search
-search.share(sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5]))
-"""
-
-
 def share(storage, folder, trials, seed):
     """Works on a search that others may work on too; prints when it began and ended."""
+    trials, seed = int(trials), int(seed)
     digits.digits()
     begun = time.time()
     oracle = OptunaOracle("val_accuracy", trials, storage=storage, seed=seed, study_name="shared")
@@ -239,15 +238,14 @@ def processes(trials, arguments):
         seconds = []
         for count in (1, 2):
             with tempfile.TemporaryDirectory() as folder:
-                here = str(Path(__file__).parent)
-                storage = f"sqlite:///{folder}/search.db"
-                command = [sys.executable, "-c", SHARE, here, storage]
-                tail = [str(trials), str(arguments.seed + i)]
-                started = [
-                    subprocess.Popen(
-                        [*command, f"{folder}/{k}", *tail], stdout=subprocess.PIPE, text=True
-                    )
+                storage, seed = f"sqlite:///{folder}/search.db", arguments.seed + i
+                commands = [
+                    in_a_process(share, storage, f"{folder}/{k}", trials, seed)
                     for k in range(count)
+                ]
+                started = [
+                    subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+                    for command in commands
                 ]
                 outputs = [process.communicate()[0] for process in started]
             if any(process.returncode for process in started):
@@ -267,8 +265,7 @@ def resident():
 
 def memory():
     for trials, population in ((200, 8), (40, 1)):
-        here = str(Path(__file__).parent)
-        command = [sys.executable, "-c", MEMORY, here, str(trials), str(population)]
+        command = in_a_process(memory_here, trials, population)
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         print(
             f"resident MB with {population} at a time, before and after each fifth of {trials} "

@@ -25,6 +25,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -153,7 +154,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", message=".*no longer be used.*")
     if not options.report:
         for name, workload in workloads.items():
-            book.once("targets.json", name, lambda w=workload: freeze(w))
+            book.once("targets.json", name, partial(freeze, workload))
         for warm in (DEFAULTS, ZERO):  # What only the first training of a process pays.
             run(warm, SMOKE["W0"], 2.0, 0)
         for seed in range(3 if options.quick else options.seeds):

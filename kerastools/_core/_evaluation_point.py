@@ -61,9 +61,10 @@ class EvaluationPoint:
         pairs = self.evaluation_pairs()
         _swap(pairs)
         if not pairs:
-            trained = {i: ops.copy(v) for i, v in self._moving().items()}
+            moving = self._moving()
+            trained = {i: ops.copy(v) for i, v in moving.items()}
             evaluated = self._points(self.evaluation_weights, trained)
-            for i, v in self._moving().items():
+            for i, v in moving.items():
                 # Copied, because a step on JAX deletes what the model held.
                 self._left.weights[id(v)] = (v, trained[i], ops.copy(evaluated[i]))
             self._put(evaluated)
