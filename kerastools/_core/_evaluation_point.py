@@ -1,11 +1,10 @@
 """Optimizers that evaluate at other weights than those they train."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
 
 from kerastools._core._slots import known_variables
@@ -30,7 +29,7 @@ class EvaluationPoint:
             )
         self._at_evaluation = self.add_variable(shape=(), dtype="int32", name="at_evaluation")
         # Not an attribute of its own: Keras would track the variables in it as the optimizer's.
-        self._left = SimpleNamespace(weights={})
+        self._left = SimpleNamespace(groups=[])
 
     @property
     def trains_elsewhere(self) -> bool:
@@ -61,13 +60,11 @@ class EvaluationPoint:
         pairs = self.evaluation_pairs()
         _swap(pairs)
         if not pairs:
-            moving = self._moving()
-            trained = {i: ops.copy(v) for i, v in moving.items()}
-            evaluated = self._points(self.evaluation_weights, trained)
-            for i, v in moving.items():
-                # Copied, because a step on JAX deletes what the model held.
-                self._left.weights[id(v)] = (v, trained[i], ops.copy(evaluated[i]))
-            self._put(evaluated)
+            for variables, slots in self._moving():
+                trained = _joined(variables)
+                evaluated = self.evaluation_weights(trained, *_alike(slots, trained))
+                _put(variables, _parts(evaluated, len(variables)))
+                self._left.groups.append((variables, trained, evaluated))
         self._at_evaluation.assign(1)
         return True
 
@@ -78,10 +75,16 @@ class EvaluationPoint:
         pairs = self.evaluation_pairs()
         _swap(pairs)
         if not pairs:
-            moving, left = self._moving(), self._unchanged()
-            complete = left.keys() == moving.keys()
-            self._put(left if complete else self._points(self.training_weights, moving) | left)
-        self._left.weights = {}
+            left = self._unchanged()
+            for variables, slots in self._moving():
+                weights = [left.get(id(v)) for v in variables]
+                if any(w is None for w in weights):
+                    now = _joined(variables)
+                    point = self.training_weights(now, *_alike(slots, now))
+                    parts = _parts(point, len(variables))
+                    weights = [p if w is None else w for p, w in zip(parts, weights, strict=True)]
+                _put(variables, weights)
+        self._left.groups = []
         self._at_evaluation.assign(0)
 
     def apply(self: Any, grads: list[Any], trainable_variables: list[Any] | None = None) -> None:
@@ -90,43 +93,48 @@ class EvaluationPoint:
         if self.trains_elsewhere:
             self._at_evaluation.assign(0)
 
-    def _moving(self: Any) -> dict[int, Any]:
-        """Returns, by place, every variable that has slots."""
-        known = enumerate(known_variables(self))
-        return {i: v for i, v in known if self.slots_of(i)[0] is not None}
+    def _moving(self: Any) -> Iterator[tuple[list[Any], list[Any]]]:
+        """Yields the variables that have slots, with these: those of a stack at once."""
+        known, stacked = known_variables(self), set()
+        for stack in self.stacks:
+            stacked |= set(stack.indices)
+            yield [known[i] for i in stack.indices], stack.slots
+        for i in set(range(len(known))) - stacked:
+            if self.slots_of(i)[0] is not None:
+                yield [known[i]], self.slots_of(i)
 
     def _unchanged(self: Any) -> dict[int, Any]:
-        """Returns, by place, the weights that were left where the model is as it was put."""
-        unchanged = {}
-        for i, variable in enumerate(known_variables(self)):
-            _, trained, evaluated = self._left.weights.get(id(variable), (None, None, None))
-            if trained is not None and np.array_equal(
-                *map(ops.convert_to_numpy, (variable, evaluated))
-            ):
-                unchanged[i] = trained
+        """Returns, by id, the weights that were left where the model is as it was put."""
+        unchanged: dict[int, Any] = {}
+        for variables, trained, evaluated in self._left.groups:
+            same = ops.convert_to_numpy(ops.equal(_joined(variables), evaluated))
+            rows = same.reshape(len(variables), -1).all(axis=1)
+            pairs = zip(variables, _parts(trained, len(variables)), rows, strict=True)
+            unchanged |= {id(v): weights for v, weights, row in pairs if row}
         return unchanged
 
-    def _points(self: Any, point: Callable[..., Any], weights: dict[int, Any]) -> dict[int, Any]:
-        """Returns `point` of the weights and their slots; for those of a stack in one go."""
-        found: dict[int, Any] = {}
-        for stack in self.stacks:
-            rows = ops.stack([weights[i] for i in stack.indices])
-            moved = point(rows, *(_alike(slot, rows) for slot in stack.slots))
-            found |= zip(stack.indices, ops.unstack(moved), strict=True)
-        for i in weights.keys() - found.keys():
-            found[i] = point(weights[i], *(_alike(s, weights[i]) for s in self.slots_of(i)))
-        return found
 
-    def _put(self: Any, weights: dict[int, Any]) -> None:
-        variables = known_variables(self)
-        for i, value in weights.items():
-            variables[i].assign(value)
+def _joined(variables: list[Any]) -> Any:
+    """Returns a copy of the variables; of several, stacked on a first axis."""
+    if len(variables) == 1:
+        return ops.copy(variables[0])
+    return ops.stack([v.value for v in variables])
 
 
-def _alike(slot: Any, weights: Any) -> Any:
-    """Returns the slot in the type of the weights."""
-    wanted = keras.backend.standardize_dtype(weights.dtype)
-    return slot if slot.dtype == wanted else ops.cast(slot, wanted)
+def _parts(joined: Any, count: int) -> list[Any]:
+    """Returns copies of what `_joined` joined, each of which JAX may delete in a step."""
+    return [ops.copy(joined)] if count == 1 else ops.unstack(joined)
+
+
+def _alike(slots: list[Any], rows: Any) -> list[Any]:
+    """Returns the slots in the type of the weights."""
+    wanted = keras.backend.standardize_dtype(rows.dtype)
+    return [slot if slot.dtype == wanted else ops.cast(slot, wanted) for slot in slots]
+
+
+def _put(variables: list[Any], weights: list[Any]) -> None:
+    for variable, value in zip(variables, weights, strict=True):
+        variable.assign(value)
 
 
 def _swap(pairs: Sequence[tuple[Any, Any]]) -> None:

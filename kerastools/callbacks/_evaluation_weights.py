@@ -14,12 +14,12 @@ class EvaluationWeights(keras.callbacks.Callback):
     Some optimizers take their gradients beside the weights that are meant: exact Nesterov momentum
     at θ − γv, Schedule-Free between its steps and their average, `Lookahead` ahead of its slow
     weights, and any optimizer of this package that keeps a moving average of the weights
-    (`use_ema=True`). This callback swaps the weights
-    that are meant in for validation, for every callback that stands after it in the list at the end
-    of an epoch (`ModelCheckpoint`, `EarlyStopping`), and at the end of training, and swaps the
-    training weights back before the next step. Training is not disturbed: two fits with an
-    evaluation between are, bit for bit, one fit. After training the model holds its evaluation
-    weights; pass this callback again to the `fit` that goes on.
+    (`use_ema=True`). This callback swaps the weights that are meant in for validation, for the
+    callbacks at the end of an epoch (`ModelCheckpoint`, `EarlyStopping`; without validation, those
+    that stand after it in the list), and at the end of training, and swaps the training weights
+    back before the next epoch. Training is not disturbed: two fits with an evaluation between are,
+    bit for bit, one fit. After training the model holds its evaluation weights; pass this callback
+    again to the `fit` that goes on.
 
     A model that was saved at its evaluation weights knows so; it is trained on from the right
     weights up to rounding. `ModelCheckpoint(save_freq=n)` saves inside an epoch, where the model
@@ -43,6 +43,11 @@ class EvaluationWeights(keras.callbacks.Callback):
     True
     """
 
+    def set_model(self, model: keras.Model) -> None:
+        """Is called by `fit`, and by an `evaluate` that is given this callback itself."""
+        super().set_model(model)
+        self._in_fit = False
+
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Refuses Keras's moving average."""
         for optimizer in optimizer_tree(self.model.optimizer):
@@ -53,6 +58,7 @@ class EvaluationWeights(keras.callbacks.Callback):
                     "ends. Use an optimizer of kerastools.optimizers, whose average this callback "
                     "swaps in and out, or keras.callbacks.SwapEMAWeights."
                 )
+        self._in_fit = True
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Puts the training weights back."""
@@ -67,8 +73,8 @@ class EvaluationWeights(keras.callbacks.Callback):
         self._swapped_for_test = self._to_evaluation()
 
     def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Puts back what was in the model before the test."""
-        if self._swapped_for_test:
+        """Puts back what was there before; after `fit`'s own validation the epoch's end comes."""
+        if self._swapped_for_test and not self._in_fit:
             self._to_training()
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
