@@ -8,6 +8,8 @@ import numpy as np
 
 from kerastools._core._loop_data import Stack
 
+_FEW = 100  # As many tests run one by one cost what it costs to make a loop of them.
+
 
 def programs_of(model: Any, kind: str, static_rows: int | None = None) -> Any:
     """Returns the compiled steps of `model`; `kind` is `"train"` or `"test"`."""
@@ -20,13 +22,15 @@ class TensorFlowPrograms:
     """One traced step, inside a loop over the stack; the loop plain and with XLA.
 
     The step is the costly thing to trace, so there is one trace of it for all. The plain loop takes
-    any number of batches of any number of rows; XLA needs one shape, so its stack is padded.
+    any number of batches of any number of rows; XLA needs one shape, so its stack is padded. The
+    first test steps, which in a short training are all there are, run without a loop.
     """
 
     def __init__(self, model: Any, kind: str, static_rows: int | None) -> None:
         self.model, self.kind, self.static_rows = model, kind, static_rows
         self.spec: list[Any] = []
         self.compiled: dict[Any, Callable[..., Any]] = {}
+        self.before_loop = _FEW if kind == "test" else 0
 
     def run(self, program: str, state: Any, stack: Stack, length: int) -> tuple[Any, Any]:
         """Runs the stack; with XLA it is padded to `length` batches."""
@@ -38,6 +42,10 @@ class TensorFlowPrograms:
             if shapes in self.compiled or not any(self.compiled):  # XLA for one shape only.
                 key = shapes
                 leaves = [_padded(a, length) for a in leaves]
+        if key is None and stack.num <= self.before_loop:
+            self.before_loop -= stack.num
+            steps = [self.step(self._structured([a[i] for a in leaves])) for i in range(stack.num)]
+            return steps[-1], state
         if key not in self.compiled:
             self.compiled[key] = self._loop(key)
         return self.compiled[key](np.int32(stack.num), *leaves), state
@@ -108,12 +116,23 @@ class TensorFlowPrograms:
             return
         batch = keras.tree.map_structure(lambda a: None if a is None else a[0], data)
         x, y, weight = keras.utils.unpack_x_y_sample_weight(batch)
-        y_pred = model(x, training=False)
+        y_pred = self._predicted(x)
         model.compute_loss(x, y, y_pred, weight, training=False)
         model.compute_metrics(x, y, y_pred, weight)
         model.reset_metrics()
         if not model.optimizer.built:
             model.optimizer.build(model.trainable_variables)
+
+    def _predicted(self, x: Any) -> Any:
+        """Returns what losses and metrics can be built by: zeros where their shapes are known."""
+        outputs = getattr(self.model, "output", None)
+        known = [o for o in keras.tree.flatten(outputs) if isinstance(o, keras.KerasTensor)]
+        if not known or any(None in o.shape[1:] or o.sparse for o in known):
+            return self.model(x, training=False)
+        rows = len(keras.tree.flatten(x)[0])
+        return keras.tree.map_structure(
+            lambda o: keras.ops.zeros((rows, *o.shape[1:]), o.dtype), outputs
+        )
 
     def _loop(self, xla_shapes: Any) -> Callable[..., Any]:
         import tensorflow as tf
