@@ -10,6 +10,7 @@ def run(code):
     return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
 
 
+@pytest.mark.tensorflow  # Importing is the same on both.
 def test_import_leaves_optional_dependencies_alone_and_rooms_are_reached_as_attributes():
     rooms = ", ".join(f"kerastools.{room}" for room in kerastools.__all__)
     run(

@@ -85,6 +85,7 @@ def numbers(model):
     return [ops.convert_to_numpy(v).copy() for v in model.weights]
 
 
+@pytest.mark.tensorflow  # That draws repeat is tested on both.
 def test_every_variable_gets_a_draw_of_its_own():
     model = initialize(all_kinds(), seed=1)
     drawn = [ops.convert_to_numpy(v).ravel() for v in model.weights if "kernel" in v.name]

@@ -96,6 +96,7 @@ def test_a_net_of_keras_applications_raises_no_alarm():
     assert diagnose(initialize(model, seed=1), rows(32, 32, 3), Y, CLASSES).findings == ()
 
 
+@pytest.mark.tensorflow  # JAX compiles each of the nets for seconds.
 def test_a_shared_encoder_and_two_outputs_are_mended():
     keras.utils.set_random_seed(1)
     model, x, y, loss = twins()

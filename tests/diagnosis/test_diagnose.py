@@ -83,6 +83,7 @@ def test_known_faults_are_found_for_what_they_are(name):
     assert [f.rule for f in diagnosis_of(name).findings] == NETS[name][1]
 
 
+@pytest.mark.tensorflow  # Fused activations are judged on both.
 @pytest.mark.parametrize("name", ["relu N(0, 1)", "sigmoid N(0, 1)", "sigmoid Glorot"])
 def test_activations_behind_their_layer_are_judged_alike(name):
     net, expected = NETS[name]
@@ -287,6 +288,7 @@ def test_the_compiled_loss_is_used():
     assert diagnosis.num_rows == 256
 
 
+@pytest.mark.tensorflow  # How data is read is the same on both.
 def test_several_inputs_and_outputs_may_be_lists_or_dictionaries():
     a, b = keras.Input((4,), name="a"), keras.Input((3,), name="b")
     joined = layers.Concatenate()([layers.Dense(8, "relu")(a), layers.Dense(8, "relu")(b)])
@@ -310,6 +312,7 @@ def test_several_inputs_and_outputs_may_be_lists_or_dictionaries():
     assert 0 < only < losses[0]
 
 
+@pytest.mark.tensorflow  # How data is read is the same on both.
 def test_dictionaries_may_be_in_any_order():
     """Keras flattens them by their sorted keys, whatever the order that they were written in."""
     inputs = {name: keras.Input((n,), name=name) for name, n in (("b", 3), ("a", 4))}

@@ -89,6 +89,7 @@ def test_outputs_are_read_one_by_one():
     assert read_labels(model, {"a": Y}, loss)[2] == ()
 
 
+@pytest.mark.tensorflow  # What the rule reads is tested on both.
 def test_the_repair_brings_the_loss_and_the_targets_to_train_with():
     rng = np.random.default_rng(1)
     x = rng.normal(size=(256, 8)).astype("float32")

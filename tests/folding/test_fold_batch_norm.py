@@ -349,6 +349,7 @@ def test_output_name_of_a_folded_batch_norm_stays():
     assert fold_batch_norm(model).layers[-1].name == "scores"
 
 
+@pytest.mark.tensorflow  # Saving is the same on both.
 def test_saved_result_loads_without_kerastools(tmp_path):
     """Even where the trained kernel carried kerastools' constraint and initializer."""
     kernel = {

@@ -18,6 +18,10 @@ from tests.folding.networks import (
     reasons,
 )
 
+# What is decided here is decided alike on both; that it is exact there, too, is in
+# test_fold_batch_norm.py.
+pytestmark = pytest.mark.tensorflow
+
 
 @BIAS
 @pytest.mark.parametrize("name", CONSUMERS)
@@ -103,7 +107,6 @@ def test_a_shift_does_not_pass_zero_padding_but_a_scale_does(same):
     assert fold(model)[1].num_folded == 1
 
 
-@pytest.mark.tensorflow
 def test_a_shift_that_stays_is_exact_in_float64_and_survives_saving(tmp_path):
     keras.config.set_dtype_policy("float64")
     same = layers.Conv2D(4, 3, padding="same")

@@ -144,6 +144,7 @@ def test_generated_digits_are_of_all_classes(tmp_path, capsys):
     np.testing.assert_allclose(loaded.predict(x[:3], verbose=0), gan.predict(x[:3], verbose=0))
 
 
+@pytest.mark.tensorflow  # The steps are tested on both.
 def test_images_get_a_convolutional_generator():
     layers = [L.Conv2D(4, 3, strides=2, padding="same", activation="leaky_relu"), L.Dropout(0.1)]
     trunk = keras.Sequential([keras.Input((7, 7, 2)), *layers])

@@ -64,6 +64,7 @@ ENCODERS = {
 }
 
 
+@pytest.mark.tensorflow  # Shapes are the same on both.
 @pytest.mark.parametrize("decoder", ["mirrored", "tied"])
 @pytest.mark.parametrize("name", ENCODERS)
 def test_mirror_returns_to_the_shape_of_the_input(name, decoder):
@@ -152,6 +153,7 @@ def test_greedy_trains_one_layer_after_the_other(decoder, capsys):
     assert [layer.output.shape for layer in encoder.layers] == [(None, 6), (None, 4)]
 
 
+@pytest.mark.tensorflow  # Dense layers are trained greedily on both.
 def test_greedy_learns_convolutions():
     x = np.random.default_rng(1).random((16, 8, 8, 1))
     layers = [L.Conv2D(4, 3, padding="same", name="a"), L.MaxPooling2D(), L.Flatten()]

@@ -21,6 +21,7 @@ def rows(n=64, features=6):
     return np.where(flip, 1 - bits, bits).astype("float32")
 
 
+@pytest.mark.tensorflow  # The machines are tested on both.
 def test_each_layer_computes_the_hidden_bits_of_its_machine():
     x = rows()
     optimizer = keras.optimizers.Adam(0.01)
@@ -73,6 +74,7 @@ def test_an_interrupted_run_goes_on_to_the_bit(tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.tensorflow  # The machines are tested on both.
 def test_gaussian_units_stand_lowest():
     x = np.random.default_rng(1).normal(size=(32, 6))
     stack = pretrain_deep_belief(encoder(4, 3), x, visible="gaussian", epochs=1, verbose=0)

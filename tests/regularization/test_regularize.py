@@ -86,6 +86,7 @@ def unit_norms(model):
     return found
 
 
+@pytest.mark.tensorflow  # Saving is the same on both.
 def test_fit_keeps_what_was_added_to_a_model_that_was_loaded(tamed, tmp_path):
     tamed.save(tmp_path / "tamed.keras")
     model = keras.models.load_model(tmp_path / "tamed.keras")

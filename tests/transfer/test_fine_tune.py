@@ -66,6 +66,7 @@ def test_rates_fall_by_a_tenth_per_layer_and_to_a_hundredth_at_most(num_layers, 
     assert last.layer_decay**groups == pytest.approx(lowest, rel=0.01)
 
 
+@pytest.mark.tensorflow  # The cache is tested on both in test_feature_cache.py.
 def test_the_cache_changes_no_number():
     runs = []
     for dropout in (0.0, 1e-9):  # At this rate dropout drops nothing, but cannot be cached.
