@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 
@@ -7,7 +8,10 @@ import kerastools
 
 
 def run(code):
-    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    env = os.environ | {"KERAS_BACKEND": "jax"}  # TensorFlow takes long to import.
+    return subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, env=env
+    )
 
 
 @pytest.mark.tensorflow  # Importing is the same on both.

@@ -114,6 +114,7 @@ def test_the_fault_is_found_and_mended(name):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.tensorflow  # What the rules see on other backends is in test_diagnose.py.
 @pytest.mark.parametrize("optimizer", [adam(), keras.optimizers.SGD(0.05, momentum=0.9)])
 @pytest.mark.parametrize(
     "extra",
@@ -155,6 +156,7 @@ DATA = {
 }
 
 
+@pytest.mark.tensorflow  # Labels are read in NumPy.
 @pytest.mark.parametrize("name", DATA)
 def test_what_is_wrong_with_labels_is_told(name):
     make, x, y, loss, words, can_be_mended = DATA[name]

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import pytest
 
 from kerastools.folding import fold_batch_norm
 from tests.folding.networks import num_batch_norms, outputs
@@ -15,6 +16,7 @@ PREDICTED = [
 ]
 
 
+@pytest.mark.tensorflow  # Reading files is the same on both.
 def test_a_model_saved_by_keras_2_folds_and_predicts_what_keras_2_predicted():
     path = Path(__file__).parent / "assets" / "keras2.h5"
     model = keras.models.load_model(path, compile=False)
