@@ -115,24 +115,9 @@ class TensorFlowPrograms:
         ):
             return
         batch = keras.tree.map_structure(lambda a: None if a is None else a[0], data)
-        x, y, weight = keras.utils.unpack_x_y_sample_weight(batch)
-        y_pred = self._predicted(x)
-        model.compute_loss(x, y, y_pred, weight, training=False)
-        model.compute_metrics(x, y, y_pred, weight)
-        model.reset_metrics()
+        build_metrics(model, *keras.utils.unpack_x_y_sample_weight(batch))
         if not model.optimizer.built:
             model.optimizer.build(model.trainable_variables)
-
-    def _predicted(self, x: Any) -> Any:
-        """Returns what losses and metrics can be built by: zeros where their shapes are known."""
-        outputs = getattr(self.model, "output", None)
-        known = [o for o in keras.tree.flatten(outputs) if isinstance(o, keras.KerasTensor)]
-        if not known or any(None in o.shape[1:] or o.sparse for o in known):
-            return self.model(x, training=False)
-        rows = len(keras.tree.flatten(x)[0])
-        return keras.tree.map_structure(
-            lambda o: keras.ops.zeros((rows, *o.shape[1:]), o.dtype), outputs
-        )
 
     def _loop(self, xla_shapes: Any) -> Callable[..., Any]:
         import tensorflow as tf
@@ -162,6 +147,26 @@ class TensorFlowPrograms:
             input_signature=signature,
             jit_compile=xla_shapes is not None,
         )
+
+
+def build_metrics(model: Any, x: Any, y: Any, sample_weight: Any = None) -> None:
+    """Creates the variables of the losses and metrics that `model` was compiled with."""
+    y_pred = _predicted(model, x)
+    model.compute_loss(x, y, y_pred, sample_weight, training=False)
+    model.compute_metrics(x, y, y_pred, sample_weight)
+    model.reset_metrics()
+
+
+def _predicted(model: Any, x: Any) -> Any:
+    """Returns what losses and metrics can be built by: zeros where their shapes are known."""
+    outputs = getattr(model, "output", None)
+    known = [o for o in keras.tree.flatten(outputs) if isinstance(o, keras.KerasTensor)]
+    if not known or any(None in o.shape[1:] or o.sparse for o in known):
+        return model(x, training=False)
+    rows = len(keras.tree.flatten(x)[0])
+    return keras.tree.map_structure(
+        lambda o: keras.ops.zeros((rows, *o.shape[1:]), o.dtype), outputs
+    )
 
 
 class JaxPrograms:

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import keras
 import keras_tuner
 import numpy as np
 
@@ -154,10 +155,8 @@ class Population:
             return Program(first.description, None, "it is the only one of its kind")
         because, model = why_model_cannot_stack(first.model), None
         if because is None:
-            from kerastools.search._stacked_model import StackedModel
-
             try:
-                model = StackedModel(first.model, self.size)
+                model = _together(first.model, self.size)
             except Exception as error:
                 because = self._failed(error)
         program = Program(first.description, model, because)
@@ -290,3 +289,14 @@ class Population:
         because = f"training together failed: {error!r}"
         warnings.warn(f"Trained one after the other: {because}", stacklevel=4)
         return because
+
+
+def _together(template: Any, size: int) -> Any:
+    """Returns what trains models like `template` at once on this backend, which it imports."""
+    if keras.backend.backend() == "jax":
+        from kerastools.search._vmapped_model import VmappedModel
+
+        return VmappedModel(template, size)
+    from kerastools.search._stacked_model import StackedModel
+
+    return StackedModel(template, size)

@@ -22,7 +22,7 @@ def why_search_cannot_stack(
     tuner: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> str | None:
     """Returns what in the arguments of `search` asks for one model after the other, or `None`."""
-    if keras.backend.backend() != "tensorflow":
+    if keras.backend.backend() not in ("tensorflow", "jax"):
         return f"the backend is {keras.backend.backend()}"
     if type(tuner.hypermodel).fit is not keras_tuner.HyperModel.fit:
         return "the hypermodel has a fit of its own"
@@ -60,6 +60,10 @@ def bound_fit_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[s
 
 def why_model_cannot_stack(model: Any) -> str | None:
     """Returns what in `model` asks for training it alone, or `None`."""
+    if keras.backend.backend() == "jax":  # Which vectorises whatever it can train.
+        if not model.built:
+            return "the model is not built"
+        return "compile was given run_eagerly" if model.run_eagerly else None
     graph = graph_nodes(model) if model.built else None
     if graph is None:
         return "the model has no graph of layers"
