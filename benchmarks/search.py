@@ -2,6 +2,7 @@
 
     python benchmarks/search.py                    # all; --rounds 1 --trials 8 is quicker
     python benchmarks/search.py dense cnn          # some: dense, cnn, live, wide, paired, ...
+    KERAS_BACKEND=jax python benchmarks/search.py dense cnn
 
 The same nets and configurations, the same epochs and state files of both, interleaved rounds, CPU
 time of the process on one thread; tracing is counted. `stacked` trains eight trials at once, `live`
@@ -23,10 +24,12 @@ import warnings
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault(  # One thread on JAX.
+    "XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+)
 
 import keras
 import keras_tuner
-import tensorflow as tf
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tuning"))
 import digits
@@ -345,8 +348,11 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=24)
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
-    tf.config.threading.set_intra_op_parallelism_threads(1)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        tf.config.threading.set_intra_op_parallelism_threads(1)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     trials, few = arguments.trials, min(8, arguments.trials)
     both, one = ["keras-tuner", "stacked"], ["keras-tuner", "live"]

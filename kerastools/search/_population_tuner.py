@@ -53,18 +53,19 @@ class PopulationTuner(keras_tuner.Tuner):
     `Dropout`) has a model compiled for each of its values, as in keras-tuner.
     `tuner.ways[trial_id]` says for every trial which it was, and why.
 
-    On TensorFlow, trials of one structure are also trained together, `population` at a time, in one
-    program that holds the weights of all: a place that becomes free, because its trial is done,
-    stopped or diverged, is given to the next at once. That takes a graph of Keras's and our layers
-    (masks of time steps, recurrent layers with dropout or state and activity regularizers excepted)
-    with `kerastools.optimizers.SGD`, `AdaGrad`, `RMSProp`, `Adam`, `Nadam`, `AdaMax` or `RAdam`,
-    and `search` given NumPy arrays and no callbacks but `EarlyStopping` and `TerminateOnNaN`.
-    Dense, convolutional, normalising, pooling and recurrent layers, embeddings and the like are
-    computed for all trials at once, other layers trial by trial in the same program. Where its
-    steps are so long that it may not pay, one trial is trained alone and the cheaper way is taken
-    from then on; where many epochs are to come, XLA compiles the program, if nothing in it
-    convolves or loops over time, and stays if it is measured to be faster. Anything else is trained
-    one trial after the other. Trials in a population see the same batches.
+    Trials of one structure are also trained together, `population` at a time, in one program that
+    holds the weights of all: a place that becomes free, because its trial is done, stopped or
+    diverged, is given to the next at once. `search` must be given NumPy arrays and no callbacks but
+    `EarlyStopping` and `TerminateOnNaN`. On JAX, Keras's own step is vectorised over the trials,
+    whatever the model. On TensorFlow it takes a graph of Keras's and our layers (masks of time
+    steps, recurrent layers with dropout or state and activity regularizers excepted) with
+    `kerastools.optimizers.SGD`, `AdaGrad`, `RMSProp`, `Adam`, `Nadam`, `AdaMax` or `RAdam`: dense,
+    convolutional, normalising, pooling and recurrent layers, embeddings and the like are computed
+    for all trials at once, other layers trial by trial in the same program; where many epochs are
+    to come, XLA compiles the program, if nothing in it convolves or loops over time, and stays if
+    it is measured to be faster. Where the program's steps are so long that it may not pay, one
+    trial is trained alone and the cheaper way is taken from then on. Anything else is trained one
+    trial after the other. Trials in a population see the same batches.
 
     A trial's result is that of a model built for it alone: to the bit where one is trained after
     the other, up to rounding where they are trained together. A trial whose builder raises or whose
