@@ -1,5 +1,6 @@
 """Shared by all tests: one seed, one float policy, and no test changes them for the next."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -21,6 +22,12 @@ if os.environ.get("KERAS_BACKEND") == "jax":
 
 import keras
 import pytest
+
+
+def pytest_collection_finish():
+    """Keeps what was imported out of every garbage collection, of which keras-tuner makes many."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -48,11 +48,10 @@ class StackedModel:
         self.loss = loss.call if isinstance(loss, keras.losses.Loss) else loss
         self.metrics: list[tuple[str, Any]] | None = None
         self.common_seeds: bool | None = None
-        # Traced once for rows of any number; y is as it comes.
-        self.train_step = _traced(self._train_step)
+        self.train_step = _AnyRows(self._train_step)
         self.traced: Traced | None = None
         self.whole_step: WholeStep | None = None
-        self.test_step = _traced(self._test_step)
+        self.test_step = _AnyRows(self._test_step)
         self.keep_best = _traced(self._keep_best)
         self.put = _traced(self._put)
 
@@ -241,6 +240,20 @@ class StackedModel:
             {name: float(mean) for name, mean in zip(names, means[:, k], strict=True)}
             for k in range(self.size)
         ]
+
+
+class _AnyRows:
+    """A step that is traced once for batches of any number of rows; y is as it comes."""
+
+    def __init__(self, step: Any) -> None:
+        self.function = tf.function(step, autograph=False)
+        self.traced: dict[Any, Any] = {}
+
+    def __call__(self, x: Any, y: Any, *flags: Any) -> Any:
+        specs = tuple(tf.TensorSpec((None, *a.shape[1:]), a.dtype) for a in (x, y))
+        if (specs, flags) not in self.traced:
+            self.traced[specs, flags] = self.function.get_concrete_function(*specs, *flags)
+        return self.traced[specs, flags](tf.constant(x), tf.constant(y))
 
 
 def _traced(step: Any) -> Any:
