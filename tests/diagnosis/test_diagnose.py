@@ -252,6 +252,7 @@ def state_of(model):
     return values + optimizer
 
 
+@pytest.mark.tensorflow  # JAX compiles for half a minute.
 def test_the_model_is_left_as_it_was_to_the_bit_and_nested_layers_are_told_by_their_path():
     model = everything_in_it()
     rng = np.random.default_rng(1)

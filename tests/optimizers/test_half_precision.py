@@ -38,6 +38,7 @@ def distance(make, dtype, steps=200):
     return np.array(path), optimizer
 
 
+@pytest.mark.tensorflow  # The rules are tested on both in float32.
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("make", RULES)
 def test_two_hundred_steps_stay_within_two_percent_of_float32(make, dtype):

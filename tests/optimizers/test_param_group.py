@@ -60,6 +60,7 @@ OPTIMIZERS = [
 UNFUSED = [pytest.param(*OPTIMIZERS[0].values, False, id="Adam-unfused")]
 
 
+@pytest.mark.tensorflow  # Groups are formed alike on both.
 @pytest.mark.parametrize(
     ("optimizer", "fuses"),
     [pytest.param(*case.values, True, id=case.id) for case in OPTIMIZERS] + UNFUSED,
