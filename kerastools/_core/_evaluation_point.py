@@ -64,7 +64,8 @@ class EvaluationPoint:
                 trained = _joined(variables)
                 evaluated = self.evaluation_weights(trained, *_alike(slots, trained))
                 _put(variables, _parts(evaluated, len(variables)))
-                self._left.groups.append((variables, trained, evaluated))
+                # Copied, because a step on JAX deletes what the model held.
+                self._left.groups.append((variables, trained, ops.copy(evaluated)))
         self._at_evaluation.assign(1)
         return True
 
@@ -122,8 +123,8 @@ def _joined(variables: list[Any]) -> Any:
 
 
 def _parts(joined: Any, count: int) -> list[Any]:
-    """Returns copies of what `_joined` joined, each of which JAX may delete in a step."""
-    return [ops.copy(joined)] if count == 1 else ops.unstack(joined)
+    """Returns one by one what `_joined` joined."""
+    return [joined] if count == 1 else ops.unstack(joined)
 
 
 def _alike(slots: list[Any], rows: Any) -> list[Any]:

@@ -195,17 +195,22 @@ class JaxPrograms:
         return logs, state
 
     def _loop(self, state: Any, data: Any, num: Any) -> tuple[Any, Any]:
-        import jax
-
         def batch(i: Any) -> Any:
             return keras.tree.map_structure(lambda a: None if a is None else a[i], data)
 
-        def body(i: Any, carry: Any) -> Any:
-            return self.step(carry[1], batch(i))
+        return jax_loop(self.step, state, batch, num)
 
-        logs, _ = jax.eval_shape(self.step, state, batch(0))
-        zeros = jax.tree.map(lambda t: jax.numpy.zeros(t.shape, t.dtype), logs)
-        return jax.lax.fori_loop(0, num, body, (zeros, state))
+
+def jax_loop(step: Callable[..., Any], state: Any, batch: Callable[..., Any], num: Any) -> Any:
+    """Returns the logs and the state after `num` steps, each on `batch(i)`; to be compiled."""
+    import jax
+
+    def body(i: Any, carry: Any) -> Any:
+        return step(carry[1], batch(i))
+
+    logs, _ = jax.eval_shape(step, state, batch(0))
+    zeros = jax.tree.map(lambda t: jax.numpy.zeros(t.shape, t.dtype), logs)
+    return jax.lax.fori_loop(0, num, body, (zeros, state))
 
 
 def _padded(stacked: np.ndarray, length: int) -> np.ndarray:

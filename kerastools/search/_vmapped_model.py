@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from jax import numpy as jnp
 
-from kerastools._core._loop_programs import build_metrics
+from kerastools._core._loop_programs import build_metrics, jax_loop
 from kerastools.search._live_models import state_of
 
 # Of all models together, in one call of evaluation.
@@ -61,7 +61,7 @@ class VmappedModel:
             logs, state = self.train_loop(state, x, y, rows, len(group))
         if len(order) > whole * batch_size:
             logs, state = self.train_loop(state, x, y, order[None, whole * batch_size :], 1)
-        self.state = [list(part) for part in state[:3]]
+        self.state = list(state[:3])
         return self._logs(logs)
 
     def evaluate(self, x: Any, y: Any, batch_size: int) -> list[dict[str, float]]:
@@ -94,14 +94,11 @@ class VmappedModel:
         return False
 
     def _train_loop(self, state: Any, x: Any, y: Any, rows: Any, num: Any) -> tuple[Any, Any]:
-        def step(i: Any, carry: Any) -> Any:
-            logs, state = self.train_step(carry[1], (x[rows[i]], y[rows[i]]))
+        def step(state: Any, batch: Any) -> tuple[Any, Any]:
+            logs, state = self.train_step(state, batch)
             return logs, tuple(map(list, state))
 
-        state = tuple(map(list, state))
-        logs, _ = jax.eval_shape(step, 0, (None, state))
-        zeros = jax.tree.map(lambda t: jnp.zeros(t.shape, t.dtype), logs)
-        return jax.lax.fori_loop(0, num, step, (zeros, state))
+        return jax_loop(step, state, lambda i: (x[rows[i]], y[rows[i]]), num)
 
     def _fresh_metrics(self, x: Any, y: Any) -> list[Any]:
         if self.metrics is None:
