@@ -7,8 +7,10 @@ import keras
 import numpy as np
 from keras.src.backend.common.global_state import get_global_attribute, set_global_attribute
 
-# Keras's own name for the generator of what is drawn without a seed; there is no public way to it.
+# Keras's own names for the generator of what is drawn without a seed and for the seed from which
+# it is made; there is no public way to them.
 _KERAS = "global_seed_generator"
+_KERAS_SEED = "global_random_seed"
 
 
 def random_state() -> dict[str, Any]:
@@ -36,3 +38,23 @@ def set_random_state(state: dict[str, Any]) -> None:
     drawn = state["numpy"]
     key = np.array(drawn["state"]["key"], "uint32")
     np.random.set_state(drawn | {"state": drawn["state"] | {"key": key}})
+
+
+def seed_and_keep_kernels(seed: int) -> None:
+    """Does what `keras.utils.set_random_seed` does, but for TensorFlow's compiled kernels.
+
+    That throws them all away, and the next step of a function that was compiled long ago takes a
+    second. What it is for: `tf.random.normal` and its kin repeat their numbers when the same seed
+    is set once more. Here they do not; what they draw after a new seed is the same.
+    """
+    if keras.backend.backend() != "tensorflow":
+        keras.utils.set_random_seed(seed)
+        return
+    from tensorflow.python.eager import context
+
+    set_global_attribute(_KERAS_SEED, seed)
+    set_global_attribute(_KERAS, None)
+    random.seed(seed)
+    np.random.seed(seed)
+    eager = context.context()  # There is no public way either.
+    eager._seed, eager._rng = seed, random.Random(seed)

@@ -18,9 +18,6 @@ _KEPT = 4
 # CPU seconds of a step. What Keras spends on each step beside its arithmetic is of that order: a
 # model whose share of a common step takes less is hardly cheaper alone.
 _SURELY_PAYS = 0.01
-# What XLA is expected to save of a step, and to take, in times of what tracing took.
-_XLA_SAVES = 0.4
-_XLA_TAKES = 2.5
 
 
 class Program:
@@ -37,24 +34,15 @@ class Program:
         self.description = description
         self.model = model
         self.because = because
-        self.seconds: list[float] = []
+        self.epochs = 0
         self.together = np.inf
         self.alone: float | None = None
 
     def measure(self, seconds: float) -> None:
         """Takes what an epoch of all places took; the first one is compiled."""
-        self.seconds.append(seconds)
-        if len(self.seconds) > 1:
+        self.epochs += 1
+        if self.epochs > 1:
             self.together = min(self.together, seconds / self.model.size)
-
-    def consider_xla(self, epochs: float, batch_size: int) -> None:
-        """Has the steps compiled by XLA if that may pay for so many epochs; goes back if slower."""
-        if len(self.seconds) == 2:
-            first, each = self.seconds
-            if _XLA_SAVES * each * epochs > _XLA_TAKES * (first - each):
-                self.model.compile_with_xla(batch_size)
-        elif len(self.seconds) == 4 and self.seconds[3] > self.seconds[1]:
-            self.model.whole_step = None
 
     def compare(self, alone: float) -> None:
         """Takes what an epoch of one model takes, and decides for what is cheaper."""
@@ -183,7 +171,7 @@ class Population:
 
     def _fill(self, program: Program, places: list[Member | None]) -> None:
         """Gives the free places to the next trials."""
-        begun = []
+        begun, fresh = [], {}
         for k, occupant in enumerate(places):
             if occupant is not None or program.because is not None:
                 continue
@@ -194,15 +182,15 @@ class Population:
                 member = self._next(program.description) if program.because is None else None
             if member is None:
                 break
-            program.model.place(k, member.model)
+            fresh[k] = member.model
             member.begin(self.fit.get("callbacks") or [], program.model.template)
             member.model = None  # Its weights are in their place.
             places[k] = member
             begun.append(member)
+        if fresh:
+            program.model.place(fresh)
         number = sum(occupant is not None for occupant in places)
-        kind = "in a program compiled before" if program.seconds else "newly compiled"
-        if program.model is not None and program.model.whole_step is not None:
-            kind += ", by XLA"
+        kind = "in a program compiled before" if program.epochs else "newly compiled"
         for new in begun:
             new.way = f"one of {number} trained together, {kind}"
 
@@ -236,7 +224,6 @@ class Population:
             validated = model.evaluate(*self.fit["validation_data"], self.batch_size)
             logs = [log | more for log, more in zip(logs, validated, strict=True)]
         program.measure(time.process_time() - start)
-        program.consider_xla(self._epochs_left(program, places), self.batch_size)
 
         objective = self.tuner.oracle.objective
         model.remember(
@@ -257,14 +244,6 @@ class Population:
                 finished.append((member, member.way + why, model.best_arrays(k)))
                 places[k] = None
         return finished
-
-    def _epochs_left(self, program: Program, places: list[Member | None]) -> float:
-        """Returns how many epochs are to come, of all places, if all trials are of one kind."""
-        members = [member for member in places if member is not None]
-        running = sum(self.epochs - member.epochs for member in members)
-        alike = sum(member.description == program.description for member in self.waiting)
-        new = (self.tuner.oracle.max_trials or 0) - len(self.tuner.oracle.trials)
-        return (running + (alike + max(0, new)) * self.epochs) / self.size
 
     def _behind(self, places: list[Member | None]) -> list[str]:
         """Returns the names of those whom successive halving stops."""

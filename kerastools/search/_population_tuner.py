@@ -3,6 +3,7 @@
 import json
 import os
 import warnings
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -10,6 +11,7 @@ import keras
 import keras_tuner
 import numpy as np
 
+from kerastools._core._random_state import seed_and_keep_kernels
 from kerastools._core._stacked_keras import count_names_anew
 from kerastools.search._checks import (
     require_compiled_model,
@@ -61,11 +63,10 @@ class PopulationTuner(keras_tuner.Tuner):
     steps, recurrent layers with dropout or state and activity regularizers excepted) with
     `kerastools.optimizers.SGD`, `AdaGrad`, `RMSProp`, `Adam`, `Nadam`, `AdaMax` or `RAdam`: dense,
     convolutional, normalising, pooling and recurrent layers, embeddings and the like are computed
-    for all trials at once, other layers trial by trial in the same program; where many epochs are
-    to come, XLA compiles the program, if nothing in it convolves or loops over time, and stays if
-    it is measured to be faster. Where the program's steps are so long that it may not pay, one
-    trial is trained alone and the cheaper way is taken from then on. Anything else is trained one
-    trial after the other. Trials in a population see the same batches.
+    for all trials at once, other layers trial by trial in the same program. Where the program's
+    steps are so long that it may not pay, one trial is trained alone and the cheaper way is taken
+    from then on. Anything else is trained one trial after the other. Trials in a population see the
+    same batches.
 
     A trial's result is that of a model built for it alone: to the bit where one is trained after
     the other, up to rounding where they are trained together. A trial whose builder raises or whose
@@ -202,7 +203,9 @@ class PopulationTuner(keras_tuner.Tuner):
                 fit = bound_fit_arguments(fit_args, fit_kwargs) or {}
                 self.on_search_begin()
                 finish = partial(self._finish, fit)
-                Population(self, fit, self._rungs, self._build, finish).run()
+                keras.utils.set_random_seed(self.seed)
+                build = partial(self._build, set_seed=seed_and_keep_kernels)
+                Population(self, fit, self._rungs, build, finish).run()
                 self.on_search_end()
             else:
                 if alone is not None and self.population > 1 and verbose:
@@ -330,9 +333,14 @@ class PopulationTuner(keras_tuner.Tuner):
         self.on_trial_end(member.trial)
         return self._clock.seconds
 
-    def _build(self, trial: Any, execution: int = 0) -> keras.Model:
+    def _build(
+        self,
+        trial: Any,
+        execution: int = 0,
+        set_seed: Callable[[int], None] = keras.utils.set_random_seed,
+    ) -> keras.Model:
         """Returns the trial's model as the builder makes it."""
-        keras.utils.set_random_seed(self._trial_seed(trial, execution))
+        set_seed(self._trial_seed(trial, execution))
         model = self._build_once(trial.hyperparameters)
         require_compiled_model(model)
         if self.max_model_size and model.built:

@@ -1,5 +1,6 @@
 """K models of one structure, trained at once in one TensorFlow program."""
 
+from itertools import islice
 from typing import Any
 
 import keras
@@ -14,14 +15,14 @@ from kerastools.search._stacked_layers import forward
 from kerastools.search._stacked_tensor import StackedTensor
 from kerastools.search._stacked_update import StackedUpdate, number_variable
 from kerastools.search._stacked_values import StackedValues
-from kerastools.search._whole_step import Traced, WholeStep
 
 # Of all models together, in one call of evaluation.
 _ROWS_OF_EVALUATION = 1024
+_STEPS_PER_CALL = 100
 
 
 class StackedModel:
-    """Trains K models together: the weights of all lie in one array (K, P).
+    """Trains K models together: the weights of all lie in a few arrays (K, P).
 
     Gradients, update rule and best-epoch copies are then a few operations for all weights of all
     models; only the layers see them one by one. Nothing is computed across models: one that
@@ -37,42 +38,47 @@ class StackedModel:
         self.size = size
         self.update = StackedUpdate(template, size)
         self.others = _untrained(template)
-        self.theta = self._zeros((sum(self.update.lengths),))
+        self.theta = [self._zeros((width,)) for width in self.update.pieces.widths]
         self.other_values = [self._zeros(tuple(v.shape), v.dtype) for v in self.others]
         self.penalty_numbers = self._zeros((len(penalties(template)),))
-        self.state = [self.theta, *self.other_values, *self.update.state]
-        self.best = [tf.Variable(v) for v in self.state]
+        self.state = [*self.theta, *self.other_values, *self.update.state]
+        self.best = [np.array(v) for v in self.state]
         self.steps = np.zeros(size, int)
         self.best_steps = np.zeros(size, int)
         loss = keras.losses.get(compile_arguments(template)["loss"])
         self.loss = loss.call if isinstance(loss, keras.losses.Loss) else loss
         self.metrics: list[tuple[str, Any]] | None = None
         self.common_seeds: bool | None = None
-        self.train_step = _AnyRows(self._train_step)
-        self.traced: Traced | None = None
-        self.whole_step: WholeStep | None = None
+        self.train_steps = _AnyRows(self._train_steps)
         self.test_step = _AnyRows(self._test_step)
-        self.keep_best = _traced(self._keep_best)
-        self.put = _traced(self._put)
 
-    def place(self, k: int, model: Any) -> None:
-        """Gives place `k` the weights and numbers of a freshly built model, and slots of zeros."""
-        others = [ops.convert_to_numpy(v) for v in _untrained(model)]
-        self.put(tf.constant(k), _flat(model.trainable_variables), others)
-        for name, number in self.update.held(model.optimizer).items():
-            self.update.numbers[name][k].assign([number])
-        self.penalty_numbers[k].assign(numbers_of(model))
-        self.steps[k] = self.best_steps[k] = 0
+    def place(self, models: dict[int, Any]) -> None:
+        """Gives places the weights and numbers of freshly built models, and slots of zeros."""
+        fresh = {}
+        for k, model in models.items():
+            weights = self.update.pieces.of_one(_arrays(model.trainable_variables))
+            fresh[k] = [*weights, *_arrays(_untrained(model))]
+        # Whole arrays: TensorFlow copies a variable at every reading once a slice was assigned.
+        for i, held in enumerate(self.state):
+            array = np.array(held)
+            for k, values in fresh.items():
+                array[k] = values[i] if i < len(values) else 0.0
+            held.assign(array)
+        for k, model in models.items():
+            for name, number in self.update.held(model.optimizer).items():
+                self.update.numbers[name][k].assign([number])
+            self.penalty_numbers[k].assign(numbers_of(model))
+            self.steps[k] = self.best_steps[k] = 0
         self.common_seeds = None
 
     def train(self, x: Any, y: Any, batch_size: int, order: np.ndarray) -> list[dict[str, float]]:
         """Trains one epoch, the rows in this order; returns what Keras would log, by place."""
         self._resolve(x, y)
         sums = []
-        for start in range(0, len(x), batch_size):
-            rows = order[start : start + batch_size]
-            sums.append(self._step(x[rows], y[rows]))
-            self.steps += 1
+        for start in range(0, len(x), _STEPS_PER_CALL * batch_size):
+            rows = order[start : start + _STEPS_PER_CALL * batch_size]
+            sums.append(self.train_steps(x[rows], y[rows], batch_size, self.common_seeds))
+        self.steps += -(-len(x) // batch_size)
         return self._logs(sums, len(x))
 
     def evaluate(self, x: Any, y: Any, batch_size: int) -> list[dict[str, float]]:
@@ -84,37 +90,30 @@ class StackedModel:
         logs = self._logs(sums, len(x))
         return [{f"val_{name}": value for name, value in log.items()} for log in logs]
 
-    def compile_with_xla(self, batch_size: int) -> bool:
-        """Has XLA compile the steps of whole batches from now on; false if it would not do."""
-        if self.whole_step is None and WholeStep.fits(self.template, self.traced):
-            self.whole_step = WholeStep(self, batch_size)
-        return self.whole_step is not None
-
     def remember(self, improved: np.ndarray) -> None:
         """Keeps the state of the models that are better than ever."""
         if improved.any():
-            self.keep_best(tf.constant(improved))
+            for best, now in zip(self.best, self.state, strict=True):
+                best[improved] = now.numpy()[improved]
         self.best_steps[improved] = self.steps[improved]
 
     def best_arrays(self, k: int) -> list[np.ndarray]:
         """Returns the best state of place `k` as `state_of` a single model would give it."""
         optimizer, update = self.template.optimizer, self.update
-        theta, *rest = (v[k].numpy() for v in self.best)
         variables = state_of(self.template)  # Builds the optimizer.
-        others, rest = rest[: len(self.others)], rest[len(self.others) :]
-        slots, readings = rest[: len(update.slots)], rest[len(update.slots) :]
-        where: dict[int, Any] = {id(v): o for v, o in zip(self.others, others, strict=True)}
-        ends = np.cumsum(update.lengths)[:-1]
-        names = optimizer.scalar_slots
-        flat = [np.split(part, ends) for part in (theta, *slots[len(names) :])]
-        for i, variable in enumerate(update.variables):
-            held = [variable, *optimizer.slots_of(i)]
-            where |= {id(v): p[i].reshape(v.shape) for v, p in zip(held, flat, strict=True)}
-        for name, slot in zip(names, slots, strict=False):
+        rest = iter([array[k] for array in self.best])
+        n = len(self.theta)
+        theta = list(islice(rest, n))
+        where: dict[int, Any] = {id(v): next(rest) for v in self.others}
+        for name in optimizer.scalar_slots:
             vector = getattr(optimizer, f"{name}_slots")
-            where[id(vector)] = np.repeat(slot, vector.shape[0])
-        for name, reading in zip(update.readings, readings, strict=True):
-            where[id(getattr(optimizer, name))] = reading[0]
+            where[id(vector)] = np.repeat(next(rest), vector.shape[0])
+        flat = [theta, *(list(islice(rest, n)) for _ in optimizer.slots)]
+        for i, held in enumerate(zip(*map(update.pieces.arrays, flat), strict=True)):
+            own = [update.variables[i], *optimizer.slots_of(i)]
+            where |= {id(v): array for v, array in zip(own, held, strict=True)}
+        for name in update.readings:
+            where[id(getattr(optimizer, name))] = next(rest)[0]
         where[id(optimizer.iterations)] = self.best_steps[k]
         for name, number in update.numbers.items():
             variable = number_variable(optimizer, name, update.declared)
@@ -125,9 +124,8 @@ class StackedModel:
 
     def weights(self, k: int) -> list[np.ndarray]:
         """Returns the present weights of model `k`, in the order of `get_weights`."""
-        parts = np.split(self.theta[k].numpy(), np.cumsum(self.update.lengths)[:-1])
-        pairs = zip(self.update.variables, parts, strict=True)
-        where = {id(v): p.reshape(v.shape) for v, p in pairs}
+        arrays = self.update.pieces.arrays([piece[k].numpy() for piece in self.theta])
+        where = {id(v): a for v, a in zip(self.update.variables, arrays, strict=True)}
         where |= {id(v): o[k].numpy() for v, o in zip(self.others, self.other_values, strict=True)}
         return [where[id(v)] for v in self.template.weights]
 
@@ -145,25 +143,13 @@ class StackedModel:
             seeds = [value.numpy() for v, value in pairs if "seed_generator" in v.path]
             self.common_seeds = all((seed == seed[0]).all() for seed in seeds)
 
-    def _step(self, x: Any, y: Any) -> Any:
-        if self.whole_step is not None and len(x) == self.whole_step.rows:
-            try:
-                return self.whole_step(x, y, self.common_seeds)
-            except tf.errors.OpError:  # XLA lacks something; nothing was trained.
-                self.whole_step = None
-        return self.train_step(x, y, self.common_seeds)
-
-    def values(self, common_seeds: bool, drawn: list[Any] | None = None) -> StackedValues:
+    def _values(self, common_seeds: bool) -> StackedValues:
         """Returns the values of the variables before a step."""
-        update = self.update
-        parts = tf.split(tf.convert_to_tensor(self.theta), update.lengths, axis=1)
-        held = {
-            id(v): tf.reshape(part, (self.size, *shape))
-            for v, part, shape in zip(update.variables, parts, update.shapes, strict=True)
-        }
+        parts = self.update.pieces.split(list(map(tf.convert_to_tensor, self.theta)))
+        held = {id(v): part for v, part in zip(self.update.variables, parts, strict=True)}
         pairs = zip(self.others, self.other_values, strict=True)
         held |= {id(v): tf.convert_to_tensor(value) for v, value in pairs}
-        return StackedValues(self.size, held, common_seeds, drawn)
+        return StackedValues(self.size, held, common_seeds)
 
     def _forward(self, x: Any, values: StackedValues, training: bool) -> Any:
         x = tf.cast(x, self.template.inputs[0].dtype)
@@ -198,40 +184,42 @@ class StackedModel:
                 total += number * size
         return total
 
-    def _train_step(
-        self, x: Any, y: Any, common_seeds: bool, drawn: list[Any] | None = None
-    ) -> Any:
-        with tf.GradientTape() as tape:
-            values = self.values(common_seeds, drawn)
+    def _train_steps(self, x: Any, y: Any, batch_size: int, common_seeds: bool) -> Any:
+        def step(start: Any, sums: Any) -> Any:
+            end = start + batch_size
+            return end, sums + self._train_step(x[start:end], y[start:end], common_seeds)
+
+        _, sums = tf.while_loop(
+            lambda start, sums: start < tf.shape(x)[0],
+            step,
+            (0, tf.zeros((1 + len(self.metrics or ()), self.size))),
+            parallel_iterations=1,
+        )
+        return sums
+
+    def _train_step(self, x: Any, y: Any, common_seeds: bool) -> Any:
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            for piece in self.theta:
+                tape.watch(piece)
+            values = self._values(common_seeds)
             loss, means = self._measure(y, self._forward(x, values, training=True))
             means[0] = loss = loss + self._penalty(values)
             total = tf.reduce_sum(loss)
         g = tape.gradient(total, self.theta)
-        theta = tf.convert_to_tensor(self.theta)
-        self.theta.assign(self.update(theta, g, tf.convert_to_tensor(self.penalty_numbers)))
+        theta = list(map(tf.convert_to_tensor, self.theta))
+        moved = self.update(theta, g, tf.convert_to_tensor(self.penalty_numbers))
+        for piece, new in zip(self.theta, moved, strict=True):
+            piece.assign(new)
         for variable, value in zip(self.others, self.other_values, strict=True):
             if id(variable) in values.new:
                 value.assign(values.new[id(variable)])
-        self.traced = Traced(tf.compat.v1.get_default_graph(), values.draws)
         return tf.stack(means) * tf.cast(tf.shape(x)[0], "float32")
 
     def _test_step(self, x: Any, y: Any) -> Any:
-        values = self.values(True)
+        values = self._values(True)
         loss, means = self._measure(y, self._forward(x, values, training=False))
         means[0] = loss + self._penalty(values)
         return tf.stack(means) * tf.cast(tf.shape(x)[0], "float32")
-
-    def _put(self, k: Any, theta: Any, others: list[Any]) -> None:
-        self.theta[k].assign(theta)
-        for value, new in zip(self.other_values, others, strict=True):
-            value[k].assign(new)
-        for state in self.update.state:
-            state[k].assign(tf.zeros_like(state[0]))
-
-    def _keep_best(self, improved: Any) -> None:
-        for best, now in zip(self.best, self.state, strict=True):
-            mask = tf.reshape(improved, (-1,) + (1,) * (len(now.shape) - 1))
-            best.assign(tf.where(mask, now, best))
 
     def _logs(self, sums: list[Any], rows: int) -> list[dict[str, float]]:
         means = tf.add_n(sums).numpy() / rows
@@ -253,20 +241,16 @@ class _AnyRows:
         specs = tuple(tf.TensorSpec((None, *a.shape[1:]), a.dtype) for a in (x, y))
         if (specs, flags) not in self.traced:
             self.traced[specs, flags] = self.function.get_concrete_function(*specs, *flags)
-        return self.traced[specs, flags](tf.constant(x), tf.constant(y))
+        return self.traced[specs, flags](tf.constant(x), tf.constant(y), *flags)
 
 
-def _traced(step: Any) -> Any:
-    return tf.function(step, reduce_retracing=True, autograph=False)
+def _arrays(variables: list[Any]) -> list[np.ndarray]:
+    return [ops.convert_to_numpy(v) for v in variables]
 
 
 def _untrained(model: Any) -> list[Any]:
     trained = {id(v) for v in model.trainable_variables}
     return [v for v in model.variables if id(v) not in trained]
-
-
-def _flat(variables: list[Any]) -> np.ndarray:
-    return np.concatenate([ops.convert_to_numpy(v).ravel() for v in variables])
 
 
 def _dtype(variable: Any) -> str:

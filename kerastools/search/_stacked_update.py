@@ -1,5 +1,6 @@
 """One step of the optimizer for the weights of many models."""
 
+from itertools import chain
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,10 +12,11 @@ from keras import ops
 from kerastools._core._clipping import clip_by_value
 from kerastools._core._hyperparameter import Hyperparameter
 from kerastools.search._penalties import NUMBERS, penalties, with_numbers
+from kerastools.search._pieces import Pieces
 
 
 class StackedUpdate:
-    """The optimizer's own rule on the weights of K models, which lie in one array (K, P).
+    """The optimizer's own rule on the weights of K models, which lie in a few arrays (K, P).
 
     Its numbers are columns (K, 1), so that every model has its own.
 
@@ -27,25 +29,24 @@ class StackedUpdate:
         self.optimizer = optimizer = template.optimizer
         self.size = size
         self.variables = list(template.trainable_variables)
-        self.shapes = [tuple(v.shape) for v in self.variables]
-        self.lengths = [int(np.prod(shape)) for shape in self.shapes]
+        self.pieces = Pieces([tuple(v.shape) for v in self.variables])
         self.declared = declared(optimizer)
         self.places = {(id(h), name): i for i, (h, name) in enumerate(penalties(template))}
         decays = [
             optimizer.weight_decay is not None and optimizer.decays(v) for v in self.variables
         ]
-        self.decays = np.repeat(np.array(decays, "float32"), self.lengths)
+        lengths = zip(decays, self.pieces.lengths, strict=True)
+        self.decays = self.pieces.of_one([np.full(n, decay, "float32") for decay, n in lengths])
 
-        width = sum(self.lengths)
-        self.slots = [self._zeros(1) for _ in optimizer.scalar_slots]
-        self.slots += [self._zeros(width) for _ in optimizer.slots]
+        self.scalar_slots = [self._zeros(1) for _ in optimizer.scalar_slots]
+        self.slots = [[self._zeros(n) for n in self.pieces.widths] for _ in optimizer.slots]
         self.numbers = {name: self._zeros(1) for name in ("learning_rate", *self.declared)}
         self.readings = {
             name: self._zeros(1)
             for name in ("_gradient_norm", "_clipped_steps")
             if hasattr(optimizer, name)
         }
-        self.state = [*self.slots, *self.readings.values()]
+        self.state = [*self.scalar_slots, *chain(*self.slots), *self.readings.values()]
 
     def held(self, optimizer: Any) -> dict[str, float]:
         """Returns what the numbers of `optimizer`, one of the same kind, are held as."""
@@ -55,7 +56,7 @@ class StackedUpdate:
             for name, variable in variables.items()
         }
 
-    def __call__(self, theta: Any, g: Any, penalty_numbers: Any) -> Any:
+    def __call__(self, theta: list[Any], g: list[Any], penalty_numbers: Any) -> list[Any]:
         """Returns the weights after the step, and moves the slots."""
         optimizer = self.optimizer
         held = {d.attribute: None for d in self.declared.values()}
@@ -70,41 +71,45 @@ class StackedUpdate:
         h.zero = tf.constant(0.0)
 
         g = self._clip(g, h)
-        slots = list(map(tf.convert_to_tensor, self.slots))
-        scalars = optimizer.advance(h, *slots[: len(optimizer.scalar_slots)])
-        delta, *moved = optimizer.rule(g, h, *slots[len(optimizer.scalar_slots) :])
-        if h.weight_decay is not None:
-            delta = delta + h.learning_rate * h.weight_decay * theta * self.decays
-        for slot, new in zip(self.slots, [*scalars, *moved], strict=True):
+        scalars = optimizer.advance(h, *map(tf.convert_to_tensor, self.scalar_slots))
+        for slot, new in zip(self.scalar_slots, scalars, strict=True):
             slot.assign(new)
-        return self._constrain(theta - delta, penalty_numbers)
+        moved = []
+        for i, (weights, gradient) in enumerate(zip(theta, g, strict=True)):
+            slots = [slot[i] for slot in self.slots]
+            delta, *new_slots = optimizer.rule(gradient, h, *map(tf.convert_to_tensor, slots))
+            if h.weight_decay is not None:
+                delta = delta + h.learning_rate * h.weight_decay * weights * self.decays[i]
+            for slot, new in zip(slots, new_slots, strict=True):
+                slot.assign(new)
+            moved.append(weights - delta)
+        return self._constrain(moved, penalty_numbers)
 
-    def _clip(self, g: Any, h: SimpleNamespace) -> Any:
+    def _clip(self, g: list[Any], h: SimpleNamespace) -> list[Any]:
         if self.readings:
             self.readings["_gradient_norm"].assign(_norm(g))
         if h.clipvalue is not None:
-            g = clip_by_value(g, h.clipvalue)
+            g = [clip_by_value(piece, h.clipvalue) for piece in g]
         if h.clipnorm is not None:
-            parts = tf.split(g, self.lengths, axis=1)
-            factor = _shrink(tf.concat([_norm(part) for part in parts], axis=1), h.clipnorm)
-            g = g * tf.repeat(factor, self.lengths, axis=1)
+            parts = [tf.reshape(p, (self.size, -1)) for p in self.pieces.split(g)]
+            g = self.pieces.join([p * _shrink(_norm([p]), h.clipnorm) for p in parts])
         if h.global_clipnorm is not None:
             length = _norm(g)
             long = tf.math.is_finite(length) & (length > h.global_clipnorm)
             self.readings["_clipped_steps"].assign_add(tf.cast(long, "float32"))
-            g = g * _shrink(length, h.global_clipnorm)
+            g = [piece * _shrink(length, h.global_clipnorm) for piece in g]
         return g
 
-    def _constrain(self, theta: Any, penalty_numbers: Any) -> Any:
+    def _constrain(self, theta: list[Any], penalty_numbers: Any) -> list[Any]:
         if all(v.constraint is None for v in self.variables):
             return theta
-        parts = tf.split(theta, self.lengths, axis=1)
+        parts = self.pieces.split(theta)
         for i, variable in enumerate(self.variables):
             if variable.constraint is not None:
-                stacked = tf.reshape(parts[i], (self.size, *self.shapes[i]))
-                constraint = self._for_all(variable.constraint, self.shapes[i], penalty_numbers)
-                parts[i] = tf.reshape(constraint(stacked), tf.shape(parts[i]))
-        return tf.concat(parts, axis=1)
+                shape = self.pieces.shapes[i]
+                constraint = self._for_all(variable.constraint, shape, penalty_numbers)
+                parts[i] = constraint(parts[i])
+        return self.pieces.join(parts)
 
     def _for_all(self, constraint: Any, shape: tuple[int, ...], penalty_numbers: Any) -> Any:
         """Returns `constraint` for weights of `shape` behind one more axis."""
@@ -142,11 +147,14 @@ def number_variable(optimizer: Any, name: str, numbers: dict[str, Hyperparameter
     return getattr(optimizer, numbers[name].attribute)
 
 
-def _norm(g: Any) -> Any:
-    """Returns the norm of each row, as a column; the squares are those of g / max|g|."""
-    largest = tf.reduce_max(tf.abs(g), axis=1, keepdims=True)
+def _norm(pieces: list[Any]) -> Any:
+    """Returns the norm of each model's numbers, as a column; their squares could overflow."""
+    largest = tf.reduce_max(
+        tf.stack([tf.reduce_max(tf.abs(g), axis=1, keepdims=True) for g in pieces]), axis=0
+    )
     unit = tf.where(largest > 0, largest, tf.ones_like(largest))
-    return unit * tf.sqrt(tf.reduce_sum(tf.square(g / unit), axis=1, keepdims=True))
+    squares = [tf.reduce_sum(tf.square(g / unit), axis=1, keepdims=True) for g in pieces]
+    return unit * tf.sqrt(tf.add_n(squares))
 
 
 def _shrink(length: Any, limit: Any) -> Any:

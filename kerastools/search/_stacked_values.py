@@ -5,7 +5,7 @@ from typing import Any
 import tensorflow as tf
 from keras import ops
 
-from kerastools.search._stacked_tensor import StackedTensor, joined
+from kerastools.search._stacked_tensor import StackedTensor
 
 
 class StackedValues:
@@ -15,21 +15,12 @@ class StackedValues:
         size: K.
         held: By id of the variable, its values (K, ...).
         common_seeds: Whether all models draw the same random numbers.
-        drawn: Random numbers that were drawn before, in the order in which they are asked for.
     """
 
-    def __init__(
-        self,
-        size: int,
-        held: dict[int, Any],
-        common_seeds: bool,
-        drawn: list[Any] | None = None,
-    ) -> None:
+    def __init__(self, size: int, held: dict[int, Any], common_seeds: bool) -> None:
         self.size = size
         self.held = held
         self.common_seeds = common_seeds
-        self.drawn = None if drawn is None else iter(drawn)
-        self.draws: list[tuple[Any, Any, str]] = []
         self.new: dict[int, Any] = {}
 
     def get(self, variable: Any) -> Any:
@@ -52,15 +43,19 @@ class StackedValues:
 
     def uniform(self, state: Any, shape: Any, held: str) -> Any:
         """Returns numbers in [0, 1), those that a layer alone would draw from its `state`."""
-        self.draws.append((state, shape, held))
         seeds = self.get(state)
         self.set(state, seeds + tf.constant([0, 1], seeds.dtype))
-        if self.drawn is not None:
-            return next(self.drawn)
         # As Keras does: TensorFlow takes seeds of 32 bits.
         seeds = tf.cast(tf.math.floormod(seeds, tf.int32.max - 1), "int32")
         if self.common_seeds:
             drawn = StackedTensor(self.size, common=tf.random.stateless_uniform(shape, seeds[0]))
             return drawn.side if held == "side" else drawn.common[None]
-        draws = [tf.random.stateless_uniform(shape, s) for s in tf.unstack(seeds, self.size)]
-        return joined(draws, held).value
+        draws = _uniform(seeds, tf.convert_to_tensor(shape))
+        draws.set_shape([self.size, *(n if isinstance(n, int) else None for n in shape)])
+        return draws if held == "members" else StackedTensor(self.size, members=draws).side
+
+
+@tf.function(autograph=False)
+def _uniform(seeds: Any, shape: Any) -> Any:
+    """Returns numbers in [0, 1) of each seed; a function, so that many layers trace it once."""
+    return tf.stack([tf.random.stateless_uniform(shape, seed) for seed in tf.unstack(seeds)])

@@ -27,8 +27,6 @@ class VmappedModel:
         size: K.
     """
 
-    whole_step = None  # XLA compiles every step as it is.
-
     def __init__(self, template: Any, size: int) -> None:
         self.template = template
         self.size = size
@@ -40,11 +38,16 @@ class VmappedModel:
         self.test_step = jax.jit(jax.vmap(template.test_step, in_axes=(0, None)))
         self.keep_best = jax.jit(_chosen, donate_argnums=2)
 
-    def place(self, k: int, model: Any) -> None:
-        """Gives place `k` the state of a freshly built model."""
+    def place(self, models: dict[int, Any]) -> None:
+        """Gives places the states of freshly built models."""
+        places = jnp.array(list(models))
+        fresh = zip(*map(_parts, models.values()), strict=True)
         self.state = [
-            [held.at[k].set(v.value) for held, v in zip(mine, new, strict=True)]
-            for mine, new in zip(self.state, _parts(model), strict=True)
+            [
+                held.at[places].set(jnp.stack([v.value for v in new]))
+                for held, *new in zip(mine, *parts, strict=True)
+            ]
+            for mine, parts in zip(self.state, fresh, strict=True)
         ]
 
     def train(self, x: Any, y: Any, batch_size: int, order: np.ndarray) -> list[dict[str, float]]:
@@ -88,10 +91,6 @@ class VmappedModel:
     def weights(self, k: int) -> list[np.ndarray]:
         """Returns the present weights of model `k`, in the order of `get_weights`."""
         return self._read(self.state, k, self.template.weights)
-
-    def compile_with_xla(self, batch_size: int) -> bool:
-        """Returns false: there is nothing but XLA."""
-        return False
 
     def _train_loop(self, state: Any, x: Any, y: Any, rows: Any, num: Any) -> tuple[Any, Any]:
         def step(state: Any, batch: Any) -> tuple[Any, Any]:

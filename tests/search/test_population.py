@@ -18,15 +18,15 @@ class Instant:
     """In place of a program: the loss of a trial is its number, in every epoch."""
 
     made = 0
-    whole_step = None
 
     def __init__(self, template, size):
         self.template, self.size, self.losses = template, size, [0.0] * size
         self.log = []
         Instant.made += 1
 
-    def place(self, k, model):
-        self.losses[k] = float(model.trial)
+    def place(self, models):
+        for k, model in models.items():
+            self.losses[k] = float(model.trial)
 
     def train(self, *data):
         return [{"loss": 1.0, "val_loss": loss} for loss in self.losses]
@@ -40,14 +40,11 @@ class Instant:
     def best_arrays(self, k):
         return []
 
-    def compile_with_xla(self, batch_size):
-        return False
-
 
 @pytest.fixture
 def instant(monkeypatch):
-    def build_named(tuner, trial, execution=0):
-        model = plain(tuner, trial, execution)
+    def build_named(tuner, trial, execution=0, **kwargs):
+        model = plain(tuner, trial, execution, **kwargs)
         model.trial = trial.trial_id
         return model
 

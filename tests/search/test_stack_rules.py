@@ -217,8 +217,7 @@ def train_together(models, x, y, epochs=EPOCHS):
     from kerastools.search._stacked_model import StackedModel
 
     stacked = StackedModel(models[0], SIZE)
-    for k, model in enumerate(models):
-        stacked.place(k, model)
+    stacked.place(dict(enumerate(models)))
     logs = []
     for _ in range(epochs):
         log = stacked.train(x, y, 8, np.arange(ROWS))

@@ -24,8 +24,7 @@ def stack(models, size):
     from kerastools.search._stacked_model import StackedModel
 
     stacked = StackedModel(models[0], size)
-    for k, model in enumerate(models):
-        stacked.place(k, model)
+    stacked.place(dict(enumerate(models)))
     return stacked
 
 
@@ -135,11 +134,11 @@ def test_a_member_that_diverges_leaves_the_others_as_they_are():
 def test_a_place_that_is_given_to_another_begins_anew_and_its_neighbour_goes_on():
     """Statistics, slots, step count and seeds: whose place it was is not to be seen."""
     refilled, ahead, fresh = (stack([small(0.4)], 2) for _ in range(3))
-    refilled.place(1, small(learning_rate=float(np.finfo("float32").max)))
-    fresh.place(1, small(0.2))
+    refilled.place({1: small(learning_rate=float(np.finfo("float32").max))})
+    fresh.place({1: small(0.2)})
     train(refilled, *DATA)
     assert not np.isfinite(refilled.weights(1)[0]).any()
-    refilled.place(1, small(0.2))
+    refilled.place({1: small(0.2)})
     train(refilled, *DATA)
     train(ahead, *DATA, epochs=2)
     train(fresh, *DATA)
@@ -269,58 +268,3 @@ def functional(*layers, shape=(8,), before=None, **compiled):
 )
 def test_what_cannot_be_stacked_is_told(model, reason):
     assert re.search(reason, why_model_cannot_stack(model()) or "")
-
-
-def test_whole_batches_compiled_by_xla_train_each_member_as_before():
-    """With the masks of TensorFlow's generator, and a last batch of another size."""
-
-    def build(k):
-        return deep(OPTIMIZERS["sgd"](k), rate=0.1 * k, seed=k)
-
-    weights = []
-    for xla in (False, True):
-        stacked = stack([build(k) for k in range(2)], 2)
-        train(stacked, *DATA)
-        assert not xla or stacked.compile_with_xla(64)
-        train(stacked, *DATA)
-        assert (stacked.whole_step is not None) == xla  # XLA took it.
-        weights.append(stacked.weights(1))
-    for plain, compiled in zip(*weights, strict=True):
-        np.testing.assert_allclose(compiled, plain, rtol=0, atol=1e-4)
-
-
-def test_convolutions_and_draws_within_a_layer_are_not_given_to_xla():
-    def why(*layers):
-        model = keras.Sequential([keras.Input((64,)), *layers, keras.layers.Dense(10, "softmax")])
-        model.compile(SGD(0.1), "sparse_categorical_crossentropy")
-        stacked = stack([model], 1)
-        train(stacked, DIGITS[:8], LABELS[:8], 8)
-        return stacked.compile_with_xla(8)
-
-    conv = [keras.layers.Reshape((8, 8, 1)), keras.layers.Conv2D(2, 3), keras.layers.Flatten()]
-    assert not why(*conv)
-    assert not why(keras.layers.GaussianNoise(0.1))
-    assert why(Dropout(0.1))
-
-
-def test_xla_is_taken_where_the_steps_to_come_pay_for_it_and_left_where_they_are_slower():
-    from kerastools.search._population import Program
-
-    class Model:
-        size = 2
-        whole_step = None
-
-        def compile_with_xla(self, rows):
-            self.whole_step = rows
-
-    def after(seconds, epochs):
-        program = Program({}, Model(), None)
-        for each in seconds:
-            program.measure(each)
-            program.consider_xla(epochs, 32)
-        return program.model.whole_step
-
-    assert after([3.0, 1.0], epochs=20) == 32
-    assert after([3.0, 1.0], epochs=8) is None
-    assert after([3.0, 1.0, 9.0, 0.5], epochs=30) == 32
-    assert after([3.0, 1.0, 9.0, 1.5], epochs=30) is None

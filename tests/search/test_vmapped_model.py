@@ -56,8 +56,7 @@ def stack(models, size):
     from kerastools.search._vmapped_model import VmappedModel
 
     stacked = VmappedModel(models[0], size)
-    for k, model in enumerate(models):
-        stacked.place(k, model)
+    stacked.place(dict(enumerate(models)))
     return stacked
 
 
@@ -90,12 +89,12 @@ def test_each_member_equals_its_model_trained_alone_by_keras(body):
 def test_a_place_that_is_given_to_another_begins_anew_beside_neighbours_that_go_on():
     """Statistics, slots, step count and seeds: whose place it was is not to be seen."""
     refilled, ahead, fresh = (stack([build(1)], 2) for _ in range(3))
-    refilled.place(1, build(0, learning_rate=float(np.finfo("float32").max)))
-    fresh.place(1, build(2))
+    refilled.place({1: build(0, learning_rate=float(np.finfo("float32").max))})
+    fresh.place({1: build(2)})
     diverged = train(refilled)
     assert np.isnan(diverged[1]["loss"])
     assert np.isfinite(diverged[0]["loss"])
-    refilled.place(1, build(2))
+    refilled.place({1: build(2)})
     train(refilled)
     train(ahead, 2)
     train(fresh)
