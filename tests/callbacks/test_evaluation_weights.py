@@ -51,6 +51,21 @@ def test_fits_with_evaluations_between_are_one_fit_to_the_bit(make):
         np.testing.assert_array_equal(a, b)
 
 
+def test_an_evaluation_in_the_middle_of_an_epoch_leaves_the_training_as_it_was():
+    class InTheMiddle(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if batch == 1:
+                losses.append(self.model.evaluate(*data(), verbose=0, callbacks=[callback]))
+
+    losses, callback = [], EvaluationWeights()
+    plain, interrupted = exact(), exact()
+    fit(plain, 2, EvaluationWeights(), validation_data=data())
+    fit(interrupted, 2, callback, InTheMiddle(), validation_data=data())
+    assert len(losses) == 2
+    for a, b in zip(state(plain), state(interrupted), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_validation_checkpoint_and_the_end_see_the_evaluation_weights(tmp_path):
     """Each is compared with θ = φ − d of a run without the callback."""
     wanted = []

@@ -143,3 +143,31 @@ def test_a_search_trains_its_trials_together(tmp_path):
     accuracy = best.evaluate(*VALIDATION, verbose=0, return_dict=True)["accuracy"]
     assert accuracy == pytest.approx(trial.score, abs=1e-6)
     assert accuracy > 0.7
+
+
+class FromOutside(keras.layers.Layer):
+    """Subtracts what Python works out for one batch after another: that cannot be vectorised."""
+
+    def call(self, x):
+        import jax
+
+        still, number = keras.ops.stop_gradient(x), jax.ShapeDtypeStruct((), "float32")
+        mean = jax.experimental.io_callback(
+            lambda v: np.float32(np.mean(v)), number, still, ordered=True
+        )
+        return x - keras.ops.stop_gradient(mean)
+
+
+def test_what_jax_cannot_vectorise_is_trained_one_after_the_other(tmp_path):
+    def search(hp):
+        inputs = keras.Input((64,))
+        outputs = FromOutside()(keras.layers.Dense(10)(inputs))
+        model = keras.Model(inputs, keras.layers.Softmax()(outputs))
+        model.compile(SGD(hp.Float("rate", 1e-3, 1e-1)), "sparse_categorical_crossentropy")
+        return model
+
+    tuner = PopulationTuner(search, "val_loss", max_trials=3, population=2, directory=tmp_path)
+    with pytest.warns(UserWarning, match="Trained one after the other: training together failed"):
+        tuner.search(*DATA, validation_data=VALIDATION, epochs=2, verbose=0)
+    assert [t.status for t in tuner.oracle.trials.values()] == ["COMPLETED"] * 3
+    assert all("training together failed" in way for way in tuner.ways.values())
