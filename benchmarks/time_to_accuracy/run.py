@@ -113,7 +113,7 @@ def entrants(
         peers = best(PEERS, name, workload, book, PEERS_TIMED)
         ours = best(TUNED, name, workload, book, 1)
         control = best([CONTROL], name, workload, book, 1)
-        ablation = ABLATION if name == "W1" else []
+        ablation = ABLATION.get(name, [])
     return [on(c, name) for c in (DEFAULTS, ZERO, *peers, *ours, *control, *ablation)]
 
 
