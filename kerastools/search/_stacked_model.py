@@ -205,7 +205,7 @@ class StackedModel:
             loss, means = self._measure(y, self._forward(x, values, training=True))
             means[0] = loss = loss + self._penalty(values)
             total = tf.reduce_sum(loss)
-        g = tape.gradient(total, self.theta)
+        g = tape.gradient(total, self.theta, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         theta = list(map(tf.convert_to_tensor, self.theta))
         moved = self.update(theta, g, tf.convert_to_tensor(self.penalty_numbers))
         for piece, new in zip(self.theta, moved, strict=True):

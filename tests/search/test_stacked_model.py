@@ -268,3 +268,22 @@ def functional(*layers, shape=(8,), before=None, **compiled):
 )
 def test_what_cannot_be_stacked_is_told(model, reason):
     assert re.search(reason, why_model_cannot_stack(model()) or "")
+
+
+def test_a_large_kernel_that_the_loss_does_not_move_stays_as_it_is():
+    def build(k):
+        keras.utils.set_random_seed(k)
+        inputs = keras.Input((64,))
+        still = keras.ops.stop_gradient(keras.layers.Dense(80, name="still")(inputs))
+        outputs = keras.layers.Dense(10, activation="softmax")(still)
+        model = keras.Model(inputs, outputs)
+        model.compile(SGD(0.1, 0.9), "sparse_categorical_crossentropy")
+        return model
+
+    models = [build(k) for k in range(2)]
+    before = [model.get_weights() for model in models]
+    stacked = stack(models, 2)
+    train(stacked, *DATA)
+    for k in range(2):
+        np.testing.assert_array_equal(stacked.weights(k)[0], before[k][0])
+        assert np.abs(stacked.weights(k)[2] - before[k][2]).max() > 0.01
