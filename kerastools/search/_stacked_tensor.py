@@ -83,8 +83,6 @@ class StackedTensor:
         return list(ops.unstack(self.members, self.size))
 
 
-def joined(tensors: Sequence[Any], held: str = "members") -> StackedTensor:
-    """Returns K tensors as one, in the layout `held`."""
-    if held == "side":
-        return StackedTensor(len(tensors), side=ops.concatenate(tensors, axis=-1))
+def joined(tensors: Sequence[Any]) -> StackedTensor:
+    """Returns K tensors as one."""
     return StackedTensor(len(tensors), members=ops.stack(tensors))
