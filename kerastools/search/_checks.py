@@ -61,15 +61,17 @@ def logged_names(model: Any, fit_arguments: dict[str, Any]) -> list[str]:
 
 
 def require_live(
-    build: Callable[[keras_tuner.HyperParameters], Any], space: keras_tuner.HyperParameters
+    model: Any,
+    build: Callable[[keras_tuner.HyperParameters], Any],
+    space: keras_tuner.HyperParameters,
 ) -> None:
-    """Raises if no hyperparameter of `space` changes numbers only."""
+    """Raises if no hyperparameter of `space` changes numbers only; `model` is built with it."""
     if not space.space:
         raise ValueError(
             "PopulationTuner needs hyperparameters to search. The builder asked for none: use "
             'hp.Float("dropout", 0.1, 0.5) and the like in build(hp).'
         )
-    first = describe(build(space.copy()))
+    first = describe(model)
     reasons = []
     for hyperparameter in space.space:
         other = space.copy()

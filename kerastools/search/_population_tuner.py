@@ -317,7 +317,7 @@ class PopulationTuner(keras_tuner.Tuner):
         model = self._build_once(space.copy())
         require_compiled_model(model)
         require_objective(self, model, fit_kwargs)
-        require_live(self._build_once, space)
+        require_live(model, self._build_once, space)
 
     def _finish(
         self, fit: dict[str, Any], member: Member, way: str, arrays: list[Any] | None
