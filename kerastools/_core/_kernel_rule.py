@@ -57,6 +57,10 @@ class KernelRule:
             ones[key] = ops.ones(*key)
         _kernels.subtract(v, h.sunk, ones[key])
 
+    def begin_kernels(self: Any) -> None:
+        """Is called before the first `fused` of a step: tensors of the last belong to its graph."""
+        self._now.ones = {}
+
     def decay(self: Any, theta: Any, h: SimpleNamespace) -> None:
         """θ ← (1 − ηλ)θ, before a kernel whose step does not depend on θ."""
         if h.weight_decay is not None and self.decays(theta):

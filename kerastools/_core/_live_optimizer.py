@@ -144,7 +144,7 @@ class LiveOptimizer(KernelRule, EvaluationPoint, LiveNumbers, SlotBuilder):
             slot.assign(self._where_moved(variables, value, slot))
         self._now.h = h
         self._now.unstacked = Unstacked(len(known_variables(self)))
-        self._now.ones = {}
+        self.begin_kernels()
 
     def update_all(self, gradients: list[Any], variables: list[Any], learning_rate: Any) -> None:
         """Moves the variables: stacks of which every variable has a gradient, then the others."""

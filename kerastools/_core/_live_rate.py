@@ -107,7 +107,7 @@ DROPOUTS = (
 def scaled(inputs: Any, kept: Any, rate: Any) -> Any:
     """Returns `inputs` / (1 − rate) where `kept`, else 0."""
     # At rate 1 nothing is kept: 0 / 0 must not reach the output.
-    scale = ops.where(kept, 1.0 / ops.maximum(1.0 - rate, 1e-7), 0.0)
+    scale = ops.cast(kept, "float32") * (1.0 / ops.maximum(1.0 - rate, 1e-7))
     return inputs * ops.cast(scale, inputs.dtype)
 
 

@@ -35,7 +35,7 @@ class Picked(SimpleNamespace):
 
 
 class Unstacked:
-    """Picks one variable's number out of a vector over all, which is taken apart only once."""
+    """Picks one number out of a vector or column of all, which is taken apart only once."""
 
     def __init__(self, length: int) -> None:
         self._length = length
@@ -43,11 +43,12 @@ class Unstacked:
         self._parts: dict[int, tuple[Any, list[Any]]] = {}
 
     def at(self, index: int, value: Any) -> Any:
-        """Returns the number of the variable at `index`."""
+        """Returns the number at `index`."""
         if len(value.shape) == 0:
             return value
         if id(value) not in self._parts:
-            self._parts[id(value)] = value, list(ops.unstack(value, self._length))
+            vector = ops.reshape(value, (-1,)) if len(value.shape) > 1 else value
+            self._parts[id(value)] = value, list(ops.unstack(vector, self._length))
         return self._parts[id(value)][1][index]
 
 

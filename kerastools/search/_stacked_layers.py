@@ -28,6 +28,8 @@ def call_stacked(
     rule = find_rule(layer)
     if rule is None or kwargs or len(args) != 1:
         rule = one_by_one
+    elif values.traces is not None and layer in values.traces and not isinstance(args[0], list):
+        return values.traces.call(rule, layer, values, training, args[0])
     return rule(layer, values, training, *args, **kwargs)
 
 

@@ -11,6 +11,8 @@ from keras import ops
 from kerastools._core._stacked_keras import built_metrics, compile_arguments, per_row_metric
 from kerastools.search._live_models import state_of
 from kerastools.search._penalties import NUMBERS, numbers_of, penalties
+from kerastools.search._pieces import rows_of, set_rows
+from kerastools.search._shared_traces import SharedTraces
 from kerastools.search._stacked_layers import forward
 from kerastools.search._stacked_tensor import StackedTensor
 from kerastools.search._stacked_update import StackedUpdate, number_variable
@@ -22,11 +24,11 @@ _STEPS_PER_CALL = 100
 
 
 class StackedModel:
-    """Trains K models together: the weights of all lie in a few arrays (K, P).
+    """Trains K models together, whose weights lie in a few arrays (`Pieces`).
 
-    Gradients, update rule and best-epoch copies are then a few operations for all weights of all
-    models; only the layers see them one by one. Nothing is computed across models: one that
-    diverges, or whose place is given to another, leaves the others as they are.
+    Update rule and best-epoch copies are then a few operations for all weights of all models; only
+    the layers see them one by one. Nothing is computed across models: one that diverges, or whose
+    place is given to another, leaves the others as they are.
 
     Args:
         template: A built and compiled model; what it computes is what all compute.
@@ -38,17 +40,18 @@ class StackedModel:
         self.size = size
         self.update = StackedUpdate(template, size)
         self.others = _untrained(template)
-        self.theta = [self._zeros((width,)) for width in self.update.pieces.widths]
+        self.theta = self.update.pieces.zeros(size)
         self.other_values = [self._zeros(tuple(v.shape), v.dtype) for v in self.others]
         self.penalty_numbers = self._zeros((len(penalties(template)),))
         self.state = [*self.theta, *self.other_values, *self.update.state]
-        self.best = [np.array(v) for v in self.state]
+        self.best = [rows_of(v, range(size)).copy() for v in self.state]
         self.steps = np.zeros(size, int)
         self.best_steps = np.zeros(size, int)
         loss = keras.losses.get(compile_arguments(template)["loss"])
         self.loss = loss.call if isinstance(loss, keras.losses.Loss) else loss
         self.metrics: list[tuple[str, Any]] | None = None
         self.common_seeds: bool | None = None
+        self.traces = SharedTraces(template)
         self.train_steps = _AnyRows(self._train_steps)
         self.test_step = _AnyRows(self._test_step)
 
@@ -58,12 +61,8 @@ class StackedModel:
         for k, model in models.items():
             weights = self.update.pieces.of_one(_arrays(model.trainable_variables))
             fresh[k] = [*weights, *_arrays(_untrained(model))]
-        # Whole arrays: TensorFlow copies a variable at every reading once a slice was assigned.
         for i, held in enumerate(self.state):
-            array = np.array(held)
-            for k, values in fresh.items():
-                array[k] = values[i] if i < len(values) else 0.0
-            held.assign(array)
+            set_rows(held, {k: v[i] if i < len(v) else 0.0 for k, v in fresh.items()})
         for k, model in models.items():
             for name, number in self.update.held(model.optimizer).items():
                 self.update.numbers[name][k].assign([number])
@@ -92,9 +91,10 @@ class StackedModel:
 
     def remember(self, improved: np.ndarray) -> None:
         """Keeps the state of the models that are better than ever."""
-        if improved.any():
+        places = np.flatnonzero(improved)
+        if len(places):
             for best, now in zip(self.best, self.state, strict=True):
-                best[improved] = now.numpy()[improved]
+                best[places] = rows_of(now, places)
         self.best_steps[improved] = self.steps[improved]
 
     def best_arrays(self, k: int) -> list[np.ndarray]:
@@ -124,7 +124,7 @@ class StackedModel:
 
     def weights(self, k: int) -> list[np.ndarray]:
         """Returns the present weights of model `k`, in the order of `get_weights`."""
-        arrays = self.update.pieces.arrays([piece[k].numpy() for piece in self.theta])
+        arrays = self.update.pieces.arrays([rows_of(piece, [k])[0] for piece in self.theta])
         where = {id(v): a for v, a in zip(self.update.variables, arrays, strict=True)}
         where |= {id(v): o[k].numpy() for v, o in zip(self.others, self.other_values, strict=True)}
         return [where[id(v)] for v in self.template.weights]
@@ -145,11 +145,11 @@ class StackedModel:
 
     def _values(self, common_seeds: bool) -> StackedValues:
         """Returns the values of the variables before a step."""
-        parts = self.update.pieces.split(list(map(tf.convert_to_tensor, self.theta)))
+        parts = self.update.pieces.split(_tensors(self.theta))
         held = {id(v): part for v, part in zip(self.update.variables, parts, strict=True)}
         pairs = zip(self.others, self.other_values, strict=True)
         held |= {id(v): tf.convert_to_tensor(value) for v, value in pairs}
-        return StackedValues(self.size, held, common_seeds)
+        return StackedValues(self.size, held, common_seeds, self.traces)
 
     def _forward(self, x: Any, values: StackedValues, training: bool) -> Any:
         x = tf.cast(x, self.template.inputs[0].dtype)
@@ -199,17 +199,13 @@ class StackedModel:
 
     def _train_step(self, x: Any, y: Any, common_seeds: bool) -> Any:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            for piece in self.theta:
-                tape.watch(piece)
+            tape.watch(self.theta)
             values = self._values(common_seeds)
             loss, means = self._measure(y, self._forward(x, values, training=True))
             means[0] = loss = loss + self._penalty(values)
             total = tf.reduce_sum(loss)
         g = tape.gradient(total, self.theta, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-        theta = list(map(tf.convert_to_tensor, self.theta))
-        moved = self.update(theta, g, tf.convert_to_tensor(self.penalty_numbers))
-        for piece, new in zip(self.theta, moved, strict=True):
-            piece.assign(new)
+        self.update(self.theta, g, tf.convert_to_tensor(self.penalty_numbers))
         for variable, value in zip(self.others, self.other_values, strict=True):
             if id(variable) in values.new:
                 value.assign(values.new[id(variable)])
@@ -242,6 +238,10 @@ class _AnyRows:
         if (specs, flags) not in self.traced:
             self.traced[specs, flags] = self.function.get_concrete_function(*specs, *flags)
         return self.traced[specs, flags](tf.constant(x), tf.constant(y), *flags)
+
+
+def _tensors(variables: list[Any]) -> list[Any]:
+    return [_tensors(v) if isinstance(v, list) else tf.convert_to_tensor(v) for v in variables]
 
 
 def _arrays(variables: list[Any]) -> list[np.ndarray]:

@@ -3,17 +3,18 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import tensorflow as tf
 from keras import ops
 
 
 class StackedTensor:
     """The tensors of K models, each of shape (rows, ..., channels).
 
-    Dense layers want them behind one another, `members` (K, rows, ..., channels); convolutions want
-    the channels of all models side by side, `side` (rows, ..., K·channels), where K convolutions
-    are one with K groups. What is the same for all models, as the inputs are, is `common` and takes
-    the space of one. Whichever is asked for is made of what is held; a layer that does not care
-    works on what is held, so that nothing is moved between two convolutions.
+    They lie behind one another, `members` (K, rows, ..., channels), or the channels of all models
+    side by side, `side` (rows, ..., K·channels), where K convolutions are one with K groups and K
+    batch normalisations one. What is the same for all models, as the inputs are, is `common` and
+    takes the space of one. Whichever is asked for is made of what is held; a layer that does not
+    care works on what is held, so that nothing is moved between two convolutions.
     """
 
     def __init__(self, size: int, *, members: Any = None, side: Any = None, common: Any = None):
@@ -80,9 +81,22 @@ class StackedTensor:
         """Returns the K tensors."""
         if self.held == "common":
             return [self.common] * self.size
+        if self.held == "side":
+            return list(ops.split(self.side, self.size, axis=-1))
         return list(ops.unstack(self.members, self.size))
 
 
 def joined(tensors: Sequence[Any]) -> StackedTensor:
-    """Returns K tensors as one."""
+    """Returns K tensors as one, behind one another."""
     return StackedTensor(len(tensors), members=ops.stack(tensors))
+
+
+def beside(tensors: Sequence[Any]) -> StackedTensor:
+    """Returns K tensors as one, side by side."""
+    return StackedTensor(len(tensors), side=_concatenated(*tensors))
+
+
+@tf.custom_gradient
+def _concatenated(*tensors: Any) -> tuple[Any, Any]:
+    # TensorFlow's own gradient is K slices.
+    return tf.concat(tensors, axis=-1), lambda g: tf.split(g, len(tensors), axis=-1)

@@ -1,5 +1,6 @@
 """One step of the optimizer for the weights of many models."""
 
+from functools import partial
 from itertools import chain
 from types import SimpleNamespace
 from typing import Any
@@ -11,14 +12,17 @@ from keras import ops
 
 from kerastools._core._clipping import clip_by_value
 from kerastools._core._hyperparameter import Hyperparameter
+from kerastools._core._per_variable import Picked, Unstacked
 from kerastools.search._penalties import NUMBERS, penalties, with_numbers
-from kerastools.search._pieces import Pieces
+from kerastools.search._pieces import LARGE, Pieces
 
 
 class StackedUpdate:
-    """The optimizer's own rule on the weights of K models, which lie in a few arrays (K, P).
+    """The optimizer's own rule on the weights of K models, which lie in a few arrays (`Pieces`).
 
-    Its numbers are columns (K, 1), so that every model has its own.
+    Its numbers are columns (K, 1), so that every model has its own. Where the rule has a kernel of
+    TensorFlow's, which takes single numbers, large variables are apart: each model's is moved by
+    the kernel, in a third of the time. Those that are clipped or bounded are not.
 
     Args:
         template: The compiled model whose optimizer it is.
@@ -29,7 +33,8 @@ class StackedUpdate:
         self.optimizer = optimizer = template.optimizer
         self.size = size
         self.variables = list(template.trainable_variables)
-        self.pieces = Pieces([tuple(v.shape) for v in self.variables])
+        shapes = [tuple(v.shape) for v in self.variables]
+        self.pieces = Pieces(shapes, list(map(self._is_apart, self.variables)))
         self.declared = declared(optimizer)
         self.places = {(id(h), name): i for i, (h, name) in enumerate(penalties(template))}
         decays = [
@@ -39,7 +44,7 @@ class StackedUpdate:
         self.decays = self.pieces.of_one([np.full(n, decay, "float32") for decay, n in lengths])
 
         self.scalar_slots = [self._zeros(1) for _ in optimizer.scalar_slots]
-        self.slots = [[self._zeros(n) for n in self.pieces.widths] for _ in optimizer.slots]
+        self.slots = [self.pieces.zeros(size) for _ in optimizer.slots]
         self.numbers = {name: self._zeros(1) for name in ("learning_rate", *self.declared)}
         self.readings = {
             name: self._zeros(1)
@@ -56,8 +61,8 @@ class StackedUpdate:
             for name, variable in variables.items()
         }
 
-    def __call__(self, theta: list[Any], g: list[Any], penalty_numbers: Any) -> list[Any]:
-        """Returns the weights after the step, and moves the slots."""
+    def __call__(self, theta: list[Any], g: list[Any], penalty_numbers: Any) -> None:
+        """Moves the weights and the slots by one step."""
         optimizer = self.optimizer
         held = {d.attribute: None for d in self.declared.values()}
         for name, number in self.declared.items():
@@ -68,22 +73,56 @@ class StackedUpdate:
             **{name: d.in_update(columns, "float32") for name, d in self.declared.items()}
         )
         h.learning_rate = tf.convert_to_tensor(self.numbers["learning_rate"])
+        h.kept = None if h.weight_decay is None else 1 - h.learning_rate * h.weight_decay
         h.zero = tf.constant(0.0)
 
         g = self._clip(g, h)
         scalars = optimizer.advance(h, *map(tf.convert_to_tensor, self.scalar_slots))
         for slot, new in zip(self.scalar_slots, scalars, strict=True):
             slot.assign(new)
-        moved = []
+        numbers = self._of_each(h)
+        moved: list[Any] = []
         for i, (weights, gradient) in enumerate(zip(theta, g, strict=True)):
             slots = [slot[i] for slot in self.slots]
+            if isinstance(weights, list):
+                self._move_apart(weights, gradient, slots, numbers, bool(self.decays[i].any()))
+                moved.append(weights)
+                continue
             delta, *new_slots = optimizer.rule(gradient, h, *map(tf.convert_to_tensor, slots))
             if h.weight_decay is not None:
                 delta = delta + h.learning_rate * h.weight_decay * weights * self.decays[i]
             for slot, new in zip(slots, new_slots, strict=True):
                 slot.assign(new)
             moved.append(weights - delta)
-        return self._constrain(moved, penalty_numbers)
+        for piece, new in zip(theta, self._constrain(moved, penalty_numbers), strict=True):
+            if not isinstance(piece, list):
+                piece.assign(new)
+
+    def _move_apart(
+        self, theta: list[Any], g: list[Any], slots: list[Any], numbers: list[Any], decays: bool
+    ) -> None:
+        """Moves one variable of each model with the optimizer's kernel."""
+        rows = zip(theta, g, numbers, zip(*slots, strict=True), strict=True)
+        for weights, gradient, h, own in rows:
+            if decays and h.kept is not None:
+                weights.assign(weights * h.kept)
+            self.optimizer.fused(weights, gradient, h, *own)
+
+    def _of_each(self, h: SimpleNamespace) -> list[Any]:
+        """Returns the numbers of each model, without decay, which is done before the kernel."""
+        self.optimizer.begin_kernels()
+        parts = Unstacked(self.size)
+        each = [Picked(h, partial(parts.at, k), "float32") for k in range(self.size)]
+        for numbers in each:
+            numbers.weight_decay = None
+        return each
+
+    def _is_apart(self, variable: Any) -> bool:
+        optimizer = self.optimizer
+        limits = (optimizer.clipvalue, optimizer.clipnorm, optimizer.global_clipnorm)
+        unbounded = variable.constraint is None and all(limit is None for limit in limits)
+        large = int(np.prod(variable.shape)) >= LARGE
+        return large and unbounded and optimizer.fuses and optimizer.has_kernel()
 
     def _clip(self, g: list[Any], h: SimpleNamespace) -> list[Any]:
         if self.readings:

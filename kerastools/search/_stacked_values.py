@@ -13,19 +13,35 @@ class StackedValues:
 
     Args:
         size: K.
-        held: By id of the variable, its values (K, ...).
+        held: By id of the variable, its values (K, ...), or a list of K.
         common_seeds: Whether all models draw the same random numbers.
+        traces: The functions of layers that compute alike, or `None`.
     """
 
-    def __init__(self, size: int, held: dict[int, Any], common_seeds: bool) -> None:
+    def __init__(
+        self, size: int, held: dict[int, Any], common_seeds: bool, traces: Any = None
+    ) -> None:
         self.size = size
+        self.traces = traces
         self.held = held
         self.common_seeds = common_seeds
         self.new: dict[int, Any] = {}
 
     def get(self, variable: Any) -> Any:
         """Returns the values of `variable`, (K, ...)."""
+        now = self.now(variable)
+        if isinstance(now, list):
+            now = self.held[id(variable)] = tf.stack(now)
+        return now
+
+    def now(self, variable: Any) -> Any:
+        """Returns the values of `variable`, (K, ...) or a list of K, as they are held."""
         return self.new.get(id(variable), self.held[id(variable)])
+
+    def each(self, variable: Any) -> list[Any]:
+        """Returns the values of `variable` in each model."""
+        now = self.held[id(variable)]
+        return now if isinstance(now, list) else ops.unstack(self.get(variable), self.size)
 
     def set(self, variable: Any, values: Any) -> None:
         """Says what `variable` holds from now on."""
@@ -38,6 +54,8 @@ class StackedValues:
         """
         shape = tuple(variable.shape)
         ones = (1,) * (x.rank - len(shape))
+        if x.held == "side" and len(shape) == 1:
+            return ops.reshape(self.get(variable), (*ones, self.size * shape[0]))
         values = ops.reshape(self.get(variable), (self.size, *ones, *shape))
         return StackedTensor(self.size, members=values).side if x.held == "side" else values
 
@@ -50,12 +68,15 @@ class StackedValues:
         if self.common_seeds:
             drawn = StackedTensor(self.size, common=tf.random.stateless_uniform(shape, seeds[0]))
             return drawn.side if held == "side" else drawn.common[None]
-        draws = _uniform(seeds, tf.convert_to_tensor(shape))
-        draws.set_shape([self.size, *(n if isinstance(n, int) else None for n in shape)])
-        return draws if held == "members" else StackedTensor(self.size, members=draws).side
+        draws = _uniform(seeds, tf.convert_to_tensor(shape), held)
+        shape = tuple(n if isinstance(n, int) else None for n in shape)
+        of_members = held == "members"
+        draws.set_shape((self.size, *shape) if of_members else (*shape[:-1], self.size * shape[-1]))
+        return draws
 
 
 @tf.function(autograph=False)
-def _uniform(seeds: Any, shape: Any) -> Any:
+def _uniform(seeds: Any, shape: Any, held: str) -> Any:
     """Returns numbers in [0, 1) of each seed; a function, so that many layers trace it once."""
-    return tf.stack([tf.random.stateless_uniform(shape, seed) for seed in tf.unstack(seeds)])
+    draws = [tf.random.stateless_uniform(shape, seed) for seed in tf.unstack(seeds)]
+    return tf.stack(draws) if held == "members" else tf.concat(draws, axis=-1)

@@ -204,6 +204,71 @@ def test_each_optimizer_penalty_and_bound_has_the_numbers_of_its_member(rule):
         assert logs[1][name] == pytest.approx(values[-1], rel=1e-4), name
 
 
+APART = RULES | {
+    "sgd": lambda k: SGD(0.01 * (k + 1), 0.5 + 0.1 * k, nesterov="shifted", weight_decay=0.1 * k),
+    "adam": lambda k: Adam(1e-3 * (k + 1), 0.8 + 0.05 * k, 0.99, 10.0 ** -(k + 2)),
+    "rmsprop": lambda k: RMSProp(1e-3, 0.8 + 0.05 * k, 1e-2),
+    "adamax": lambda k: AdaMax(1e-3 * (k + 1), 0.8, 0.9 + 0.03 * k, 1e-2, weight_decay=0.1 * k),
+}
+
+
+@pytest.mark.parametrize("rule", APART)
+def test_a_large_kernel_is_moved_by_the_kernel_of_its_optimizer_with_its_own_numbers(rule):
+    def build(k):
+        keras.utils.set_random_seed(k)
+        hidden = keras.layers.Dense(80, "tanh", kernel_regularizer=square(k))
+        model = keras.Sequential(
+            [keras.Input((64,)), hidden, keras.layers.Dense(10, activation="softmax")]
+        )
+        model.compile(APART[rule](k), "sparse_categorical_crossentropy")
+        model.optimizer.exclude_from_weight_decay(var_names=["bias"])
+        return model
+
+    x, y = DIGITS[:100], LABELS[:100]
+    stacked = stack([build(0), build(1)], 2)
+    assert stacked.update.pieces.apart == [True, False, False, False]
+    train(stacked, x, y, 32, 2)
+    stacked.place({0: build(2)})
+    logs = train(stacked, x, y, 32, 2)
+    stacked.remember(np.array([True, True]))
+    for k, seed, epochs in ((0, 2, 2), (1, 1, 4)):
+        alone = build(seed)
+        history = alone.fit(x, y, 32, epochs, shuffle=False, verbose=0).history
+        assert logs[k]["loss"] == pytest.approx(history["loss"][-1], rel=1e-4)
+        for mine, own in zip(stacked.best_arrays(k), state_of(alone), strict=True):
+            own = keras.ops.convert_to_numpy(own)
+            np.testing.assert_allclose(mine, own, rtol=1e-4, atol=1e-4)
+
+
+def test_layers_that_compute_alike_share_a_trace_and_not_their_numbers():
+    def build(k):
+        keras.utils.set_random_seed(k)
+        layers = [keras.Input((64,)), keras.layers.Dense(12, "tanh")]
+        for i in range(3):
+            layers += [
+                keras.layers.Dense(12, "tanh" if i < 2 else "elu", name=f"dense{i}"),
+                keras.layers.BatchNormalization(trainable=i != 1, name=f"norm{i}"),
+                Dropout(0.1 * (k + 1), name=f"drop{i}"),
+            ]
+        model = keras.Sequential([*layers, keras.layers.Dense(10, activation="softmax")])
+        model.layers[-2].rate = 0.05
+        model.compile(SGD(0.05, 0.9), "sparse_categorical_crossentropy")
+        return model
+
+    x, y = DIGITS[:100], LABELS[:100]
+    stacked = stack([build(0), build(1)], 2)
+    train(stacked, x, y, 32, 3, (x, y))
+    template = stacked.template
+    shared = {layer.name for layer in template.layers if layer in stacked.traces}
+    assert shared == {"dense0", "dense1", "norm0", "norm2", "drop0", "drop1"}
+    # In training and in evaluation, where dropout is none either.
+    assert len(stacked.traces.functions) == 2 * 3
+    alone = build(1)
+    alone.fit(x, y, batch_size=32, epochs=3, shuffle=False, verbose=0)
+    for mine, own in zip(stacked.weights(1), alone.get_weights(), strict=True):
+        np.testing.assert_allclose(mine, own, rtol=0, atol=1e-4)
+
+
 def regression(width=1):
     model = keras.Sequential([keras.Input((4, 16)), keras.layers.Dense(3, activation="tanh")])
     model.add(keras.layers.Flatten())

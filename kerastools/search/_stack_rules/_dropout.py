@@ -23,5 +23,6 @@ def dropout(layer: Any, values: Any, training: bool, x: StackedTensor) -> Stacke
     drawn = values.uniform(layer.seed_generator.state, shape, x.held)
     rate = ops.reshape(values.get(layer.rate), (-1,) + (1,) * x.rank)
     if x.held == "side":
-        rate = ops.repeat(ops.reshape(rate, (-1,)), x.channels)
+        rate = ops.broadcast_to(ops.reshape(rate, (-1, 1)), (x.size, x.channels))
+        rate = ops.reshape(rate, (-1,))
     return x.like(layer.drop(x.value, drawn < 1.0 - rate, rate))

@@ -3,6 +3,7 @@
 from typing import Any
 
 import keras
+import tensorflow as tf
 from keras import ops
 
 from kerastools.search._stack_rules._registry import stacks
@@ -20,15 +21,42 @@ def batch_normalization(layer: Any, values: Any, training: bool, x: StackedTenso
     if x.held == "common":
         x = StackedTensor(x.size, side=x.side)
     axes = tuple(range(x.held == "members", len(x.value.shape) - 1))
+    if training and layer.trainable and x.held == "side":
+        return _in_one_operation(layer, values, x)
     mean, variance = (values.aligned(v, x) for v in (layer.moving_mean, layer.moving_variance))
     if training and layer.trainable:
         mean, variance = ops.moments(x.value, axes=axes, keepdims=True)
-        shape = (x.size, x.channels)
-        for variable, new in ((layer.moving_mean, mean), (layer.moving_variance, variance)):
-            moved = values.get(variable) * layer.momentum
-            moved = moved + ops.reshape(new, shape) * (1.0 - layer.momentum)
-            values.set(variable, moved)
+        _move(layer, values, x, mean, variance)
     return _normalized(layer, values, x, mean, variance)
+
+
+def _in_one_operation(layer: Any, values: Any, x: StackedTensor) -> StackedTensor:
+    """Normalises the channels of all models with TensorFlow's kernel."""
+    width = x.size * x.channels
+    scale = tf.ones(width) if layer.gamma is None else values.get(layer.gamma)
+    shift = tf.zeros(width) if layer.beta is None else values.get(layer.beta)
+    flat = tf.reshape(x.value, (-1, 1, 1, width))
+    y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+        x=flat,
+        scale=tf.reshape(scale, (width,)),
+        offset=tf.reshape(shift, (width,)),
+        mean=tf.zeros(0),
+        variance=tf.zeros(0),
+        epsilon=layer.epsilon,
+        is_training=True,
+    )
+    # The kernel's is Σ(x − μ)²/(n − 1), where Keras's is over n.
+    n = tf.cast(tf.shape(flat)[0], "float32")
+    _move(layer, values, x, mean, variance * ((n - 1.0) / n))
+    return x.like(tf.reshape(y, tf.shape(x.value)))
+
+
+def _move(layer: Any, values: Any, x: StackedTensor, mean: Any, variance: Any) -> None:
+    """Moves the averages towards the statistics of the batch."""
+    for variable, new in ((layer.moving_mean, mean), (layer.moving_variance, variance)):
+        moved = values.get(variable) * layer.momentum
+        moved = moved + ops.reshape(new, (x.size, x.channels)) * (1.0 - layer.momentum)
+        values.set(variable, moved)
 
 
 def _last_only(layer: Any) -> bool:
