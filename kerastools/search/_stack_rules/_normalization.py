@@ -21,10 +21,12 @@ def batch_normalization(layer: Any, values: Any, training: bool, x: StackedTenso
     if x.held == "common":
         x = StackedTensor(x.size, side=x.side)
     axes = tuple(range(x.held == "members", len(x.value.shape) - 1))
-    if training and layer.trainable and x.held == "side":
+    moves = training and layer.trainable
+    # With cuDNN the kernel does not tell the variance.
+    if moves and x.held == "side" and not tf.config.list_logical_devices("GPU"):
         return _in_one_operation(layer, values, x)
     mean, variance = (values.aligned(v, x) for v in (layer.moving_mean, layer.moving_variance))
-    if training and layer.trainable:
+    if moves:
         mean, variance = ops.moments(x.value, axes=axes, keepdims=True)
         _move(layer, values, x, mean, variance)
     return _normalized(layer, values, x, mean, variance)
@@ -35,9 +37,9 @@ def _in_one_operation(layer: Any, values: Any, x: StackedTensor) -> StackedTenso
     width = x.size * x.channels
     scale = tf.ones(width) if layer.gamma is None else values.get(layer.gamma)
     shift = tf.zeros(width) if layer.beta is None else values.get(layer.beta)
-    flat = tf.reshape(x.value, (-1, 1, 1, width))
-    y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
-        x=flat,
+    # The third is Σ(x − μ)²/(n − 1), where Keras's is over n.
+    y, mean, _, _, variance, _ = tf.raw_ops.FusedBatchNormV3(
+        x=tf.reshape(x.value, (-1, 1, 1, width)),
         scale=tf.reshape(scale, (width,)),
         offset=tf.reshape(shift, (width,)),
         mean=tf.zeros(0),
@@ -45,9 +47,7 @@ def _in_one_operation(layer: Any, values: Any, x: StackedTensor) -> StackedTenso
         epsilon=layer.epsilon,
         is_training=True,
     )
-    # The kernel's is Σ(x − μ)²/(n − 1), where Keras's is over n.
-    n = tf.cast(tf.shape(flat)[0], "float32")
-    _move(layer, values, x, mean, variance * ((n - 1.0) / n))
+    _move(layer, values, x, mean, variance)
     return x.like(tf.reshape(y, tf.shape(x.value)))
 
 
