@@ -80,8 +80,8 @@ class Pieces:
 def rows_of(piece: Any, places: Any) -> np.ndarray:
     """Returns what a piece, or any variable (K, ...), holds of the models at these places."""
     if isinstance(piece, list):
-        return np.stack([_read(piece[k]).ravel() for k in places])
-    return _read(piece)[places]
+        return np.stack([read(piece[k]).ravel() for k in places])
+    return read(piece)[places]
 
 
 def set_rows(piece: Any, rows: dict[int, Any]) -> None:
@@ -92,14 +92,15 @@ def set_rows(piece: Any, rows: dict[int, Any]) -> None:
             _write(piece[k], np.broadcast_to(row, shape.num_elements()).reshape(shape))
         return
     # The whole array: TensorFlow copies a variable at every reading once a slice was assigned.
-    array = np.array(_read(piece))
+    array = np.array(read(piece))
     for k, row in rows.items():
         array[k] = row
     _write(piece, array)
 
 
 # `numpy` and `assign` of a variable take four times as long, and there are many.
-def _read(variable: Any) -> np.ndarray:
+def read(variable: Any) -> np.ndarray:
+    """Returns what a TensorFlow variable holds."""
     return tf.raw_ops.ReadVariableOp(resource=variable.handle, dtype=variable.dtype).numpy()
 
 

@@ -6,12 +6,11 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from keras import ops
 
 from kerastools._core._stacked_keras import built_metrics, compile_arguments, per_row_metric
 from kerastools.search._live_models import state_of
 from kerastools.search._penalties import NUMBERS, numbers_of, penalties
-from kerastools.search._pieces import rows_of, set_rows
+from kerastools.search._pieces import read, rows_of, set_rows
 from kerastools.search._shared_traces import SharedTraces
 from kerastools.search._stacked_layers import forward
 from kerastools.search._stacked_tensor import StackedTensor
@@ -63,10 +62,11 @@ class StackedModel:
             fresh[k] = [*weights, *_arrays(_untrained(model))]
         for i, held in enumerate(self.state):
             set_rows(held, {k: v[i] if i < len(v) else 0.0 for k, v in fresh.items()})
-        for k, model in models.items():
-            for name, number in self.update.held(model.optimizer).items():
-                self.update.numbers[name][k].assign([number])
-            self.penalty_numbers[k].assign(numbers_of(model))
+        numbers = {k: self.update.held(model.optimizer) for k, model in models.items()}
+        for name, number in self.update.numbers.items():
+            set_rows(number, {k: held[name] for k, held in numbers.items()})
+        set_rows(self.penalty_numbers, {k: numbers_of(model) for k, model in models.items()})
+        for k in models:
             self.steps[k] = self.best_steps[k] = 0
         self.common_seeds = None
 
@@ -245,7 +245,7 @@ def _tensors(variables: list[Any]) -> list[Any]:
 
 
 def _arrays(variables: list[Any]) -> list[np.ndarray]:
-    return [ops.convert_to_numpy(v) for v in variables]
+    return [read(v.value) for v in variables]
 
 
 def _untrained(model: Any) -> list[Any]:

@@ -78,5 +78,8 @@ class StackedValues:
 @tf.function(autograph=False)
 def _uniform(seeds: Any, shape: Any, held: str) -> Any:
     """Returns numbers in [0, 1) of each seed; a function, so that many layers trace it once."""
-    draws = [tf.random.stateless_uniform(shape, seed) for seed in tf.unstack(seeds)]
+    # The same numbers as tf.random.stateless_uniform, in one operation instead of three.
+    draws = [
+        tf.raw_ops.StatelessRandomUniform(shape=shape, seed=seed) for seed in tf.unstack(seeds)
+    ]
     return tf.stack(draws) if held == "members" else tf.concat(draws, axis=-1)
