@@ -132,7 +132,8 @@ class Average:
 
     def rounded(self) -> "Average":
         """Returns the average whose β is rounded to its type, as the kernels take it."""
-        return Average(1 - self.beta)
+        # TensorFlow would make x of 1 − (1 − x), which undoes the rounding.
+        return Average(1 - ops.maximum(self.beta, 0))
 
     def average(self, a: Any, x: Any) -> Any:
         """Returns βa + (1 − β)x."""

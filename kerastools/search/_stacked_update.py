@@ -11,7 +11,7 @@ import tensorflow as tf
 from keras import ops
 
 from kerastools._core._clipping import clip_by_value
-from kerastools._core._hyperparameter import Hyperparameter
+from kerastools._core._hyperparameter import Average, Hyperparameter
 from kerastools._core._per_variable import Picked, Unstacked
 from kerastools.search._penalties import NUMBERS, penalties, with_numbers
 from kerastools.search._pieces import LARGE, Pieces
@@ -32,6 +32,7 @@ class StackedUpdate:
     def __init__(self, template: Any, size: int) -> None:
         self.optimizer = optimizer = template.optimizer
         self.size = size
+        self.has_kernel = optimizer.fuses and optimizer.has_kernel()
         self.variables = list(template.trainable_variables)
         shapes = [tuple(v.shape) for v in self.variables]
         self.pieces = Pieces(shapes, list(map(self._is_apart, self.variables)))
@@ -69,9 +70,12 @@ class StackedUpdate:
             if getattr(optimizer, number.attribute) is not None:
                 held[number.attribute] = tf.convert_to_tensor(self.numbers[name])
         columns = SimpleNamespace(**held)
-        h = SimpleNamespace(
-            **{name: d.in_update(columns, "float32") for name, d in self.declared.items()}
-        )
+        h = SimpleNamespace()
+        for name, number in self.declared.items():
+            value = number.in_update(columns, "float32")
+            # As the kernels take it, with which each of the models would be trained alone.
+            rounded = self.has_kernel and isinstance(value, Average)
+            setattr(h, name, value.rounded() if rounded else value)
         h.learning_rate = tf.convert_to_tensor(self.numbers["learning_rate"])
         h.kept = None if h.weight_decay is None else 1 - h.learning_rate * h.weight_decay
         h.zero = tf.constant(0.0)
@@ -121,8 +125,7 @@ class StackedUpdate:
         optimizer = self.optimizer
         limits = (optimizer.clipvalue, optimizer.clipnorm, optimizer.global_clipnorm)
         unbounded = variable.constraint is None and all(limit is None for limit in limits)
-        large = int(np.prod(variable.shape)) >= LARGE
-        return large and unbounded and optimizer.fuses and optimizer.has_kernel()
+        return self.has_kernel and unbounded and int(np.prod(variable.shape)) >= LARGE
 
     def _clip(self, g: list[Any], h: SimpleNamespace) -> list[Any]:
         if self.readings:

@@ -86,6 +86,23 @@ def test_memories_near_one_keep_their_precision_in_float32(beta_2):
 
 
 @pytest.mark.tensorflow
+def test_compiled_a_kernel_and_the_correction_of_its_bias_have_the_same_memory():
+    """TensorFlow simplifies 1 − (1 − x), which is how a number is rounded as the kernel's is."""
+
+    def trained(eagerly):
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential(
+            [keras.Input((64,)), keras.layers.Dense(80), keras.layers.Dense(1)]
+        )
+        model.compile(Adam(0.01, beta_2=0.999999, epsilon=1e-3), "mse", run_eagerly=eagerly)
+        x = np.random.default_rng(0).normal(size=(100, 64))
+        model.fit(x, x[:, :1], batch_size=20, epochs=1, shuffle=False, verbose=0)
+        return model.get_weights()[0]
+
+    assert np.abs(trained(False) - trained(True)).max() < 2e-6
+
+
+@pytest.mark.tensorflow
 @pytest.mark.parametrize("mode", MODES)
 def test_two_hundred_steps_equal_numpy_in_float64(mode, float64):
     got = run(Adam(0.01, epsilon_mode=mode, amsgrad=True), gradients(), "graph", "float64")

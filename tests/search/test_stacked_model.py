@@ -209,6 +209,7 @@ APART = RULES | {
     "adam": lambda k: Adam(1e-3 * (k + 1), 0.8 + 0.05 * k, 0.99, 10.0 ** -(k + 2)),
     "amsgrad": lambda k: Adam(1e-3, 0.8, 0.99, 1e-2, "outside", amsgrad=True, weight_decay=0.1 * k),
     "rmsprop": lambda k: RMSProp(1e-3, 0.8 + 0.05 * k, 1e-2),
+    "memory": lambda k: Adam(1e-2, 0.8, round(1 - 10.0 ** -(k + 4), 7), 1e-3),
     "clipped": lambda k: Adam(1e-3 * (k + 1), 0.8, 0.99, 1e-2, clipnorm=0.1 + k),
     "adamax": lambda k: AdaMax(1e-3 * (k + 1), 0.8, 0.9 + 0.03 * k, 1e-2, weight_decay=0.1 * k),
 }
