@@ -70,7 +70,7 @@ OPTIMIZERS = {
         1e-3 * (k + 1),
         0.8 + 0.05 * k,
         0.99,
-        10.0 ** -(k + 2),
+        10.0 ** -(k + 1),
         epsilon_mode="hat",
         amsgrad=True,
         weight_decay=0.01 * k,
