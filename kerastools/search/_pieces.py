@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-LARGE = 4096
+_LARGE = 4096
 
 
 class Pieces:
@@ -18,16 +18,15 @@ class Pieces:
 
     Args:
         shapes: Shape of each variable of one model.
-        apart: Whether each variable is apart.
+        apart: Whether each variable may be apart; it is if it is large.
     """
 
     def __init__(self, shapes: Sequence[tuple[int, ...]], apart: Sequence[bool]) -> None:
         self.shapes = list(shapes)
-        self.apart = list(apart)
         self.lengths = [int(np.prod(shape)) for shape in shapes]
-        alone = [n >= LARGE or own for n, own in zip(self.lengths, self.apart, strict=True)]
-        small = [i for i, has_own in enumerate(alone) if not has_own]
-        large = [[i] for i, has_own in enumerate(alone) if has_own]
+        self.apart = [own and n >= _LARGE for own, n in zip(apart, self.lengths, strict=True)]
+        small = [i for i, length in enumerate(self.lengths) if length < _LARGE]
+        large = [[i] for i, length in enumerate(self.lengths) if length >= _LARGE]
         self.groups = [*large, small] if small else large
 
     def zeros(self, size: int) -> list[Any]:

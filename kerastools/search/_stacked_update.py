@@ -14,7 +14,7 @@ from kerastools._core._clipping import clip_by_value
 from kerastools._core._hyperparameter import Average, Hyperparameter
 from kerastools._core._per_variable import Picked, Unstacked
 from kerastools.search._penalties import NUMBERS, penalties, with_numbers
-from kerastools.search._pieces import LARGE, Pieces
+from kerastools.search._pieces import Pieces
 
 
 class StackedUpdate:
@@ -35,8 +35,8 @@ class StackedUpdate:
         self.has_kernel = optimizer.fuses and optimizer.has_kernel()
         self.variables = list(template.trainable_variables)
         shapes = [tuple(v.shape) for v in self.variables]
-        self.pieces = Pieces(shapes, list(map(self._is_apart, self.variables)))
-        self.declared = declared(optimizer)
+        self.pieces = Pieces(shapes, list(map(self._may_be_apart, self.variables)))
+        self.declared = optimizer.declared()
         self.places = {(id(h), name): i for i, (h, name) in enumerate(penalties(template))}
         decays = [
             optimizer.weight_decay is not None and optimizer.decays(v) for v in self.variables
@@ -121,11 +121,11 @@ class StackedUpdate:
             numbers.weight_decay = None
         return each
 
-    def _is_apart(self, variable: Any) -> bool:
+    def _may_be_apart(self, variable: Any) -> bool:
         optimizer = self.optimizer
         limits = (optimizer.clipvalue, optimizer.clipnorm, optimizer.global_clipnorm)
         unbounded = variable.constraint is None and all(limit is None for limit in limits)
-        return self.has_kernel and unbounded and int(np.prod(variable.shape)) >= LARGE
+        return self.has_kernel and unbounded
 
     def _clip(self, g: list[Any], h: SimpleNamespace) -> list[Any]:
         if self.readings:
@@ -170,16 +170,6 @@ class StackedUpdate:
 
     def _zeros(self, width: int) -> Any:
         return tf.Variable(tf.zeros((self.size, width)))
-
-
-def declared(optimizer: Any) -> dict[str, Hyperparameter]:
-    """Returns the numbers that the class of `optimizer` declares, by name."""
-    return {
-        name: attribute
-        for cls in reversed(type(optimizer).__mro__)
-        for name, attribute in vars(cls).items()
-        if isinstance(attribute, Hyperparameter)
-    }
 
 
 def number_variable(optimizer: Any, name: str, numbers: dict[str, Hyperparameter]) -> Any:

@@ -11,7 +11,6 @@ from kerastools._core._stacked_keras import compile_arguments, graph_nodes
 from kerastools.optimizers import SGD, AdaGrad, Adam, AdaMax, Nadam, RAdam, RMSProp
 from kerastools.search._penalties import NUMBERS
 from kerastools.search._stacked_layers import why_layer_cannot_stack
-from kerastools.search._stacked_update import declared
 
 _FIT_ARGUMENTS = {"x", "y", "validation_data", "batch_size", "epochs", "shuffle", "callbacks"}
 # They look at what an epoch reports, and at nothing in the model.
@@ -137,7 +136,7 @@ def _why_optimizer_cannot_stack(optimizer: Any) -> str | None:
     for option in ("adaptive_clipnorm", "loss_scale_factor"):
         if getattr(optimizer, option, None) is not None:
             return f"the optimizer has {option}"
-    held = {name: getattr(optimizer, d.attribute) for name, d in declared(optimizer).items()}
+    held = {name: getattr(optimizer, d.attribute) for name, d in optimizer.declared().items()}
     held["learning_rate"] = learning_rate_source(optimizer)
     for name, source in held.items():
         if callable(source):
