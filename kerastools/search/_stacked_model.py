@@ -143,9 +143,12 @@ class StackedModel:
             seeds = [value.numpy() for v, value in pairs if "seed_generator" in v.path]
             self.common_seeds = all((seed == seed[0]).all() for seed in seeds)
 
-    def _values(self, common_seeds: bool) -> StackedValues:
+    def _parts(self) -> list[Any]:
+        """Returns the tensor (K, ...) of each trainable variable, or the list of K."""
+        return self.update.pieces.split(_tensors(self.theta))
+
+    def _values(self, parts: list[Any], common_seeds: bool) -> StackedValues:
         """Returns the values of the variables before a step."""
-        parts = self.update.pieces.split(_tensors(self.theta))
         held = {id(v): part for v, part in zip(self.update.variables, parts, strict=True)}
         pairs = zip(self.others, self.other_values, strict=True)
         held |= {id(v): tf.convert_to_tensor(value) for v, value in pairs}
@@ -199,12 +202,13 @@ class StackedModel:
 
     def _train_step(self, x: Any, y: Any, common_seeds: bool) -> Any:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(self.theta)
-            values = self._values(common_seeds)
+            parts = self._parts()
+            tape.watch(parts)
+            values = self._values(parts, common_seeds)
             loss, means = self._measure(y, self._forward(x, values, training=True))
             means[0] = loss = loss + self._penalty(values)
             total = tf.reduce_sum(loss)
-        g = tape.gradient(total, self.theta, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        g = tape.gradient(total, parts)
         self.update(self.theta, g, tf.convert_to_tensor(self.penalty_numbers))
         for variable, value in zip(self.others, self.other_values, strict=True):
             if id(variable) in values.new:
@@ -212,7 +216,7 @@ class StackedModel:
         return tf.stack(means) * tf.cast(tf.shape(x)[0], "float32")
 
     def _test_step(self, x: Any, y: Any) -> Any:
-        values = self._values(True)
+        values = self._values(self._parts(), True)
         loss, means = self._measure(y, self._forward(x, values, training=False))
         means[0] = loss + self._penalty(values)
         return tf.stack(means) * tf.cast(tf.shape(x)[0], "float32")

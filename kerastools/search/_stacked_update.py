@@ -12,6 +12,7 @@ from keras import ops
 
 from kerastools._core._clipping import clip_by_value
 from kerastools._core._hyperparameter import Average, Hyperparameter
+from kerastools._core._optimizer_hooks import dense
 from kerastools._core._per_variable import Picked, Unstacked
 from kerastools.search._penalties import NUMBERS, penalties, with_numbers
 from kerastools.search._pieces import Pieces
@@ -41,8 +42,7 @@ class StackedUpdate:
         decays = [
             optimizer.weight_decay is not None and optimizer.decays(v) for v in self.variables
         ]
-        lengths = zip(decays, self.pieces.lengths, strict=True)
-        self.decays = self.pieces.of_one([np.full(n, decay, "float32") for decay, n in lengths])
+        self.decays = self._piecewise(decays)
 
         self.scalar_slots = [self._zeros(1) for _ in optimizer.scalar_slots]
         self.slots = [self.pieces.zeros(size) for _ in optimizer.slots]
@@ -62,9 +62,18 @@ class StackedUpdate:
             for name, variable in variables.items()
         }
 
-    def __call__(self, theta: list[Any], g: list[Any], penalty_numbers: Any) -> None:
-        """Moves the weights and the slots by one step."""
+    def __call__(self, theta: list[Any], parts: list[Any], penalty_numbers: Any) -> None:
+        """Moves the weights and the slots by one step.
+
+        Args:
+            theta: The pieces.
+            parts: The gradient of each variable, as `Pieces.split` has them. A variable whose
+                gradient is `None` stays as it is, without decay or bound, as in Keras.
+            penalty_numbers: The numbers of each model's penalties and bounds.
+        """
         optimizer = self.optimizer
+        still = [part is None or (isinstance(part, list) and part[0] is None) for part in parts]
+        stays = self._piecewise(still)
         held = {d.attribute: None for d in self.declared.values()}
         for name, number in self.declared.items():
             if getattr(optimizer, number.attribute) is not None:
@@ -80,7 +89,11 @@ class StackedUpdate:
         h.kept = None if h.weight_decay is None else 1 - h.learning_rate * h.weight_decay
         h.zero = tf.constant(0.0)
 
-        g = self._clip(g, h)
+        filled = [
+            tf.zeros((self.size, *shape)) if stay else part
+            for part, stay, shape in zip(parts, still, self.pieces.shapes, strict=True)
+        ]
+        g = self._clip(self.pieces.join(filled), h)
         scalars = optimizer.advance(h, *map(tf.convert_to_tensor, self.scalar_slots))
         for slot, new in zip(self.scalar_slots, scalars, strict=True):
             slot.assign(new)
@@ -88,17 +101,23 @@ class StackedUpdate:
         moved: list[Any] = []
         for i, (weights, gradient) in enumerate(zip(theta, g, strict=True)):
             slots = [slot[i] for slot in self.slots]
+            if stays[i].all():
+                moved.append(weights)
+                continue
             if isinstance(weights, list):
                 self._move_apart(weights, gradient, slots, numbers, bool(self.decays[i].any()))
                 moved.append(weights)
                 continue
             delta, *new_slots = optimizer.rule(gradient, h, *map(tf.convert_to_tensor, slots))
             if h.weight_decay is not None:
-                delta = delta + h.learning_rate * h.weight_decay * weights * self.decays[i]
+                decays = self.decays[i].astype("float32")
+                delta = delta + h.learning_rate * h.weight_decay * weights * decays
             for slot, new in zip(slots, new_slots, strict=True):
                 slot.assign(new)
-            moved.append(weights - delta)
-        for piece, new in zip(theta, self._constrain(moved, penalty_numbers), strict=True):
+            new = weights - delta
+            moved.append(tf.where(stays[i], weights, new) if stays[i].any() else new)
+        bounded = self._constrain(moved, still, penalty_numbers)
+        for piece, new in zip(theta, bounded, strict=True):
             if not isinstance(piece, list):
                 piece.assign(new)
 
@@ -110,7 +129,7 @@ class StackedUpdate:
         for weights, gradient, h, own in rows:
             if decays and h.kept is not None:
                 weights.assign(weights * h.kept)
-            self.optimizer.fused(weights, gradient, h, *own)
+            self.optimizer.fused(weights, dense(gradient), h, *own)
 
     def _of_each(self, h: SimpleNamespace) -> list[Any]:
         """Returns the numbers of each model, without decay, which is done before the kernel."""
@@ -142,12 +161,12 @@ class StackedUpdate:
             g = [piece * _shrink(length, h.global_clipnorm) for piece in g]
         return g
 
-    def _constrain(self, theta: list[Any], penalty_numbers: Any) -> list[Any]:
+    def _constrain(self, theta: list[Any], still: list[bool], penalty_numbers: Any) -> list[Any]:
         if all(v.constraint is None for v in self.variables):
             return theta
         parts = self.pieces.split(theta)
         for i, variable in enumerate(self.variables):
-            if variable.constraint is not None:
+            if variable.constraint is not None and not still[i]:
                 shape = self.pieces.shapes[i]
                 constraint = self._for_all(variable.constraint, shape, penalty_numbers)
                 parts[i] = constraint(parts[i])
@@ -167,6 +186,11 @@ class StackedUpdate:
             for name in NUMBERS[type(constraint)]
         }
         return with_numbers(constraint, numbers, axis=tuple(axis % rank + 1 for axis in axes))
+
+    def _piecewise(self, of_variables: list[bool]) -> list[np.ndarray]:
+        """Returns the pieces of one model that say of every number what is said of its variable."""
+        pairs = zip(of_variables, self.pieces.lengths, strict=True)
+        return self.pieces.of_one([np.full(n, said) for said, n in pairs])
 
     def _zeros(self, width: int) -> Any:
         return tf.Variable(tf.zeros((self.size, width)))

@@ -340,20 +340,29 @@ def test_what_cannot_be_stacked_is_told(model, reason):
     assert re.search(reason, why_model_cannot_stack(model()) or "")
 
 
-def test_a_large_kernel_that_the_loss_does_not_move_stays_as_it_is():
+@pytest.mark.parametrize("bound", [None, MaxNorm(0.1)])
+@pytest.mark.parametrize("units", [80, 20])
+def test_what_the_loss_does_not_move_stays_as_it_is(units, bound):
+    """Without decay and bound, as in Keras; a kernel of 80 units is large, one of 20 is not."""
+
     def build(k):
         keras.utils.set_random_seed(k)
         inputs = keras.Input((64,))
-        still = keras.ops.stop_gradient(keras.layers.Dense(80, name="still")(inputs))
-        outputs = keras.layers.Dense(10, activation="softmax")(still)
+        still = keras.layers.Dense(units, name="still", kernel_constraint=bound)(inputs)
+        outputs = keras.layers.Dense(10, activation="softmax")(keras.ops.stop_gradient(still))
         model = keras.Model(inputs, outputs)
-        model.compile(SGD(0.1, 0.9), "sparse_categorical_crossentropy")
+        model.compile(SGD(0.1, 0.9, weight_decay=0.1), "sparse_categorical_crossentropy")
         return model
 
     models = [build(k) for k in range(2)]
     before = [model.get_weights() for model in models]
     stacked = stack(models, 2)
     train(stacked, *DATA)
+    alone = build(1)
+    with pytest.warns(UserWarning, match="Gradients do not exist"):
+        alone.fit(*DATA, 64, shuffle=False, verbose=0)
     for k in range(2):
         np.testing.assert_array_equal(stacked.weights(k)[0], before[k][0])
         assert np.abs(stacked.weights(k)[2] - before[k][2]).max() > 0.01
+    for mine, own in zip(stacked.weights(1), alone.get_weights(), strict=True):
+        np.testing.assert_allclose(mine, own, rtol=0, atol=1e-5)
