@@ -10,7 +10,7 @@ import tensorflow as tf
 from kerastools._core._stacked_keras import built_metrics, compile_arguments, per_row_metric
 from kerastools.search._live_models import state_of
 from kerastools.search._penalties import NUMBERS, numbers_of, penalties
-from kerastools.search._pieces import read, rows_of, set_rows
+from kerastools.search._pieces import keep_rows, read, rows_of, set_rows
 from kerastools.search._shared_traces import SharedTraces
 from kerastools.search._stacked_layers import forward
 from kerastools.search._stacked_tensor import StackedTensor
@@ -94,7 +94,7 @@ class StackedModel:
         places = np.flatnonzero(improved)
         if len(places):
             for best, now in zip(self.best, self.state, strict=True):
-                best[places] = rows_of(now, places)
+                keep_rows(best, now, places)
         self.best_steps[improved] = self.steps[improved]
 
     def best_arrays(self, k: int) -> list[np.ndarray]:
@@ -167,7 +167,9 @@ class StackedModel:
         if len(y.shape) == 1 and len(y_pred.shape) == 3 and y_pred.shape[-1] == 1:
             y = y[:, None]
         y = tf.cast(y, "float32") if y.dtype.is_floating else y
-        y = tf.broadcast_to(y[None], tf.concat([[self.size], tf.shape(y)], 0))
+        # The models' rows one below the other: a loss may count its axes from the rows' on.
+        y = tf.repeat(y[None], self.size, axis=0)
+        y, y_pred = (tf.reshape(a, tf.concat([[-1], tf.shape(a)[2:]], 0)) for a in (y, y_pred))
         functions = [self.loss, *(function for _, function in self.metrics or ())]
         means = []
         for function in functions:

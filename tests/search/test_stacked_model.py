@@ -293,6 +293,30 @@ def test_regression_of_one_number_means_what_it_means_in_keras(column):
     assert logs[0] == pytest.approx({name: v[-1] for name, v in history.items()}, rel=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["cosine", "cross-entropy"])
+def test_losses_and_metrics_count_their_axes_from_the_rows(kind):
+    def build():
+        head = {"kernel_initializer": keras.initializers.HeNormal(seed=1)}
+        if kind == "cosine":
+            layers = [keras.layers.Dense(10, **head)]
+            loss = keras.losses.CosineSimilarity(axis=1)
+            metric = keras.metrics.CosineSimilarity(axis=1)
+        else:
+            layers = [keras.layers.Dense(40, **head), keras.layers.Reshape((10, 4))]
+            layers.append(keras.layers.Softmax(axis=1))
+            loss = keras.losses.CategoricalCrossentropy(axis=1)
+            metric = keras.metrics.CategoricalCrossentropy(axis=1)
+        model = keras.Sequential([keras.Input((64,)), *layers])
+        model.compile(SGD(0.1), loss, metrics=[metric])
+        return model
+
+    x, y = DIGITS[:100], keras.utils.to_categorical(LABELS[:100], 10)
+    y = y if kind == "cosine" else np.repeat(y[..., None], 4, axis=-1)
+    logs = train(stack([build(), build()], 2), x, y, 32, 2)
+    history = build().fit(x, y, batch_size=32, epochs=2, shuffle=False, verbose=0).history
+    assert logs[1] == pytest.approx({name: v[-1] for name, v in history.items()}, rel=1e-4)
+
+
 class Own(keras.layers.Layer):
     def call(self, x):
         return x
