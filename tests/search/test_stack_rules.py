@@ -22,7 +22,8 @@ rng = np.random.default_rng(0)
 def data(shape, ids=None):
     x = rng.normal(size=(ROWS, *shape)).astype("float32")
     if ids is not None:
-        x = rng.integers(ids, size=(ROWS, *shape)).astype("float32")
+        # Those below 0 count from the end.
+        x = rng.integers(-ids, ids, size=(ROWS, *shape)).astype("float32")
     return x, rng.integers(3, size=ROWS)
 
 
@@ -241,6 +242,14 @@ def test_a_member_with_this_layer_equals_its_model_trained_alone(kind):
         np.testing.assert_allclose(mine, own, rtol=0, atol=1e-4, err_msg=v.path)
     for name, values in history.items():
         assert logs[k][name] == pytest.approx(values[-1], abs=2e-4), name
+
+
+def test_an_index_beyond_the_table_finds_no_row_of_another_member():
+    x, y = data(FLAT, 7)
+    x[9, 0] = 7
+    models = [net(*BODIES["embedding"], k) for k in range(SIZE)]
+    with pytest.raises(Exception, match=r"is not in \[0, 14\)"):
+        train_together(models, x, y, 1)
 
 
 def test_without_grouped_convolutions_members_are_convolved_one_by_one(monkeypatch):
