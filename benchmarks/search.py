@@ -6,10 +6,11 @@
 
 The same nets and configurations, the same epochs and state files of both, interleaved rounds, CPU
 time of the process on one thread; tracing is counted. `stacked` trains eight trials at once, `live`
-one after the other on one compiled model. `paired` has keras-tuner train the same configurations,
-`memory` prints the resident memory over 200 trials, `processes` the wall time of one process and of
-two at one search (both cores must be free), `target` the CPU seconds to a validation accuracy with
-successive halving and with Hyperband.
+one after the other on one compiled model; `few` has too few trials of one structure to fill a
+population. keras-tuner trains a third of the trials, all with `--whole`. `paired` has it train the
+same configurations, `memory` prints the resident memory over 200 trials, `processes` the wall time
+of one process and of two at one search (both cores must be free), `target` the CPU seconds to a
+validation accuracy with successive halving and with Hyperband.
 """
 
 import argparse
@@ -74,6 +75,10 @@ def dense(depth, units, activation=lambda: keras.layers.Activation("elu")):
         return compiled(model, optimizer)
 
     return build
+
+
+def some_width(hp):
+    return dense(3, hp.Int("units", 32, 128, step=32))(hp)
 
 
 def cnn(hp):
@@ -146,7 +151,8 @@ def rates(name, build, ways, trials, arguments):
     for i in range(arguments.rounds):
         for way in ways:
             # keras-tuner takes several seconds a trial: a third of them tell its rate.
-            count = max(2, trials // 3) if way == "keras-tuner" else trials
+            third = way == "keras-tuner" and not arguments.whole
+            count = max(2, trials // 3) if third else trials
             rate, score = measure(WAYS[way], build, count, arguments.seed + i)
             found[way].append(rate)
             best[way] = max(best[way], score)
@@ -267,6 +273,7 @@ def resident():
 
 
 def memory():
+    grown = []
     for trials, population in ((200, 8), (40, 1)):
         command = in_a_process(memory_here, trials, population)
         done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -275,6 +282,9 @@ def memory():
             f"trials: {done.stdout.splitlines()[-1]}",
             flush=True,
         )
+        before, *marks = map(float, done.stdout.splitlines()[-1].split())
+        grown.append(max(marks) - before)
+    print(f"growth with 8 at a time {grown[0] / grown[1]:.1f} times that with 1")
 
 
 def target(arguments, seeds=5):
@@ -342,11 +352,12 @@ def hyperband(folder, seed):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    kinds = ["dense", "cnn", "live", "wide", "paired", "memory", "processes", "target"]
+    kinds = ["dense", "cnn", "live", "wide", "few", "paired", "memory", "processes", "target"]
     parser.add_argument("kinds", nargs="*", default=kinds, metavar="|".join(kinds))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--trials", type=int, default=24)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--whole", action="store_true")
     arguments = parser.parse_args()
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
@@ -367,6 +378,9 @@ def main() -> None:
             rates(name, dense(10, 100, Own), one, few, arguments)
         elif kind == "wide":
             rates("4 layers of 512", dense(4, 512), both, few, arguments)
+        elif kind == "few":
+            rates("4 layers of 512", dense(4, 512), both, 2, arguments)
+            rates("3 layers of one of 4 widths", some_width, both, 6, arguments)
         elif kind == "paired":
             paired("two convolutions", cnn, few, arguments)
         elif kind == "memory":

@@ -144,7 +144,7 @@ class Population:
         because, model = why_model_cannot_stack(first.model), None
         if because is None:
             try:
-                model = _together(first.model, self.size)
+                model = _together(first.model, len(group))
             except Exception as error:
                 because = self._failed(error)
         program = Program(first.description, model, because)
@@ -153,7 +153,7 @@ class Population:
 
     def _train(self, program: Program) -> None:
         """Trains members of one structure until no more come."""
-        places: list[Member | None] = [None] * self.size
+        places: list[Member | None] = [None] * program.model.size
         while True:
             self._fill(program, places)
             if not any(places):

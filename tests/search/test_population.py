@@ -17,12 +17,10 @@ FIT = {"x": X, "y": X, "validation_data": (X, X), "epochs": 9, "verbose": 0}
 class Instant:
     """In place of a program: the loss of a trial is its number, in every epoch."""
 
-    made = 0
-
     def __init__(self, template, size):
         self.template, self.size, self.losses = template, size, [0.0] * size
         self.log = []
-        Instant.made += 1
+        Instant.made.append(size)
 
     def place(self, models):
         for k, model in models.items():
@@ -51,7 +49,7 @@ def instant(monkeypatch):
     plain = PopulationTuner._build
     monkeypatch.setattr("kerastools.search._stacked_model.StackedModel", Instant)
     monkeypatch.setattr(PopulationTuner, "_build", build_named)
-    monkeypatch.setattr(Instant, "made", 0)
+    monkeypatch.setattr(Instant, "made", [], raising=False)
 
 
 def build(hp):
@@ -77,8 +75,14 @@ def test_a_stopped_trial_makes_room_for_the_next_in_the_same_program(instant, tm
     # none. It passes the rung at 6 epochs, too, alone.
     stopped = {n for n, way in tuner.ways.items() if "stopped after 2 epochs" in way}
     assert stopped == {f"{i:02}" for i in range(1, 12)}
-    assert Instant.made == 1
+    assert Instant.made == [3]
     assert all(way.startswith("one of ") for way in tuner.ways.values())
+
+
+def test_a_population_has_no_more_places_than_there_are_trials(instant, tmp_path):
+    """What an empty place holds would be trained all the same."""
+    tuner_in(tmp_path, max_trials=2).search(**FIT)
+    assert Instant.made == [2]
 
 
 def test_an_interrupted_population_repeats_what_was_not_finished(instant, tmp_path, monkeypatch):
