@@ -218,6 +218,9 @@ def train_together(models, x, y, epochs=EPOCHS):
     from kerastools.search._stacked_model import StackedModel
 
     stacked = StackedModel(models[0], SIZE)
+    # Whose place it was is not to be seen.
+    stacked.place(dict(enumerate(reversed(models))))
+    stacked.train(x, y, 8, np.arange(ROWS))
     stacked.place(dict(enumerate(models)))
     logs = []
     for _ in range(epochs):

@@ -37,7 +37,15 @@ def mixed(x):
     return keras.layers.SimpleRNN(12)(x)
 
 
-BODIES = {"dense": dense, "mixed": mixed}
+def rest(x):
+    x = keras.layers.Reshape((8, 8, 1))(x)
+    x = keras.layers.SeparableConv2D(3, 3, strides=2)(keras.layers.DepthwiseConv2D(3)(x))
+    x = keras.layers.Conv1D(4, 2)(keras.layers.Reshape((4, 3))(keras.layers.PReLU()(x)))
+    x = keras.layers.LSTM(5)(keras.layers.GRU(4, return_sequences=True)(x))
+    return keras.layers.Flatten()(keras.layers.Embedding(9, 3)(keras.ops.floor(4 * x)))
+
+
+BODIES = {"dense": dense, "mixed": mixed, "rest": rest}
 
 
 def build(k, body="dense", learning_rate=None):
