@@ -374,7 +374,7 @@ class PopulationTuner(keras_tuner.Tuner):
             )
 
     def _checkpoint_path(self, trial: Any) -> str:
-        return os.path.join(self.get_trial_dir(trial.trial_id), "checkpoint.npz")
+        return os.path.join(self.get_trial_dir(trial.trial_id), "checkpoint")
 
     def _build_config_path(self, trial: Any) -> str:
         return os.path.join(self.get_trial_dir(trial.trial_id), "build_config.json")
