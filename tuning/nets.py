@@ -105,7 +105,8 @@ def main() -> int:
     path = arguments.output / f"{arguments.data}-{arguments.net}"
     found = report.to_dict() | {
         "command": f"python tuning/nets.py {arguments.data} {arguments.net} "
-        f"--trials {arguments.trials} --epochs {arguments.epochs}",
+        f"--trials {arguments.trials} --epochs {arguments.epochs}"
+        + (f" --depth {arguments.depth}" if arguments.net == "dense" else ""),
         "CPU seconds": round(time.process_time() - start, 1),
     }
     path.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")

@@ -79,10 +79,13 @@ def test_a_stopped_trial_makes_room_for_the_next_in_the_same_program(instant, tm
     assert all(way.startswith("one of ") for way in tuner.ways.values())
 
 
-def test_a_population_has_no_more_places_than_there_are_trials(instant, tmp_path):
+def test_a_population_has_no_more_places_than_there_are_trials(instant, tmp_path, capsys):
     """What an empty place holds would be trained all the same."""
-    tuner_in(tmp_path, max_trials=2).search(**FIT)
+    tuner_in(tmp_path, max_trials=2).search(**FIT | {"verbose": 1})
     assert Instant.made == [2]
+    first, second = capsys.readouterr().out.splitlines()[-2:]
+    assert "1 running" in first
+    assert "running" not in second
 
 
 def test_an_interrupted_population_repeats_what_was_not_finished(instant, tmp_path, monkeypatch):

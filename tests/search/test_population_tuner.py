@@ -16,6 +16,7 @@ from kerastools.search import (
     PopulationTuner,
     SuccessiveHalving,
     _population,
+    _progress,
     dropout,
     learning_rate,
     momentum,
@@ -528,9 +529,15 @@ def test_other_oracles_choose_the_configurations(tmp_path, kind):
     assert len(scores(tuner)) == 3
 
 
-def test_a_line_for_each_trial_says_where_the_search_stands(tmp_path, capsys):
-    tuner_in(tmp_path, Quick(), max_trials=2).search()
+def test_a_line_for_each_trial_says_where_the_search_stands(tmp_path, capsys, monkeypatch):
+    clock = iter(range(0, 1000, 90))
+    monkeypatch.setattr(_progress.time, "perf_counter", lambda: next(clock))
+    tuner = tuner_in(tmp_path, Quick(), max_trials=3)
+    tuner.search()
     _, *lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 2
-    assert lines[1].startswith("trial 1  2/2  val_loss ")
+    # A trial takes one and a half minutes.
+    for i, left in enumerate(["3 min", "90 s", "0 s"]):
+        score, best = scores(tuner)[str(i)], min(list(scores(tuner).values())[: i + 1])
+        stands = f"trial {i}  {i + 1}/3  val_loss {score:.4f}  best {best:.4f}  about {left} left"
+        assert lines[i].startswith(f"{stands}  (")
     assert "live: compiled before" in lines[1]
