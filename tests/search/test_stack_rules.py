@@ -114,6 +114,16 @@ BODIES = {
             kl.GlobalMaxPooling2D(),
         ),
     ),
+    "max pooling": (
+        IMAGE,
+        chain(
+            kl.MaxPooling2D(2, 1),
+            kl.Conv2D(4, 2, padding="same", activation="relu"),
+            kl.MaxPooling2D(2),
+            kl.Dense(3),
+            kl.MaxPooling2D((1, 2), padding="same"),
+        ),
+    ),
     "conv3d": (VOLUME, chain(kl.Conv3D(2, 2, activation=T), kl.MaxPooling3D(2))),
     "depthwise": (
         IMAGE,
@@ -245,6 +255,29 @@ def test_a_member_with_this_layer_equals_its_model_trained_alone(kind):
         np.testing.assert_allclose(mine, own, rtol=0, atol=1e-4, err_msg=v.path)
     for name, values in history.items():
         assert logs[k][name] == pytest.approx(values[-1], abs=2e-4), name
+
+
+@pytest.mark.parametrize("size", [(2, 2), (3, 2)])
+def test_the_first_of_the_largest_of_a_block_gets_its_gradient(size):
+    import tensorflow as tf
+
+    from kerastools.search._stack_rules._max_pooling import largest_of_blocks
+
+    # Most blocks have several largest numbers; rows and columns are left over.
+    x = rng.integers(3, size=(2, 7, 5, 3)).astype("float32")
+    rows, columns = 7 // size[0], 5 // size[1]
+    g = rng.normal(size=(2, rows, columns, 3)).astype("float32")
+    expected = np.zeros_like(x)
+    for n, i, j, c in np.ndindex(g.shape):
+        block = np.s_[n, i * size[0] : (i + 1) * size[0], j * size[1] : (j + 1) * size[1], c]
+        row, column = np.unravel_index(x[block].argmax(), size)
+        expected[n, i * size[0] + row, j * size[1] + column, c] = g[n, i, j, c]
+    with tf.GradientTape() as tape:
+        inputs = tf.constant(x)
+        tape.watch(inputs)
+        y = largest_of_blocks(inputs, size)
+    np.testing.assert_array_equal(y, tf.nn.max_pool2d(x, size, size, "VALID"))
+    np.testing.assert_array_equal(tape.gradient(y, inputs, g), expected)
 
 
 def test_an_index_beyond_the_table_finds_no_row_of_another_member():

@@ -6,6 +6,7 @@ from kerastools.search._stack_rules import _convolution as _convolution
 from kerastools.search._stack_rules import _dense as _dense
 from kerastools.search._stack_rules import _dropout as _dropout
 from kerastools.search._stack_rules import _embedding as _embedding
+from kerastools.search._stack_rules import _max_pooling as _max_pooling
 from kerastools.search._stack_rules import _normalization as _normalization
 from kerastools.search._stack_rules import _recurrent as _recurrent
 from kerastools.search._stack_rules import _rows as _rows

@@ -23,6 +23,7 @@ _OF_CHANNELS = " ".join(
         "Cropping",
         "UpSampling",
     )
+    if (kind, n) != ("MaxPooling", 2)  # Which has a file of its own.
 )
 _MERGES = "Add Subtract Multiply Average Maximum Minimum"
 
