@@ -180,7 +180,6 @@ class OptunaOracle(keras_tuner.Oracle):
             if np.isnan(own.score):
                 own.status, own.message = "FAILED", "the objective is NaN"
         self._learn_space(own)
-        own.hyperparameters.ensure_active_values()
         done = own.status == "COMPLETED"
         result = {"values": own.hyperparameters.values, "best_step": own.best_step}
         result |= {"metrics": own.metrics.get_config()}
