@@ -9,6 +9,8 @@ import keras_tuner
 import numpy as np
 from keras_tuner.engine.trial import Trial
 
+from kerastools.search._same_space import difference
+
 # Configurations drawn in search of one that is new, before the space counts as searched through.
 _DRAWS = 20
 
@@ -256,16 +258,11 @@ class OptunaOracle(keras_tuner.Oracle):
                 f"{notes['objective']}; this one has {objective}. Give it a project_name or "
                 "study_name of its own."
             )
-        known = {(h.name, str(_conditions(h))): _domain(h) for h in space.space}
-        for hyperparameter in self.hyperparameters.space:
-            there = known.get((hyperparameter.name, str(_conditions(hyperparameter))))
-            if there != _domain(hyperparameter):
-                raise ValueError(
-                    f"OptunaOracle found another search in study {name!r}: there "
-                    f"{hyperparameter.name!r} is {there or 'unknown'}, and here "
-                    f"{_domain(hyperparameter)}. Give this search a project_name or study_name of "
-                    "its own."
-                )
+        if (unlike := difference(space, self.hyperparameters)) is not None:
+            raise ValueError(
+                f"OptunaOracle found another search in study {name!r}: {unlike}. Give this search "
+                "a project_name or study_name of its own."
+            )
 
     def _refresh(self) -> None:
         """Takes over what all processes have done."""
@@ -330,12 +327,3 @@ class OptunaOracle(keras_tuner.Oracle):
 
     def _name(self, number: int) -> str:
         return f"{number:0{len(str(self.max_trials or 1000))}d}"
-
-
-def _conditions(hyperparameter: Any) -> list[dict[str, Any]]:
-    return [condition.get_config() for condition in hyperparameter.conditions]
-
-
-def _domain(hyperparameter: Any) -> dict[str, Any]:
-    config = hyperparameter.get_config()
-    return {k: v for k, v in config.items() if k not in ("conditions", "default", "name")}

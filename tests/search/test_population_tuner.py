@@ -13,6 +13,7 @@ from kerastools.constraints import MaxNorm
 from kerastools.layers import Dropout
 from kerastools.optimizers import SGD, Adam
 from kerastools.search import (
+    OptunaOracle,
     PopulationTuner,
     SuccessiveHalving,
     _population,
@@ -506,6 +507,33 @@ def test_a_directory_of_another_search_is_refused_and_left_alone(searched):
     with pytest.raises(ValueError, match=r"another search .*val_loss"):
         tuner_in(searched.directory, objective="val_accuracy")
     assert os.stat(path).st_mtime_ns == before
+
+
+def two_scopes(hp, high=1.0):
+    kind = hp.Choice("opt", ["sgd", "adam"])
+    optimizer, low, high = (SGD, 1e-3, high) if kind == "sgd" else (Adam, 1e-5, 1e-2)
+    with hp.conditional_scope("opt", [kind]):
+        rate = hp.Float("lr", low, high, sampling="log")
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(3)])
+    model.compile(optimizer(rate), "mse")
+    return model
+
+
+@pytest.mark.filterwarnings("ignore:Trial")  # keras-tuner's own oracle loses some values.
+@pytest.mark.parametrize("oracle", [keras_tuner.oracles.RandomSearchOracle, OptunaOracle])
+def test_a_search_with_one_name_in_two_scopes_is_resumed(tmp_path, oracle):
+    def run(trials, builder=two_scopes):
+        chooses = oracle("val_loss", trials, seed=1)
+        tuner = tuner_in(tmp_path, Quick(builder), objective=None, oracle=chooses)
+        tuner.search(verbose=0)
+        return tuner
+
+    assert len(run(5).oracle.get_space().space) == 3
+    assert len(run(7).oracle.end_order) == 7
+    with pytest.raises(
+        ValueError, match=r"there 'lr' if opt in \['sgd'\] is .* 1.0, .*and here .* 2"
+    ):
+        run(8, lambda hp: two_scopes(hp, 2.0))
 
 
 def test_bad_arguments_are_refused(tmp_path):
