@@ -39,9 +39,10 @@ class OptunaOracle(keras_tuner.Oracle):
     same from the command line. On one machine `storage="sqlite:///search.db"` needs no server.
     Each process says every `heartbeat` seconds that it is alive. A trial whose process was silent
     for `grace` seconds, killed or cut off, is begun again by another, with the same values and
-    seed, up to three times; no trial counts twice. While the database is away, the processes wait,
-    for up to ten minutes. Give all the same `seed`, `max_trials` (which counts all of them) and
-    data, and a `directory` that they share if the best models are to be loaded anywhere.
+    seed, up to three times; no trial counts twice. After Ctrl-C it is begun again at once: see
+    `release`. While the database is away, the processes wait, for up to ten minutes. Give all the
+    same `seed`, `max_trials` (which counts all of them) and data, and a `directory` that they share
+    if the best models are to be loaded anywhere.
 
     Args:
         objective: Name of what is optimised, such as `"val_accuracy"`, a `keras_tuner.Objective` or
@@ -193,6 +194,17 @@ class OptunaOracle(keras_tuner.Oracle):
         self.save()
         self._display.on_trial_end(own)
         trial.status, trial.message = own.status, own.message
+
+    def release(self) -> None:
+        """Lets any process run at once the trials that this one has begun and will not finish.
+
+        `PopulationTuner` calls it when its search is left by an exception or Ctrl-C. With another
+        tuner call it yourself, or search again in the same thread: until then its process counts
+        as one that is at work, as long as it lives.
+        """
+        self.ongoing_trials = {}
+        if self._study is not None:
+            self._study.release()
 
     def get_state(self) -> dict[str, Any]:
         """Returns the state as keras-tuner writes it down; the study is what counts."""

@@ -3,7 +3,8 @@
 import json
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -22,6 +23,7 @@ from kerastools.search._checks import (
 from kerastools.search._clock import Clock
 from kerastools.search._live_models import BestState, LiveModels, state_of
 from kerastools.search._member import Member
+from kerastools.search._optuna_oracle import OptunaOracle
 from kerastools.search._population import Population
 from kerastools.search._progress import Progress
 from kerastools.search._rungs import Rungs, StopAtRung
@@ -195,7 +197,7 @@ class PopulationTuner(keras_tuner.Tuner):
         self.save()  # From now on the search can be resumed.
         self._progress = Progress(self.oracle) if verbose else None
         self.oracle.verbose = max(0, verbose - 1)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _released(self.oracle):
             # keras-tuner locks with methods that Python renamed long ago.
             warnings.filterwarnings("ignore", "currentThread|getName", DeprecationWarning)
             alone = why_search_cannot_stack(self, fit_args, fit_kwargs)
@@ -403,6 +405,17 @@ class _BatchHooks(_Hooks):
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self.tuner.on_batch_end(self.trial, self.model, batch, logs)
+
+
+@contextmanager
+def _released(oracle: Any) -> Iterator[None]:
+    """Lets others run the trials of a search that is left by an exception."""
+    try:
+        yield
+    except BaseException:
+        if isinstance(oracle, OptunaOracle):
+            oracle.release()
+        raise
 
 
 def _require_numbers(history: Any) -> None:

@@ -184,6 +184,13 @@ def test_a_trial_that_kills_its_process_each_time_is_given_up(tmp_path):
     assert oracle.trials["00"].message == "the processes that ran it died"
 
 
+def test_a_trial_that_is_interrupted_again_and_again_is_not_given_up(tmp_path):
+    oracle = tuner_in(tmp_path).oracle
+    for _ in range(6):
+        assert oracle.create_trial("one").trial_id == "00"
+        oracle.release()
+
+
 def test_what_a_builder_asks_for_late_is_searched_from_the_next_trial_on(tmp_path):
     oracle = tuner_in(tmp_path).oracle  # Its space begins with kind a.
     asked = []

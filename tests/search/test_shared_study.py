@@ -15,7 +15,7 @@ import optuna
 import pytest
 from keras_tuner.engine.base_tuner import BaseTuner
 
-from kerastools.search import OptunaOracle
+from kerastools.search import OptunaOracle, PopulationTuner
 
 pytestmark = pytest.mark.tensorflow  # keras-tuner's; no tensor of the backend is touched.
 
@@ -218,21 +218,65 @@ def test_a_database_that_cannot_be_reached_is_an_error_before_the_first_trial(tm
 
 def oracle_in(folder, name):
     oracle = OptunaOracle("val_loss", 1, storage=f"sqlite:///{folder}/s.db", study_name="s")
-    return Pretend(oracle, lambda hp: hp.Float("x", -1.0, 1.0), folder / name).oracle
+    oracle = Pretend(oracle, lambda hp: hp.Float("x", -1.0, 1.0), folder / name).oracle
+    oracle.get_state()  # Opens the study.
+    return oracle
+
+
+def in_another_process(oracle):
+    oracle._study._runner = lambda: "another"
+    return oracle
 
 
 def test_a_process_that_ends_by_itself_leaves_its_trial_to_others_at_once(tmp_path):
-    first, second = oracle_in(tmp_path, "first"), oracle_in(tmp_path, "second")
+    first, second = oracle_in(tmp_path, "first"), in_another_process(oracle_in(tmp_path, "second"))
     trial = first.create_trial("one")
     assert second.create_trial("one").status == "IDLE"
-    first._study.release()  # As at the end of the interpreter.
+    first.release()  # As at the end of the interpreter.
     again = second.create_trial("one")
     assert again.trial_id == trial.trial_id
     assert again.hyperparameters.values == trial.hyperparameters.values
 
 
+def test_a_search_that_was_left_by_an_exception_holds_no_trial_of_the_next(tmp_path):
+    first = oracle_in(tmp_path, "first")
+    trial = first.create_trial("one")
+    again = oracle_in(tmp_path, "second").create_trial("one")  # The first goes on beating.
+    assert again.trial_id == trial.trial_id
+    assert again.hyperparameters.values == trial.hyperparameters.values
+
+
+def test_a_population_that_was_interrupted_is_run_again_at_once(tmp_path, monkeypatch):
+    namespace = {"__name__": "population"}
+    exec(POPULATION, namespace)
+    url, tuners = f"sqlite:///{tmp_path}/s.db", []
+
+    class Interrupted(PopulationTuner):
+        def on_trial_end(self, trial):
+            super().on_trial_end(trial)
+            tuners.append(self)  # As a notebook keeps it.
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(namespace, "PopulationTuner", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        namespace["search"](url, tmp_path / "first", 2)
+    storage = optuna.storages.RDBStorage(url)
+    trials = optuna.load_study(study_name="population", storage=storage).trials
+    states = [trial.state.name for trial in trials]
+    assert sorted(states) == ["COMPLETE", "FAIL", "FAIL"]
+    monkeypatch.setitem(namespace, "PopulationTuner", PopulationTuner)
+    tuner = namespace["search"](url, tmp_path / "second", 2)
+    found = tuner.oracle.trials
+    assert [t.status for t in found.values()] == ["COMPLETED"] * 6
+    assert len(tuner.ways) == 5
+    assert all("together" in way for way in tuner.ways.values()), tuner.ways
+    for trial in trials:
+        assert found[str(trial.number)].hyperparameters.values == trial.user_attrs["drawn"]
+    storage.engine.dispose()
+
+
 def test_of_a_trial_that_was_taken_for_dead_one_result_counts(tmp_path):
-    first, second = oracle_in(tmp_path, "first"), oracle_in(tmp_path, "second")
+    first, second = oracle_in(tmp_path, "first"), in_another_process(oracle_in(tmp_path, "second"))
     late = first.create_trial("one")
     first._study.study.tell(0, state=optuna.trial.TrialState.FAIL)  # No heartbeat came through.
     again = second.create_trial("one")
