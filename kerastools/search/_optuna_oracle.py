@@ -42,7 +42,9 @@ class OptunaOracle(keras_tuner.Oracle):
     seed, up to three times; no trial counts twice. After Ctrl-C it is begun again at once: see
     `release`. While the database is away, the processes wait, for up to ten minutes. Give all the
     same `seed`, `max_trials` (which counts all of them) and data, and a `directory` that they share
-    if the best models are to be loaded anywhere.
+    if the best models are to be loaded anywhere. A study in a `storage` is never deleted:
+    `PopulationTuner(overwrite=True)` refuses to run where there is one, and with other tuners
+    `overwrite=True` goes on with it.
 
     Args:
         objective: Name of what is optimised, such as `"val_accuracy"`, a `keras_tuner.Objective` or
@@ -214,6 +216,25 @@ class OptunaOracle(keras_tuner.Oracle):
     def reload(self) -> None:
         """Takes over the study's trials and space."""
         self._connected(must_exist=True)
+
+    def require_no_study(self, project_name: str) -> None:
+        """Raises if the study of a project is in the storage, where others may be working on it."""
+        if self.storage is None:
+            return  # It is a file in the project's own directory.
+        import optuna
+
+        from kerastools.search._storages import storage_for
+
+        storage = storage_for(self.storage, self.heartbeat, self.grace, "")
+        name = self.study_name or project_name
+        if name in optuna.study.get_all_study_names(storage):
+            url = getattr(getattr(storage, "engine", None), "url", storage)  # Without password.
+            raise ValueError(
+                f"overwrite=True does not delete study {name!r} in the storage, because other "
+                "processes may be working on it. When none is, delete it: optuna.delete_study("
+                f"study_name={name!r}, storage='{url!r}'). Or give this search a project_name or "
+                "study_name of its own, or go on with the study, without overwrite=True."
+            )
 
     # The study ---------------------------------------------------------------------------------
 

@@ -92,14 +92,16 @@ class PopulationTuner(keras_tuner.Tuner):
             `objective` and `max_trials` are then given to it. Not Hyperband's.
         directory: Folder of the search's files, on a local disk.
         project_name: Name of the folder in it.
-        overwrite: Whether to delete a search that is there, instead of going on with it.
+        overwrite: Whether to delete a search that is there, instead of going on with it. A study in
+            a `storage` is not deleted but refused: others may be working on it.
         **kwargs: `executions_per_trial`, `max_model_size` and the others of `keras_tuner.Tuner`.
 
     Raises:
         TypeError: From `search`, if the builder returns no model.
-        ValueError: If `seed` is negative, or `objective` stands beside `oracle`; from `search`, if
-            the model is not compiled, the objective will not be reported, no hyperparameter is
-            live, or the directory holds another search. All before the first trial.
+        ValueError: If `seed` is negative, `objective` stands beside `oracle`, or `overwrite` is to
+            delete a study in a storage; from `search`, if the model is not compiled, the objective
+            will not be reported, no hyperparameter is live, or the directory holds another search.
+            All before the first trial.
         RuntimeError: From `search`, when every trial failed.
 
     Example:
@@ -163,6 +165,8 @@ class PopulationTuner(keras_tuner.Tuner):
             )
         if population < 1:
             raise ValueError(f"PopulationTuner needs population >= 1. Received {population}.")
+        if overwrite and isinstance(oracle, OptunaOracle):
+            oracle.require_no_study(project_name or "untitled_project")
         self.population = population
         self.seed = spread_seed(seed)
         self.ways: dict[str, str] = {}

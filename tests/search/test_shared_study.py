@@ -238,6 +238,30 @@ def test_a_process_that_ends_by_itself_leaves_its_trial_to_others_at_once(tmp_pa
     assert again.hyperparameters.values == trial.hyperparameters.values
 
 
+def test_a_study_that_others_may_work_on_is_not_overwritten(tmp_path):
+    url, folder = f"sqlite:///{tmp_path}/s.db", tmp_path / "project"
+
+    def tuner(**arguments):
+        oracle = OptunaOracle("val_loss", 1, storage=url)
+        hypermodel = lambda hp: hp.Float("x", -1.0, 1.0)  # noqa: E731
+        return PopulationTuner(
+            hypermodel, oracle=oracle, directory=tmp_path, project_name="project", **arguments
+        )
+
+    first = tuner(overwrite=True)  # Nothing is there yet.
+    first.oracle.create_trial("one")
+    (folder / "kept").touch()
+    with pytest.raises(
+        ValueError, match=r"study 'project' .*delete_study.*storage='sqlite://.*db'"
+    ):
+        tuner(overwrite=True)
+    assert (folder / "kept").exists()
+    first.oracle.release()
+    optuna.delete_study(study_name="project", storage=url)
+    tuner(overwrite=True)
+    assert not (folder / "kept").exists()
+
+
 def test_a_search_that_was_left_by_an_exception_holds_no_trial_of_the_next(tmp_path):
     first = oracle_in(tmp_path, "first")
     trial = first.create_trial("one")
