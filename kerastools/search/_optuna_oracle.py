@@ -190,9 +190,10 @@ class OptunaOracle(keras_tuner.Oracle):
         result |= {"metrics": own.metrics.get_config()}
         result |= {} if done else {"message": (own.message or "failed")[-2000:]}
         self._study.end(int(own.trial_id), float(own.score) if done else None, **result)
-        self._save_trial(own)
         self.ongoing_trials = {k: t for k, t in self.ongoing_trials.items() if t is not own}
+        del self.trials[own.trial_id]  # What is in the study counts: another may have been faster.
         self._refresh()
+        self._save_trial(self.trials.get(own.trial_id, own))
         self.save()
         self._display.on_trial_end(own)
         trial.status, trial.message = own.status, own.message

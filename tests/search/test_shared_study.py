@@ -299,16 +299,18 @@ def test_a_population_that_was_interrupted_is_run_again_at_once(tmp_path, monkey
     storage.engine.dispose()
 
 
-def test_of_a_trial_that_was_taken_for_dead_one_result_counts(tmp_path):
+@pytest.mark.parametrize("faster", ["first", "second"])
+def test_of_a_trial_that_was_taken_for_dead_one_result_counts(tmp_path, faster):
     first, second = oracle_in(tmp_path, "first"), in_another_process(oracle_in(tmp_path, "second"))
     late = first.create_trial("one")
     first._study.study.tell(0, state=optuna.trial.TrialState.FAIL)  # No heartbeat came through.
     again = second.create_trial("one")
     assert again.trial_id == late.trial_id
-    for oracle, trial, value in ((first, late, 1.0), (second, again, 2.0)):
+    results = [(first, late, 1.0), (second, again, 2.0)]
+    for oracle, trial, value in results if faster == "first" else results[::-1]:
         oracle.update_trial(trial.trial_id, {"val_loss": value})
         trial.status = "COMPLETED"
         oracle.end_trial(trial)
-        assert oracle.create_trial("one").status == ("IDLE" if oracle is first else "STOPPED")
-    first.create_trial("one")
-    assert [t.score for o in (first, second) for t in o.trials.values()] == [2.0, 2.0]
+    for oracle in (first, second):
+        assert oracle.create_trial("one").status == "STOPPED"
+        assert [t.score for t in oracle.trials.values()] == [2.0]
