@@ -198,6 +198,12 @@ class OptunaOracle(keras_tuner.Oracle):
         self._display.on_trial_end(own)
         trial.status, trial.message = own.status, own.message
 
+    def share(self, epoch: int, best: dict[str, float]) -> dict[str, float]:
+        """Writes down what trials have reached after an epoch; returns what all have, by name."""
+        for name, value in best.items():
+            self._study.report(int(name), epoch, float(value))
+        return {self._name(n): value for n, value in self._study.reported(epoch).items()}
+
     def release(self) -> None:
         """Lets any process run at once the trials that this one has begun and will not finish.
 

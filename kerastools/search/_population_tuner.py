@@ -171,7 +171,8 @@ class PopulationTuner(keras_tuner.Tuner):
         self.seed = spread_seed(seed)
         self.ways: dict[str, str] = {}
         self._live = LiveModels()
-        self._rungs = Rungs(halving, oracle.objective)
+        shared = {"share": oracle.share} if isinstance(oracle, OptunaOracle) else {}
+        self._rungs = Rungs(halving, oracle.objective, **shared)
         self._clock = Clock()
         self._prepared: dict[str, Any] = {}
         self._trained: dict[str, tuple[Any, list[np.ndarray]]] = {}

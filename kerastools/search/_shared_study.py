@@ -149,6 +149,20 @@ class SharedStudy:
                 trial.set_user_attr(_RELEASED, True)  # It is no fault of the trial.
                 self.study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
 
+    def report(self, number: int, step: int, value: float) -> None:
+        """Writes down what a trial that this process runs has reached after a step."""
+        with suppress(UpdateFinishedTrialError):  # It was taken for dead.
+            self._patiently(lambda: self._own[number].report(value, step))
+
+    def reported(self, step: int) -> dict[int, float]:
+        """Returns what each trial of the search has reached after a step, by its number."""
+        return {
+            number: trial.intermediate_values[step]
+            for number, attempts in self.attempts().items()
+            for trial in attempts
+            if step in trial.intermediate_values
+        }
+
     def note(self, name: str, value: Any) -> None:
         """Writes something down beside the study."""
         self._patiently(lambda: self.study.set_user_attr(name, value))

@@ -395,12 +395,12 @@ def halved(tmp_path_factory):
         return search_halved(tmp_path_factory.mktemp("halved"))
 
 
-def search_halved(folder):
+def search_halved(folder, **oracle):
     def builder(hp):
         return stackable_of(hp, 7, hp.Float("rate", 0.01, 0.5, sampling="log"))
 
     tuner = tuner_in(
-        folder, builder, max_trials=6, population=2, halving=SuccessiveHalving(factor=2)
+        folder, builder, **oracle, max_trials=6, population=2, halving=SuccessiveHalving(factor=2)
     )
     patient = keras.callbacks.EarlyStopping("loss", min_delta=10.0, patience=2)
     tuner.search(**{**IN_ORDER, "epochs": 5}, callbacks=[patient])
@@ -431,6 +431,13 @@ def test_a_resumed_search_knows_the_rungs(halved):
     again = tuner_in(halved.directory, halved.hypermodel.build, halving=SuccessiveHalving(2))
     assert again._rungs.values == halved._rungs.values
     assert set(again._rungs.values[1]) == set(halved.oracle.trials)
+
+
+def test_the_rungs_are_in_the_study(tmp_path):
+    oracle = OptunaOracle("val_loss", 6, seed=3)
+    tuner = search_halved(tmp_path, objective=None, oracle=oracle)
+    assert len(tuner._rungs.values[1]) == 6
+    assert oracle.share(1, {}) == tuner._rungs.values[1]
 
 
 def test_a_trial_that_is_trained_alone_is_halved_too(tmp_path):

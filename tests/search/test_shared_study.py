@@ -11,11 +11,13 @@ import time
 from glob import glob
 from pathlib import Path
 
+import numpy as np
 import optuna
 import pytest
 from keras_tuner.engine.base_tuner import BaseTuner
 
-from kerastools.search import OptunaOracle, PopulationTuner
+from kerastools.search import OptunaOracle, PopulationTuner, SuccessiveHalving
+from kerastools.search._rungs import Rungs
 
 pytestmark = pytest.mark.tensorflow  # keras-tuner's; no tensor of the backend is touched.
 
@@ -216,8 +218,8 @@ def test_a_database_that_cannot_be_reached_is_an_error_before_the_first_trial(tm
         tuner.search(verbose=0)
 
 
-def oracle_in(folder, name):
-    oracle = OptunaOracle("val_loss", 1, storage=f"sqlite:///{folder}/s.db", study_name="s")
+def oracle_in(folder, name, trials=1):
+    oracle = OptunaOracle("val_loss", trials, storage=f"sqlite:///{folder}/s.db", study_name="s")
     oracle = Pretend(oracle, lambda hp: hp.Float("x", -1.0, 1.0), folder / name).oracle
     oracle.get_state()  # Opens the study.
     return oracle
@@ -236,6 +238,22 @@ def test_a_process_that_ends_by_itself_leaves_its_trial_to_others_at_once(tmp_pa
     again = second.create_trial("one")
     assert again.trial_id == trial.trial_id
     assert again.hyperparameters.values == trial.hyperparameters.values
+
+
+def test_at_a_rung_the_trials_of_all_processes_are_compared(tmp_path):
+    first = oracle_in(tmp_path, "first", trials=3)
+    second = in_another_process(oracle_in(tmp_path, "second", trials=3))
+    rungs = [Rungs(SuccessiveHalving(2), o.objective, o.share) for o in (first, second)]
+    good, bad, lost = (
+        oracle.create_trial(tuner_id).trial_id
+        for oracle, tuner_id in ((first, "one"), (second, "one"), (first, "two"))
+    )
+    assert rungs[0].arrive(1, 4, {good: 0.1}) == []
+    assert rungs[1].arrive(1, 4, {bad: 0.2}) == [bad]
+    second._study.study.tell(int(lost), state=optuna.trial.TrialState.FAIL)
+    assert rungs[0].arrive(1, 4, {lost: np.nan}) == [lost]
+    # One that begins later, on another machine.
+    assert second.share(1, {}) == {good: 0.1, bad: 0.2}
 
 
 def test_a_study_that_others_may_work_on_is_not_overwritten(tmp_path):
