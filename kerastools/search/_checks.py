@@ -8,6 +8,7 @@ import keras_tuner
 
 from kerastools._core._stacked_keras import compile_arguments
 from kerastools.search._description import describe, difference
+from kerastools.search._same_space import difference as difference_of_spaces
 
 
 def require_compiled_model(model: Any, caller: str = "PopulationTuner") -> None:
@@ -74,12 +75,10 @@ def require_live(
     first = describe(model)
     reasons = []
     for hyperparameter in space.space:
-        other = space.copy()
         value = _another_value(hyperparameter, space.values.get(hyperparameter.name))
-        if value is None or not other.is_active(hyperparameter):
+        if value is None or not space.is_active(hyperparameter):
             continue
-        other.values[hyperparameter.name] = value
-        other.ensure_active_values()
+        other = _changed(space, hyperparameter, value)
         try:
             reason = difference(first, describe(build(other)))
         except Exception as error:  # A trial with this value will fail; the search can go on.
@@ -99,20 +98,27 @@ def require_same_space(build: Callable[..., Any], oracle: Any, directory: str) -
     """Raises if the builder asks for other hyperparameters than the search in `directory` did."""
     asked = keras_tuner.HyperParameters()
     build(asked)
-    known = {h.name: h.get_config() for h in oracle.get_space().space}
-    for hyperparameter in asked.space:
-        before, now = known.get(hyperparameter.name), hyperparameter.get_config()
-        if before is None or _domain(before) != _domain(now):
-            raise ValueError(
-                f"PopulationTuner found another search in {directory!r}: there "
-                f"{hyperparameter.name!r} is {'unknown' if before is None else _domain(before)}, "
-                f"and now {_domain(now)}. Give this search a directory or project_name of its own, "
-                "or pass overwrite=True to delete that one."
+    if (unlike := difference_of_spaces(oracle.get_space(), asked)) is not None:
+        raise ValueError(
+            f"PopulationTuner found another search in {directory!r}: {unlike}. Give this search a "
+            "directory or project_name of its own, or pass overwrite=True to delete that one."
+        )
+
+
+def _changed(space: keras_tuner.HyperParameters, changed: Any, value: Any) -> Any:
+    """Returns `space` where `changed` has another value, and what is active then has one."""
+    # keras-tuner's own ensure_active_values drops a name that is active in one scope of two.
+    other = space.copy()
+    other.values = {}
+    for hyperparameter in space.space:
+        if hyperparameter is changed:
+            other.values[hyperparameter.name] = value
+        elif other.is_active(hyperparameter):
+            kept = space.values if space.is_active(hyperparameter) else {}
+            other.values[hyperparameter.name] = kept.get(
+                hyperparameter.name, hyperparameter.default
             )
-
-
-def _domain(config: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in config.items() if k not in ("conditions", "default", "name")}
+    return other
 
 
 def _another_value(hyperparameter: Any, value: Any) -> Any:

@@ -9,6 +9,8 @@ import keras_tuner
 import numpy as np
 from keras_tuner.engine.trial import Trial
 
+from kerastools.search._same_space import difference
+
 # Configurations drawn in search of one that is new, before the space counts as searched through.
 _DRAWS = 20
 
@@ -37,9 +39,12 @@ class OptunaOracle(keras_tuner.Oracle):
     same from the command line. On one machine `storage="sqlite:///search.db"` needs no server.
     Each process says every `heartbeat` seconds that it is alive. A trial whose process was silent
     for `grace` seconds, killed or cut off, is begun again by another, with the same values and
-    seed, up to three times; no trial counts twice. While the database is away, the processes wait,
-    for up to ten minutes. Give all the same `seed`, `max_trials` (which counts all of them) and
-    data, and a `directory` that they share if the best models are to be loaded anywhere.
+    seed, up to three times; no trial counts twice. After Ctrl-C it is begun again at once: see
+    `release`. While the database is away, the processes wait, for up to ten minutes. Give all the
+    same `seed`, `max_trials` (which counts all of them) and data, and a `directory` that they share
+    if the best models are to be loaded anywhere. A study in a `storage` is never deleted:
+    `PopulationTuner(overwrite=True)` refuses to run where there is one, and with other tuners
+    `overwrite=True` goes on with it.
 
     Args:
         objective: Name of what is optimised, such as `"val_accuracy"`, a `keras_tuner.Objective` or
@@ -180,18 +185,35 @@ class OptunaOracle(keras_tuner.Oracle):
             if np.isnan(own.score):
                 own.status, own.message = "FAILED", "the objective is NaN"
         self._learn_space(own)
-        own.hyperparameters.ensure_active_values()
         done = own.status == "COMPLETED"
         result = {"values": own.hyperparameters.values, "best_step": own.best_step}
         result |= {"metrics": own.metrics.get_config()}
         result |= {} if done else {"message": (own.message or "failed")[-2000:]}
         self._study.end(int(own.trial_id), float(own.score) if done else None, **result)
-        self._save_trial(own)
         self.ongoing_trials = {k: t for k, t in self.ongoing_trials.items() if t is not own}
+        del self.trials[own.trial_id]  # What is in the study counts: another may have been faster.
         self._refresh()
+        self._save_trial(self.trials.get(own.trial_id, own))
         self.save()
         self._display.on_trial_end(own)
         trial.status, trial.message = own.status, own.message
+
+    def share(self, epoch: int, best: dict[str, float]) -> dict[str, float]:
+        """Writes down what trials have reached after an epoch; returns what all have, by name."""
+        for name, value in best.items():
+            self._study.report(int(name), epoch, float(value))
+        return {self._name(n): value for n, value in self._study.reported(epoch).items()}
+
+    def release(self) -> None:
+        """Lets any process run at once the trials that this one has begun and will not finish.
+
+        `PopulationTuner` calls it when its search is left by an exception or Ctrl-C. With another
+        tuner call it yourself, or search again in the same thread: until then its process counts
+        as one that is at work, as long as it lives.
+        """
+        self.ongoing_trials = {}
+        if self._study is not None:
+            self._study.release()
 
     def get_state(self) -> dict[str, Any]:
         """Returns the state as keras-tuner writes it down; the study is what counts."""
@@ -201,6 +223,25 @@ class OptunaOracle(keras_tuner.Oracle):
     def reload(self) -> None:
         """Takes over the study's trials and space."""
         self._connected(must_exist=True)
+
+    def require_no_study(self, project_name: str) -> None:
+        """Raises if the study of a project is in the storage, where others may be working on it."""
+        if self.storage is None:
+            return  # It is a file in the project's own directory.
+        import optuna
+
+        from kerastools.search._storages import storage_for
+
+        storage = storage_for(self.storage, self.heartbeat, self.grace, "")
+        name = self.study_name or project_name
+        if name in optuna.study.get_all_study_names(storage):
+            url = getattr(getattr(storage, "engine", None), "url", storage)  # Without password.
+            raise ValueError(
+                f"overwrite=True does not delete study {name!r} in the storage, because other "
+                "processes may be working on it. When none is, delete it: optuna.delete_study("
+                f"study_name={name!r}, storage='{url!r}'). Or give this search a project_name or "
+                "study_name of its own, or go on with the study, without overwrite=True."
+            )
 
     # The study ---------------------------------------------------------------------------------
 
@@ -257,16 +298,11 @@ class OptunaOracle(keras_tuner.Oracle):
                 f"{notes['objective']}; this one has {objective}. Give it a project_name or "
                 "study_name of its own."
             )
-        known = {(h.name, str(_conditions(h))): _domain(h) for h in space.space}
-        for hyperparameter in self.hyperparameters.space:
-            there = known.get((hyperparameter.name, str(_conditions(hyperparameter))))
-            if there != _domain(hyperparameter):
-                raise ValueError(
-                    f"OptunaOracle found another search in study {name!r}: there "
-                    f"{hyperparameter.name!r} is {there or 'unknown'}, and here "
-                    f"{_domain(hyperparameter)}. Give this search a project_name or study_name of "
-                    "its own."
-                )
+        if (unlike := difference(space, self.hyperparameters)) is not None:
+            raise ValueError(
+                f"OptunaOracle found another search in study {name!r}: {unlike}. Give this search "
+                "a project_name or study_name of its own."
+            )
 
     def _refresh(self) -> None:
         """Takes over what all processes have done."""
@@ -331,12 +367,3 @@ class OptunaOracle(keras_tuner.Oracle):
 
     def _name(self, number: int) -> str:
         return f"{number:0{len(str(self.max_trials or 1000))}d}"
-
-
-def _conditions(hyperparameter: Any) -> list[dict[str, Any]]:
-    return [condition.get_config() for condition in hyperparameter.conditions]
-
-
-def _domain(hyperparameter: Any) -> dict[str, Any]:
-    config = hyperparameter.get_config()
-    return {k: v for k, v in config.items() if k not in ("conditions", "default", "name")}

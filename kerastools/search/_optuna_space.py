@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import keras_tuner
 
+from kerastools.search._same_space import conditions
+
 if TYPE_CHECKING:
     import optuna
 
@@ -23,7 +25,7 @@ def suggest(trial: "optuna.Trial", space: keras_tuner.HyperParameters) -> dict[s
         if values.is_active(hyperparameter):
             name = hyperparameter.name
             if names[name] > 1:  # One name may stand for other values in other scopes.
-                name += f" if {_conditions(hyperparameter)}"
+                name += f" if {conditions(hyperparameter)}"
             values.values[hyperparameter.name] = _value(trial, name, hyperparameter)
     return dict(values.values)
 
@@ -51,7 +53,3 @@ def _value(trial: "optuna.Trial", name: str, hyperparameter: Any) -> Any:
     if kind == "Int":
         return trial.suggest_int(name, low, high, log=log)
     return trial.suggest_float(name, low, high, log=log)
-
-
-def _conditions(hyperparameter: Any) -> str:
-    return " and ".join(f"{c.name} in {c.values}" for c in hyperparameter.conditions) or "always"

@@ -3,7 +3,8 @@
 import json
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -22,6 +23,7 @@ from kerastools.search._checks import (
 from kerastools.search._clock import Clock
 from kerastools.search._live_models import BestState, LiveModels, state_of
 from kerastools.search._member import Member
+from kerastools.search._optuna_oracle import OptunaOracle
 from kerastools.search._population import Population
 from kerastools.search._progress import Progress
 from kerastools.search._rungs import Rungs, StopAtRung
@@ -90,14 +92,16 @@ class PopulationTuner(keras_tuner.Tuner):
             `objective` and `max_trials` are then given to it. Not Hyperband's.
         directory: Folder of the search's files, on a local disk.
         project_name: Name of the folder in it.
-        overwrite: Whether to delete a search that is there, instead of going on with it.
+        overwrite: Whether to delete a search that is there, instead of going on with it. A study in
+            a `storage` is not deleted but refused: others may be working on it.
         **kwargs: `executions_per_trial`, `max_model_size` and the others of `keras_tuner.Tuner`.
 
     Raises:
         TypeError: From `search`, if the builder returns no model.
-        ValueError: If `seed` is negative, or `objective` stands beside `oracle`; from `search`, if
-            the model is not compiled, the objective will not be reported, no hyperparameter is
-            live, or the directory holds another search. All before the first trial.
+        ValueError: If `seed` is negative, `objective` stands beside `oracle`, or `overwrite` is to
+            delete a study in a storage; from `search`, if the model is not compiled, the objective
+            will not be reported, no hyperparameter is live, or the directory holds another search.
+            All before the first trial.
         RuntimeError: From `search`, when every trial failed.
 
     Example:
@@ -161,11 +165,14 @@ class PopulationTuner(keras_tuner.Tuner):
             )
         if population < 1:
             raise ValueError(f"PopulationTuner needs population >= 1. Received {population}.")
+        if overwrite and isinstance(oracle, OptunaOracle):
+            oracle.require_no_study(project_name or "untitled_project")
         self.population = population
         self.seed = spread_seed(seed)
         self.ways: dict[str, str] = {}
         self._live = LiveModels()
-        self._rungs = Rungs(halving, oracle.objective)
+        shared = {"share": oracle.share} if isinstance(oracle, OptunaOracle) else {}
+        self._rungs = Rungs(halving, oracle.objective, **shared)
         self._clock = Clock()
         self._prepared: dict[str, Any] = {}
         self._trained: dict[str, tuple[Any, list[np.ndarray]]] = {}
@@ -195,7 +202,7 @@ class PopulationTuner(keras_tuner.Tuner):
         self.save()  # From now on the search can be resumed.
         self._progress = Progress(self.oracle) if verbose else None
         self.oracle.verbose = max(0, verbose - 1)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _released(self.oracle):
             # keras-tuner locks with methods that Python renamed long ago.
             warnings.filterwarnings("ignore", "currentThread|getName", DeprecationWarning)
             alone = why_search_cannot_stack(self, fit_args, fit_kwargs)
@@ -403,6 +410,17 @@ class _BatchHooks(_Hooks):
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self.tuner.on_batch_end(self.trial, self.model, batch, logs)
+
+
+@contextmanager
+def _released(oracle: Any) -> Iterator[None]:
+    """Lets others run the trials of a search that is left by an exception."""
+    try:
+        yield
+    except BaseException:
+        if isinstance(oracle, OptunaOracle):
+            oracle.release()
+        raise
 
 
 def _require_numbers(history: Any) -> None:

@@ -1,6 +1,6 @@
 """What the trials of a search had reached at each rung of successive halving."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -15,11 +15,19 @@ class Rungs:
     Args:
         halving: The rule, or `None`: then everybody goes on.
         objective: The search's objective.
+        share: Tells other processes what trials have reached after an epoch, and returns what all
+            have, by their names. By default no other process works on the search.
     """
 
-    def __init__(self, halving: SuccessiveHalving | None, objective: Any) -> None:
+    def __init__(
+        self,
+        halving: SuccessiveHalving | None,
+        objective: Any,
+        share: Callable[[int, dict[str, float]], dict[str, float]] = lambda epoch, best: best,
+    ) -> None:
         self.halving = halving
         self.objective = objective
+        self.share = share
         self.values: dict[int, dict[str, float]] = {}
 
     def arrive(self, epoch: int, epochs: int, best: dict[str, float]) -> list[str]:
@@ -27,7 +35,7 @@ class Rungs:
         if self.halving is None or epoch not in self.halving.rungs(epochs):
             return []
         rung = self.values.setdefault(epoch, {})
-        rung.update(best)
+        rung.update(self.share(epoch, best) | best)
         # A trial that has diverged is behind all others.
         numbers = {name: value for name, value in rung.items() if not np.isnan(value)}
         better = self.objective.better_than

@@ -1,8 +1,10 @@
 """A study of Optuna whose trials outlive the processes that run them."""
 
 import atexit
+import os
 import threading
 import time
+import uuid
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
@@ -17,7 +19,9 @@ from optuna.trial import TrialState
 # How often a trial is begun again whose process died with it.
 _MOST_ATTEMPTS = 4
 # Keys of what is written beside a trial.
-_REPEATS, _SURPLUS, _MESSAGE = "repeats", "surplus", "message"
+_REPEATS, _SURPLUS, _MESSAGE, _RUNNER = "repeats", "surplus", "message", "runner"
+_RELEASED = "released"
+_PROCESS = uuid.uuid4().hex
 
 
 class SharedStudy:
@@ -26,7 +30,8 @@ class SharedStudy:
     A trial of the search is one or several trials of the study: the first one, and a repetition for
     each time that the process died in which it ran. Its number is that of the first. Who died is
     told by the heartbeats of Optuna's storage; where the storage has none, no other process works
-    on the study, and what runs when it is opened died.
+    on the study, and what runs when it is opened died. A thread that begins a trial has left the
+    search that it was in before, and what that has begun is given up, heartbeats or not.
 
     Every step can be cut off at any point. What two processes decide at the same time is settled by
     the numbers of the trials, which the storage gives out one by one: the lower one stays, the
@@ -90,6 +95,7 @@ class SharedStudy:
             budget: Trials of the search in all.
             fill_in: Asks for the values of a trial.
         """
+        self._end_left()
         while True:
             self._fail_stale()
             attempts = self.attempts()
@@ -136,11 +142,26 @@ class SharedStudy:
         self._drop(self._own.pop(number))
 
     def release(self) -> None:
-        """Lets others run at once what this process has begun and will not finish."""
+        """Lets any search run at once what this one has begun and will not finish."""
         own, self._own = self._own, {}
         for trial in own.values():
-            with quiet(), suppress(Exception):  # Not patiently: the process ends.
+            with quiet(), suppress(Exception):  # Not patiently: somebody wants to stop.
+                trial.set_user_attr(_RELEASED, True)  # It is no fault of the trial.
                 self.study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+
+    def report(self, number: int, step: int, value: float) -> None:
+        """Writes down what a trial that this process runs has reached after a step."""
+        with suppress(UpdateFinishedTrialError):  # It was taken for dead.
+            self._patiently(lambda: self._own[number].report(value, step))
+
+    def reported(self, step: int) -> dict[int, float]:
+        """Returns what each trial of the search has reached after a step, by its number."""
+        return {
+            number: trial.intermediate_values[step]
+            for number, attempts in self.attempts().items()
+            for trial in attempts
+            if step in trial.intermediate_values
+        }
 
     def note(self, name: str, value: Any) -> None:
         """Writes something down beside the study."""
@@ -175,6 +196,7 @@ class SharedStudy:
         if earlier or (is_first and budget is not None and place >= budget):
             self._drop(trial)
             return None
+        self._patiently(lambda: trial.set_user_attr(_RUNNER, self._runner()))
         self._own[number] = trial
         if self._interval is not None and self._thread is None:
             self._thread = threading.Thread(target=_beat_on, args=(weakref.ref(self),), daemon=True)
@@ -196,6 +218,17 @@ class SharedStudy:
         if self._interval is not None:
             identity = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
             self._storage.record_heartbeat(identity)
+
+    def _runner(self) -> str:
+        return f"{_PROCESS} {os.getpid()} {threading.get_ident()}"
+
+    def _end_left(self) -> None:
+        """Ends what an earlier search in this thread, which is over, has left running."""
+        own = {trial.number for trial in self._own.values()}
+        for trial in self._trials():
+            is_left = trial.user_attrs.get(_RUNNER) == self._runner()
+            if is_left and trial.state == TrialState.RUNNING and trial.number not in own:
+                self._give_up(trial.number)
 
     def _fail_stale(self) -> None:
         """Ends the trials whose process died."""
@@ -249,7 +282,8 @@ def verdict(attempts: list[Any]) -> str:
     for state in (TrialState.RUNNING, TrialState.WAITING):
         if state in states:
             return state.name
-    return "LOST" if len(attempts) < _MOST_ATTEMPTS else "FAILED"
+    deaths = sum(_RELEASED not in trial.user_attrs for trial in attempts)
+    return "LOST" if deaths < _MOST_ATTEMPTS else "FAILED"
 
 
 def attempt_that_counts(attempts: list[Any]) -> Any:

@@ -16,7 +16,8 @@ class SuccessiveHalving:
     (rounded down, but at least the best one) of the n trials that have come there, itself included;
     trials that arrive together are compared together. Otherwise it ends there, completed, with the
     score of its best epoch. Nobody waits for others, so that the first to arrive stay: of many
-    trials about one in η passes a rung.
+    trials about one in η passes a rung. With `OptunaOracle(storage=...)` the trials of all
+    processes are compared.
 
     Args:
         factor: η, above 1: of how many trials one passes.

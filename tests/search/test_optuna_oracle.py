@@ -55,6 +55,24 @@ def test_a_search_keeps_within_its_conditional_scopes_and_its_budget(tmp_path):
     assert best.score == min(t.score for t in tuner.oracle.trials.values())
 
 
+def test_what_is_recorded_is_what_was_trained_where_a_name_stands_in_two_scopes(tmp_path):
+    used = []
+
+    def two_scopes(hp):
+        kind = hp.Choice("opt", ["sgd", "adam"])
+        low, high = (1e-3, 1.0) if kind == "sgd" else (1e-5, 1e-2)
+        with hp.conditional_scope("opt", [kind]):
+            used.append({"opt": kind, "lr": hp.Float("lr", low, high, sampling="log")})
+        return used[-1]["lr"]
+
+    tuner = tuner_in(tmp_path, two_scopes)
+    del used[:]  # Those of the space.
+    tuner.search(verbose=0)
+    assert list(values(tuner).values()) == used
+    assert {v["opt"] for v in used} == {"sgd", "adam"}
+    assert list(values(tuner_in(tmp_path, two_scopes)).values()) == used  # Read again.
+
+
 def test_every_kind_of_hyperparameter_stays_on_its_grid(tmp_path):
     def all_kinds(hp):
         hp.Fixed("fixed", 7)
@@ -164,6 +182,13 @@ def test_a_trial_that_kills_its_process_each_time_is_given_up(tmp_path):
     assert oracle.create_trial("one").trial_id != "00"
     assert oracle.trials["00"].status == "FAILED"
     assert oracle.trials["00"].message == "the processes that ran it died"
+
+
+def test_a_trial_that_is_interrupted_again_and_again_is_not_given_up(tmp_path):
+    oracle = tuner_in(tmp_path).oracle
+    for _ in range(6):
+        assert oracle.create_trial("one").trial_id == "00"
+        oracle.release()
 
 
 def test_what_a_builder_asks_for_late_is_searched_from_the_next_trial_on(tmp_path):

@@ -13,6 +13,7 @@ from kerastools.constraints import MaxNorm
 from kerastools.layers import Dropout
 from kerastools.optimizers import SGD, Adam
 from kerastools.search import (
+    OptunaOracle,
     PopulationTuner,
     SuccessiveHalving,
     _population,
@@ -395,12 +396,12 @@ def halved(tmp_path_factory):
         return search_halved(tmp_path_factory.mktemp("halved"))
 
 
-def search_halved(folder):
+def search_halved(folder, **oracle):
     def builder(hp):
         return stackable_of(hp, 7, hp.Float("rate", 0.01, 0.5, sampling="log"))
 
     tuner = tuner_in(
-        folder, builder, max_trials=6, population=2, halving=SuccessiveHalving(factor=2)
+        folder, builder, **oracle, max_trials=6, population=2, halving=SuccessiveHalving(factor=2)
     )
     patient = keras.callbacks.EarlyStopping("loss", min_delta=10.0, patience=2)
     tuner.search(**{**IN_ORDER, "epochs": 5}, callbacks=[patient])
@@ -431,6 +432,13 @@ def test_a_resumed_search_knows_the_rungs(halved):
     again = tuner_in(halved.directory, halved.hypermodel.build, halving=SuccessiveHalving(2))
     assert again._rungs.values == halved._rungs.values
     assert set(again._rungs.values[1]) == set(halved.oracle.trials)
+
+
+def test_the_rungs_are_in_the_study(tmp_path):
+    oracle = OptunaOracle("val_loss", 6, seed=3)
+    tuner = search_halved(tmp_path, objective=None, oracle=oracle)
+    assert len(tuner._rungs.values[1]) == 6
+    assert oracle.share(1, {}) == tuner._rungs.values[1]
 
 
 def test_a_trial_that_is_trained_alone_is_halved_too(tmp_path):
@@ -507,6 +515,33 @@ def test_a_directory_of_another_search_is_refused_and_left_alone(searched):
     with pytest.raises(ValueError, match=r"another search .*val_loss"):
         tuner_in(searched.directory, objective="val_accuracy")
     assert os.stat(path).st_mtime_ns == before
+
+
+def two_scopes(hp, high=1.0):
+    kind = hp.Choice("opt", ["sgd", "adam"])
+    optimizer, low, high = (SGD, 1e-3, high) if kind == "sgd" else (Adam, 1e-5, 1e-2)
+    with hp.conditional_scope("opt", [kind]):
+        rate = hp.Float("lr", low, high, sampling="log")
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(3)])
+    model.compile(optimizer(rate), "mse")
+    return model
+
+
+@pytest.mark.filterwarnings("ignore:Trial")  # keras-tuner's own oracle loses some values.
+@pytest.mark.parametrize("oracle", [keras_tuner.oracles.RandomSearchOracle, OptunaOracle])
+def test_a_search_with_one_name_in_two_scopes_is_resumed(tmp_path, oracle):
+    def run(trials, builder=two_scopes):
+        chooses = oracle("val_loss", trials, seed=1)
+        tuner = tuner_in(tmp_path, Quick(builder), objective=None, oracle=chooses)
+        tuner.search(verbose=0)
+        return tuner
+
+    assert len(run(5).oracle.get_space().space) == 3
+    assert len(run(7).oracle.end_order) == 7
+    with pytest.raises(
+        ValueError, match=r"there 'lr' if opt in \['sgd'\] is .* 1.0, .*and here .* 2"
+    ):
+        run(8, lambda hp: two_scopes(hp, 2.0))
 
 
 def test_bad_arguments_are_refused(tmp_path):

@@ -11,11 +11,13 @@ import time
 from glob import glob
 from pathlib import Path
 
+import numpy as np
 import optuna
 import pytest
 from keras_tuner.engine.base_tuner import BaseTuner
 
-from kerastools.search import OptunaOracle
+from kerastools.search import OptunaOracle, PopulationTuner, SuccessiveHalving
+from kerastools.search._rungs import Rungs
 
 pytestmark = pytest.mark.tensorflow  # keras-tuner's; no tensor of the backend is touched.
 
@@ -216,31 +218,117 @@ def test_a_database_that_cannot_be_reached_is_an_error_before_the_first_trial(tm
         tuner.search(verbose=0)
 
 
-def oracle_in(folder, name):
-    oracle = OptunaOracle("val_loss", 1, storage=f"sqlite:///{folder}/s.db", study_name="s")
-    return Pretend(oracle, lambda hp: hp.Float("x", -1.0, 1.0), folder / name).oracle
+def oracle_in(folder, name, trials=1):
+    oracle = OptunaOracle("val_loss", trials, storage=f"sqlite:///{folder}/s.db", study_name="s")
+    oracle = Pretend(oracle, lambda hp: hp.Float("x", -1.0, 1.0), folder / name).oracle
+    oracle.get_state()  # Opens the study.
+    return oracle
+
+
+def in_another_process(oracle):
+    oracle._study._runner = lambda: "another"
+    return oracle
 
 
 def test_a_process_that_ends_by_itself_leaves_its_trial_to_others_at_once(tmp_path):
-    first, second = oracle_in(tmp_path, "first"), oracle_in(tmp_path, "second")
+    first, second = oracle_in(tmp_path, "first"), in_another_process(oracle_in(tmp_path, "second"))
     trial = first.create_trial("one")
     assert second.create_trial("one").status == "IDLE"
-    first._study.release()  # As at the end of the interpreter.
+    first.release()  # As at the end of the interpreter.
     again = second.create_trial("one")
     assert again.trial_id == trial.trial_id
     assert again.hyperparameters.values == trial.hyperparameters.values
 
 
-def test_of_a_trial_that_was_taken_for_dead_one_result_counts(tmp_path):
-    first, second = oracle_in(tmp_path, "first"), oracle_in(tmp_path, "second")
+def test_at_a_rung_the_trials_of_all_processes_are_compared(tmp_path):
+    first = oracle_in(tmp_path, "first", trials=3)
+    second = in_another_process(oracle_in(tmp_path, "second", trials=3))
+    rungs = [Rungs(SuccessiveHalving(2), o.objective, o.share) for o in (first, second)]
+    good, bad, lost = (
+        oracle.create_trial(tuner_id).trial_id
+        for oracle, tuner_id in ((first, "one"), (second, "one"), (first, "two"))
+    )
+    assert rungs[0].arrive(1, 4, {good: 0.1}) == []
+    assert rungs[1].arrive(1, 4, {bad: 0.2}) == [bad]
+    second._study.study.tell(int(lost), state=optuna.trial.TrialState.FAIL)
+    assert rungs[0].arrive(1, 4, {lost: np.nan}) == [lost]
+    # One that begins later, on another machine.
+    assert second.share(1, {}) == {good: 0.1, bad: 0.2}
+
+
+def test_a_study_that_others_may_work_on_is_not_overwritten(tmp_path):
+    url, folder = f"sqlite:///{tmp_path}/s.db", tmp_path / "project"
+
+    def tuner(**arguments):
+        oracle = OptunaOracle("val_loss", 1, storage=url)
+        hypermodel = lambda hp: hp.Float("x", -1.0, 1.0)  # noqa: E731
+        return PopulationTuner(
+            hypermodel, oracle=oracle, directory=tmp_path, project_name="project", **arguments
+        )
+
+    first = tuner(overwrite=True)  # Nothing is there yet.
+    first.oracle.create_trial("one")
+    (folder / "kept").touch()
+    with pytest.raises(
+        ValueError, match=r"study 'project' .*delete_study.*storage='sqlite://.*db'"
+    ):
+        tuner(overwrite=True)
+    assert (folder / "kept").exists()
+    first.oracle.release()
+    optuna.delete_study(study_name="project", storage=url)
+    tuner(overwrite=True)
+    assert not (folder / "kept").exists()
+
+
+def test_a_search_that_was_left_by_an_exception_holds_no_trial_of_the_next(tmp_path):
+    first = oracle_in(tmp_path, "first")
+    trial = first.create_trial("one")
+    again = oracle_in(tmp_path, "second").create_trial("one")  # The first goes on beating.
+    assert again.trial_id == trial.trial_id
+    assert again.hyperparameters.values == trial.hyperparameters.values
+
+
+def test_a_population_that_was_interrupted_is_run_again_at_once(tmp_path, monkeypatch):
+    namespace = {"__name__": "population"}
+    exec(POPULATION, namespace)
+    url, tuners = f"sqlite:///{tmp_path}/s.db", []
+
+    class Interrupted(PopulationTuner):
+        def on_trial_end(self, trial):
+            super().on_trial_end(trial)
+            tuners.append(self)  # As a notebook keeps it.
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(namespace, "PopulationTuner", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        namespace["search"](url, tmp_path / "first", 2)
+    storage = optuna.storages.RDBStorage(url)
+    trials = optuna.load_study(study_name="population", storage=storage).trials
+    states = [trial.state.name for trial in trials]
+    assert sorted(states) == ["COMPLETE", "FAIL", "FAIL"]
+    monkeypatch.setitem(namespace, "PopulationTuner", PopulationTuner)
+    tuner = namespace["search"](url, tmp_path / "second", 2)
+    found = tuner.oracle.trials
+    assert [t.status for t in found.values()] == ["COMPLETED"] * 6
+    assert len(tuner.ways) == 5
+    assert all("together" in way for way in tuner.ways.values()), tuner.ways
+    for trial in trials:
+        assert found[str(trial.number)].hyperparameters.values == trial.user_attrs["drawn"]
+    storage.engine.dispose()
+
+
+@pytest.mark.parametrize("faster", ["first", "second"])
+def test_of_a_trial_that_was_taken_for_dead_one_result_counts(tmp_path, faster):
+    first, second = oracle_in(tmp_path, "first"), in_another_process(oracle_in(tmp_path, "second"))
     late = first.create_trial("one")
     first._study.study.tell(0, state=optuna.trial.TrialState.FAIL)  # No heartbeat came through.
     again = second.create_trial("one")
     assert again.trial_id == late.trial_id
-    for oracle, trial, value in ((first, late, 1.0), (second, again, 2.0)):
+    results = [(first, late, 1.0), (second, again, 2.0)]
+    for oracle, trial, value in results if faster == "first" else results[::-1]:
         oracle.update_trial(trial.trial_id, {"val_loss": value})
         trial.status = "COMPLETED"
         oracle.end_trial(trial)
-        assert oracle.create_trial("one").status == ("IDLE" if oracle is first else "STOPPED")
-    first.create_trial("one")
-    assert [t.score for o in (first, second) for t in o.trials.values()] == [2.0, 2.0]
+    for oracle in (first, second):
+        assert oracle.create_trial("one").status == "STOPPED"
+        assert [t.score for t in oracle.trials.values()] == [2.0]
