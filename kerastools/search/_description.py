@@ -152,7 +152,8 @@ class _Walk:
             self.visit(f"{path}.trainable", value.trainable)
         if isinstance(value, keras.Model):
             self.graph(path, value)
-        if library and isinstance(value, keras.Model) and value.inputs:
+        sequential = isinstance(value, keras.Sequential)  # Has no inputs before it is built.
+        if library and isinstance(value, keras.Model) and (sequential or value.inputs):
             return
         if library and hasattr(value, "get_config"):
             self.configuration(path, value)

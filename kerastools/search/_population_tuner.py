@@ -20,6 +20,7 @@ from kerastools.search._checks import (
     require_same_space,
 )
 from kerastools.search._clock import Clock
+from kerastools.search._input_shape import input_shape_of, with_input
 from kerastools.search._live_models import BestState, LiveModels, state_of
 from kerastools.search._member import Member
 from kerastools.search._population import Population
@@ -77,7 +78,7 @@ class PopulationTuner(keras_tuner.Tuner):
 
     Args:
         hypermodel: A `keras_tuner.HyperModel`, or a function that takes hyperparameters and returns
-            a compiled model.
+            a compiled model. A `Sequential` may lack `keras.Input` where the data are an array.
         objective: Name of what is optimised, such as `"val_accuracy"`, a `keras_tuner.Objective` or
             a list of them.
         max_trials: Number of trials in all, those of an interrupted search included.
@@ -170,6 +171,7 @@ class PopulationTuner(keras_tuner.Tuner):
         self._prepared: dict[str, Any] = {}
         self._trained: dict[str, tuple[Any, list[np.ndarray]]] = {}
         self._progress: Progress | None = None
+        self._input_shape: tuple[int | None, ...] | None = None
         save_atomically(oracle)
         super().__init__(
             oracle,
@@ -191,6 +193,7 @@ class PopulationTuner(keras_tuner.Tuner):
         """
         verbose = fit_kwargs.pop("verbose", 1)
         verbose = 1 if verbose == "auto" else int(verbose)
+        self._input_shape = input_shape_of(fit_kwargs.get("x", next(iter(fit_args), None)))
         self._check(fit_kwargs)
         self.save()  # From now on the search can be resumed.
         self._progress = Progress(self.oracle) if verbose else None
@@ -299,7 +302,12 @@ class PopulationTuner(keras_tuner.Tuner):
     def get_state(self) -> dict[str, Any]:
         """Returns what a resumed search goes on with."""
         objective = str(self.oracle.objective)
-        return {"seed": self.seed, "objective": objective, "rungs": self._rungs.state()}
+        return {
+            "seed": self.seed,
+            "objective": objective,
+            "rungs": self._rungs.state(),
+            "input_shape": self._input_shape,
+        }
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Takes over what `get_state` returned."""
@@ -311,6 +319,8 @@ class PopulationTuner(keras_tuner.Tuner):
             )
         self.seed = state["seed"]
         self._rungs.load(state.get("rungs", ()), self.oracle.end_order)
+        shape = state.get("input_shape")
+        self._input_shape = None if shape is None else tuple(shape)
 
     def _check(self, fit_kwargs: dict[str, Any]) -> None:
         space = self.oracle.get_space()
@@ -353,7 +363,7 @@ class PopulationTuner(keras_tuner.Tuner):
 
     def _build_once(self, hp: keras_tuner.HyperParameters) -> keras.Model:
         count_names_anew()
-        return self._build_hypermodel(hp)
+        return with_input(self._build_hypermodel(hp), self._input_shape)
 
     def _trial_seed(self, trial: Any, execution: int) -> int:
         name = str(trial.trial_id)

@@ -386,6 +386,46 @@ def test_the_best_member_is_loaded_as_it_was_in_its_best_epoch(together):
     assert float(model.optimizer.learning_rate) == pytest.approx(best.hyperparameters["rate"])
 
 
+def without_input(hp):
+    """As in keras-tuner's guide: the first batch tells the shape."""
+    model = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(8, "relu")])
+    model.add(Dropout(dropout(hp)))
+    model.add(keras.layers.Dense(3, "softmax"))
+    model.compile(SGD(learning_rate(hp)), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    return model
+
+
+@pytest.mark.parametrize("population", [1, 3])
+def test_a_sequential_without_input_is_trained_as_keras_trains_it(tmp_path, population):
+    tuner = tuner_in(tmp_path, without_input, max_trials=3, population=population)
+    tuner.search(**IN_ORDER)
+    way = {1: "live: compiled before", 3: "one of"}[population]
+    for name, trial in tuner.oracle.trials.items():
+        assert name == "0" or tuner.ways[name].startswith(way)
+        keras.utils.set_random_seed(tuner._trial_seed(trial, 0))
+        alone = without_input(trial.hyperparameters)
+        keras.utils.set_random_seed(tuner._trial_seed(trial, 0))
+        history = alone.fit(**IN_ORDER).history
+        assert trial.score == pytest.approx(min(history["val_loss"]), abs=1e-6)
+    best = tuner.oracle.get_best_trials(1)[0]
+    later = tuner_in(tmp_path, without_input, max_trials=3).get_best_models(1)[0]
+    loss = later.evaluate(*DATA["validation_data"], verbose=0)[0]
+    assert loss == pytest.approx(best.score, rel=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.shuffle=True. was passed")
+def test_its_shape_may_come_with_a_dataset(tmp_path):
+    import tensorflow as tf
+
+    tuner = tuner_in(tmp_path, without_input, max_trials=2)
+    train = tf.data.Dataset.from_tensor_slices((X[:64], Y[:64])).batch(16)
+    tuner.search(train, validation_data=DATA["validation_data"], epochs=1, verbose=0)
+    assert [t.status for t in tuner.oracle.trials.values()] == ["COMPLETED"] * 2
+    assert "give it an Input" in tuner.ways["1"]
+    loss = tuner.get_best_models(1)[0].evaluate(*DATA["validation_data"], verbose=0)[0]
+    assert loss == pytest.approx(tuner.oracle.get_best_trials(1)[0].score, rel=1e-5)
+
+
 @pytest.fixture(scope="module")
 def halved(tmp_path_factory):
     # On a busy machine nothing is measured here: it would be another search each time.
