@@ -17,6 +17,7 @@ from kerastools.search._checks import (
     require_compiled_model,
     require_live,
     require_objective,
+    require_reported,
     require_same_space,
 )
 from kerastools.search._clock import Clock
@@ -193,8 +194,7 @@ class PopulationTuner(keras_tuner.Tuner):
         """
         verbose = fit_kwargs.pop("verbose", 1)
         verbose = 1 if verbose == "auto" else int(verbose)
-        self._input_shape = input_shape_of(fit_kwargs.get("x", next(iter(fit_args), None)))
-        self._check(fit_kwargs)
+        self._check(dict(zip(("x", "y"), fit_args, strict=False)) | fit_kwargs)
         self.save()  # From now on the search can be resumed.
         self._progress = Progress(self.oracle) if verbose else None
         self.oracle.verbose = max(0, verbose - 1)
@@ -248,6 +248,7 @@ class PopulationTuner(keras_tuner.Tuner):
                 raise
             self._live.check(model)
             _require_numbers(history)
+            require_reported(self.oracle.objective, history)
             histories.append(history)
             if stop.stopped:
                 stopped = f", stopped after {stop.stopped} epochs by successive halving"
@@ -322,11 +323,12 @@ class PopulationTuner(keras_tuner.Tuner):
         shape = state.get("input_shape")
         self._input_shape = None if shape is None else tuple(shape)
 
-    def _check(self, fit_kwargs: dict[str, Any]) -> None:
+    def _check(self, fit: dict[str, Any]) -> None:
+        self._input_shape = input_shape_of(fit.get("x"))
         space = self.oracle.get_space()
         model = self._build_once(space.copy())
         require_compiled_model(model)
-        require_objective(self, model, fit_kwargs)
+        require_objective(self, model, fit)
         require_live(model, self._build_once, space)
 
     def _finish(

@@ -494,6 +494,42 @@ def test_what_cannot_be_trained_together_is_trained_alone_and_says_why(tmp_path,
     )
 
 
+def two_headed(hp):
+    x = inputs = keras.Input((6,))
+    x = Dropout(dropout(hp))(keras.layers.Dense(4)(x))
+    heads = [keras.layers.Dense(3, "softmax", name="a")(x), keras.layers.Dense(1, name="b")(x)]
+    model = keras.Model(inputs, heads)
+    losses = {"a": "sparse_categorical_crossentropy", "b": "mse"}
+    model.compile(SGD(0.1), losses, metrics={"a": ["accuracy"]})
+    return model
+
+
+def targets(rows):
+    return {"a": Y[rows], "b": X[rows, :1]}
+
+
+TWO = {"y": targets(slice(64)), "validation_data": (X[64:], targets(slice(64, None)))}
+
+
+@pytest.mark.parametrize("name", ["val_a_accuracy", "val_b_loss"])
+def test_one_of_several_outputs_can_be_the_objective(tmp_path, name):
+    tuner = tuner_in(tmp_path, two_headed, keras_tuner.Objective(name, "max"), max_trials=1)
+    tuner.search(**{**FIT, **TWO})
+    assert scores(tuner)["0"] is not None
+
+
+def test_an_objective_that_is_not_reported_ends_the_search_at_the_first_trial(tmp_path):
+    objective = keras_tuner.Objective("val_f1", "max")
+    tuner = tuner_in(tmp_path, objective=objective)
+    with pytest.raises(ValueError, match=r"'val_f1'; reported were .*val_accuracy"):
+        tuner.search(**FIT, callbacks=[keras.callbacks.LambdaCallback(), Reports()])
+    assert list(tuner.oracle.trials) == ["0"]
+
+
+class Reports(keras.callbacks.Callback):
+    """A callback of one's own, which might report anything."""
+
+
 def without(*names):
     return {k: v for k, v in FIT.items() if k not in names}
 
@@ -516,6 +552,14 @@ def fixed(hp, units=12):
         (build, keras_tuner.Objective("val_f1", "max"), FIT, ValueError, "'val_f1'; reported are"),
         (build, "val_loss", without("validation_data"), ValueError, "Pass validation_data="),
         (build, None, FIT, ValueError, "needs an objective, such as"),
+        (build, "val_loss", {**FIT, "validation_freq": 2}, ValueError, "validation_freq=2"),
+        (
+            two_headed,
+            keras_tuner.Objective("val_a_acc", "max"),
+            {**FIT, **TWO},
+            ValueError,
+            "'val_a_acc'; reported are loss, .*val_a_accuracy",
+        ),
         (
             lambda hp: fixed(hp, hp.Int("units", 2, 9)),
             "val_loss",
