@@ -82,6 +82,8 @@ class _Walk:
             self.result[path] = _class_name(value)
         elif isinstance(value, types.ModuleType | types.BuiltinFunctionType):
             self.result[path] = value.__name__
+        elif isinstance(value, slice):
+            self.entries(path, enumerate((value.start, value.stop, value.step)))
         else:
             self.once(path, value)
 
@@ -166,8 +168,10 @@ class _Walk:
         inherited = _inherited_attributes(value)
         own = {k: v for k, v in getattr(value, "__dict__", {}).items() if k not in inherited}
         if not own and not hasattr(value, "__dict__"):
-            # An object of a C extension: nothing of it can be read, so it is only equal to itself.
-            self.result[path] = (_class_name(type(value)), id(value))
+            # Nothing of it can be read. It knows what it is equal to (a range, a dtype, a path), or
+            # is equal to itself only (`...`, an object of a C extension).
+            says = type(value).__eq__ is not object.__eq__ and type(value).__hash__ is not None
+            self.result[path] = (_class_name(type(value)), value if says else id(value))
         for name, attribute in own.items():
             self.visit(f"{path}.{name}", attribute)
 
