@@ -59,9 +59,9 @@ def require_objective(tuner: Any, model: Any, fit_arguments: dict[str, Any]) -> 
 
 def require_reported(objective: Any, history: Any) -> None:
     """Ends the search if a training that is done has not reported the objective."""
-    reported = getattr(history, "history", None)
-    missing = [name for name in _wanted(objective) if name not in (reported or [name])]
-    if missing:
+    reported = getattr(history, "history", {})
+    missing = [name for name in _wanted(objective) if name not in reported]
+    if reported and missing:
         raise keras_tuner.errors.FatalValueError(
             f"PopulationTuner needs an objective that training reports. Received objective "
             f"{', '.join(map(repr, missing))}; reported were {', '.join(reported)}."
