@@ -12,6 +12,7 @@ from kerastools._core._graph import sublayers
 from kerastools._core._live_optimizer import LiveOptimizer
 from kerastools._core._slots import learning_rate_source
 from kerastools._core._stacked_keras import compile_arguments, graph_nodes
+from kerastools.search._adapted import vocabulary_of
 from kerastools.search._penalties import NUMBERS, live_holders
 
 Description = dict[str, Any]
@@ -157,6 +158,10 @@ class _Walk:
         sequential = isinstance(value, keras.Sequential)  # Has no inputs before it is built.
         if library and isinstance(value, keras.Model) and (sequential or value.inputs):
             return
+        if isinstance(value, keras.layers.Normalization) and value.built:
+            # Constants of the compiled step, worked out of the variables.
+            self.visit(f"{path}.adapted_mean", value.mean)
+            self.visit(f"{path}.adapted_variance", value.variance)
         if library and hasattr(value, "get_config"):
             self.configuration(path, value)
             return
@@ -191,7 +196,7 @@ class _Walk:
     def configuration(self, path: str, value: Any) -> None:
         """Adds the configuration of one of Keras's or our own objects, without live numbers."""
         try:
-            config = value.get_config()
+            config = value.get_config() | vocabulary_of(value)
         except (NotImplementedError, TypeError, ValueError):
             self.attributes(path, value)  # It was given something that cannot be saved.
             return

@@ -217,3 +217,23 @@ def test_objects_without_attributes_are_described_by_value(make):
 
     assert difference(holding(make(4)), holding(make(4))) is None
     assert difference(holding(make(4)), holding(make(8))) is not None
+
+
+@pytest.mark.parametrize(
+    ("make", "data"),
+    [
+        (keras.layers.Normalization, np.array([[1.0], [2.0], [4.0]])),
+        (keras.layers.IntegerLookup, np.array([[1], [2], [4]])),
+    ],
+)
+def test_what_a_layer_was_adapted_to_makes_a_difference(make, data):
+    def prepared(factor):
+        count_names_anew()
+        layer = make()
+        layer.adapt(data * factor)
+        model = keras.Sequential([keras.Input((1,), dtype=data.dtype), layer])
+        model.compile("sgd", "mse")
+        return describe(model)
+
+    assert difference(prepared(1), prepared(1)) is None
+    assert difference(prepared(1), prepared(3)) is not None
