@@ -10,14 +10,20 @@ from kerastools._core._graph import has_graph, sublayers
 from kerastools._core._live_rate import LiveRateLayer
 from kerastools._core._rebuild import rebuild
 from kerastools._core._stacked_keras import compile_arguments
-from kerastools.layers import Dropout
+from kerastools.layers import AlphaDropout, Dropout, SpatialDropout
 from kerastools.optimizers import SGD, Adam
 from kerastools.search._adapted import adapted_like
 from kerastools.search._checks import require_compiled_model
 from kerastools.search._spaces import betas, dropout, learning_rate, momentum
 
 _CALLER = "LiveNumbers"
-_LIVE = {keras.layers.Dropout: Dropout}
+_LIVE = {
+    keras.layers.Dropout: Dropout,
+    keras.layers.AlphaDropout: AlphaDropout,
+    keras.layers.SpatialDropout1D: SpatialDropout,
+    keras.layers.SpatialDropout2D: SpatialDropout,
+    keras.layers.SpatialDropout3D: SpatialDropout,
+}
 
 
 class LiveNumbers(keras_tuner.HyperModel):
@@ -27,9 +33,11 @@ class LiveNumbers(keras_tuner.HyperModel):
     layers, loss and metrics, with new weights and these numbers of its own (what a layer learned of
     the data in `adapt`, as `Normalization` does, is kept):
 
-    - `dropout`, one rate for all its dropout layers, in the range for its kind of net (recurrent
-      0.2 to 0.3, convolutional 0.4 to 0.5, else 0.1 to 0.5). Keras's `Dropout` is replaced by
-      `kerastools.layers.Dropout`, whose rate is live. A model without dropout stays without;
+    - `dropout`, one rate for all dropout layers, in nested models too, in the range for its kind of
+      net (recurrent 0.2 to 0.3, convolutional 0.4 to 0.5, else 0.1 to 0.5). Keras's `Dropout`,
+      `AlphaDropout` and `SpatialDropout1D` to `3D` are replaced by those of `kerastools.layers`,
+      whose rate is live. What is within another layer (dropout of recurrent cells and attention, a
+      wrapped layer) and `GaussianDropout` stay as they are, a model without dropout without;
     - `learning_rate`, from a tenth of the model's to ten times it, unless it is a schedule;
     - `1 - momentum` for SGD; `1 - beta_1` and `1 - beta_2` for Adam and its kin. Keras's SGD and
       Adam are replaced by this package's, with the same rule (and ε where Keras has it).
@@ -78,7 +86,10 @@ class LiveNumbers(keras_tuner.HyperModel):
             if issubclass(cls, LiveRateLayer):
                 if not rate:
                     rate.append(dropout(hp, _kind(self.model)))
-                return cls.from_config(layer.get_config() | {"rate": rate[0]})
+                config = layer.get_config() | {"rate": rate[0]}
+                if type(layer) is keras.layers.SpatialDropout1D:
+                    config["data_format"] = "channels_last"  # It knows no other.
+                return cls.from_config(config)
             return adapted_like(layer, _CALLER)
 
         model: Any

@@ -31,7 +31,7 @@ def tune(
 
     In one call what a search usually takes: `LiveNumbers` around a model that was not written for
     a search, `OptunaOracle` to choose the trials, `PopulationTuner` to train several of them in one
-    program, and a `SearchReport` of what was found.
+    program, and a `SearchReport` of what was found. `LiveNumbers` says which dropout layers count.
 
     Args:
         model: A compiled model, of which each trial trains a copy with new weights (what a layer

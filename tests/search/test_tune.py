@@ -3,7 +3,7 @@ import keras_tuner
 import numpy as np
 import pytest
 
-from kerastools.layers import Dropout, SpatialDropout
+from kerastools.layers import AlphaDropout, Dropout, SpatialDropout
 from kerastools.optimizers import SGD, Adam
 from kerastools.search import ConvNet, LiveNumbers, RecurrentNet, dropout, tune
 
@@ -68,6 +68,29 @@ def test_live_numbers_are_found_in_the_model():
     copy, hp = built(net(Adam(schedule), layer=lambda rate: SpatialDropout(rate, name="d")))
     assert [h.name for h in hp.space] == ["dropout", "1 - beta_1", "1 - beta_2"]
     assert type(copy.get_layer("d")) is SpatialDropout
+
+
+def test_dropout_is_live_in_nested_models_and_of_every_kind_that_can_be():
+    kl = keras.layers
+    shared = kl.Dropout(0.3)
+    inner = keras.Sequential([keras.Input((6, 4)), kl.Dense(4), shared])
+    kinds = [kl.SpatialDropout1D(0.3), kl.AlphaDropout(0.3, noise_shape=(None, 1, 4))]
+    stay = [kl.GaussianDropout(0.3), kl.LSTM(3, dropout=0.3)]
+    inputs = x = keras.Input((6, 4))
+    for layer in (inner, *kinds, shared, *stay):
+        x = layer(x)
+    model = keras.Model(inputs, kl.Dense(3)(x))
+    model.compile("adam", "mse")
+    hp = keras_tuner.HyperParameters()
+    hp.values["dropout"] = 0.26
+    copy = LiveNumbers(model).build(hp)
+    twins = [copy.get_layer(layer.name) for layer in (*kinds, shared)]
+    assert [type(twin) for twin in twins] == [SpatialDropout, AlphaDropout, Dropout]
+    assert copy.get_layer(inner.name).get_layer(shared.name) is twins[-1]
+    assert [float(twin.rate) for twin in twins] == pytest.approx([0.26] * 3)
+    assert twins[0].data_format == "channels_last"
+    assert twins[1].noise_shape == (None, 1, 4)
+    assert copy.get_layer(stay[0].name).rate == copy.get_layer(stay[1].name).dropout == 0.3
 
 
 def test_the_kind_of_net_gives_the_range_of_dropout():
