@@ -234,6 +234,7 @@ class PopulationTuner(keras_tuner.Tuner):
             own += [self._hooks(trial), best, *([stop] if execution == 0 else []), self._clock]
             fresh = self._prepared.pop(trial.trial_id, None) or self._build(trial, execution)
             if isinstance(fresh, Exception):
+                self.ways[trial.trial_id] = self.ways[trial.trial_id].removeprefix("; ")
                 raise fresh
             model, way = self._live.model_like(fresh)
             because = self.ways.get(trial.trial_id, "") if execution == 0 else ""

@@ -281,6 +281,21 @@ def test_a_builder_that_fails_in_some_trials_does_not_end_the_search(tmp_path):
     assert len(statuses) == 6
 
 
+@pytest.mark.filterwarnings("ignore:Trial . failed")
+def test_one_that_cannot_be_built_says_so(tmp_path, capsys):
+    def builder(hp):
+        return (
+            None if hp.Choice("broken", [False, True], default=False) else stackable_of(hp, 4, 0.1)
+        )
+
+    tuner = tuner_in(tmp_path, builder, max_trials=6)
+    tuner.search(**{**FIT, "epochs": 1, "verbose": 1})
+    failed = {t.trial_id for t in tuner.oracle.trials.values() if t.status == "FAILED"}
+    assert failed
+    assert {tuner.ways[name] for name in failed} == {"alone, because it cannot be built"}
+    assert "(alone, because it cannot be built)" in capsys.readouterr().out
+
+
 def test_a_diverged_trial_is_failed_and_the_next_begins_sound(tmp_path):
     def builder(hp):
         model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(3)])
