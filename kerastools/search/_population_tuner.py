@@ -38,6 +38,15 @@ from kerastools.search._state_files import (
 )
 from kerastools.search._successive_halving import SuccessiveHalving
 
+# What keras_tuner.RandomSearch takes, too, and gives to its oracle.
+_OF_ORACLE = (
+    "hyperparameters",
+    "tune_new_entries",
+    "allow_new_entries",
+    "max_retries_per_trial",
+    "max_consecutive_failed_trials",
+)
+
 
 class PopulationTuner(keras_tuner.Tuner):
     """Searches hyperparameters with keras-tuner, without compiling a model for every trial.
@@ -93,13 +102,16 @@ class PopulationTuner(keras_tuner.Tuner):
         directory: Folder of the search's files, on a local disk.
         project_name: Name of the folder in it.
         overwrite: Whether to delete a search that is there, instead of going on with it.
-        **kwargs: `executions_per_trial`, `max_model_size` and the others of `keras_tuner.Tuner`.
+        **kwargs: `executions_per_trial`, `max_model_size` and the others of `keras_tuner.Tuner`;
+            `hyperparameters`, `tune_new_entries` and the others of `keras_tuner.RandomSearch`,
+            which beside an `oracle` must be given to that.
 
     Raises:
         TypeError: From `search`, if the builder returns no model.
-        ValueError: If `seed` is negative, or `objective` stands beside `oracle`; from `search`, if
-            the model is not compiled, the objective will not be reported, no hyperparameter is
-            live, or the directory holds another search. All before the first trial.
+        ValueError: If `seed` is negative, or what an oracle takes stands beside `oracle`; from
+            `search`, if the model is not compiled, the objective will not be reported, no
+            hyperparameter is live, or the directory holds another search. All before the first
+            trial.
         RuntimeError: From `search`, when every trial failed.
 
     Example:
@@ -143,18 +155,20 @@ class PopulationTuner(keras_tuner.Tuner):
     ) -> None:
         if seed is None:
             seed = int(np.random.SeedSequence().generate_state(1)[0])
+        of_oracle = {name: kwargs.pop(name) for name in _OF_ORACLE if name in kwargs}
+        if objective is not None:
+            of_oracle["objective"] = objective
         if oracle is None:
+            # A run of diverged trials is no reason to stop.
+            patient = {"max_consecutive_failed_trials": max_trials + 1}
             oracle = keras_tuner.oracles.RandomSearchOracle(
-                objective=objective,
-                max_trials=max_trials,
-                seed=spread_seed(seed),
-                # A run of diverged trials is no reason to stop.
-                max_consecutive_failed_trials=max_trials + 1,
+                max_trials=max_trials, seed=spread_seed(seed), **patient | of_oracle
             )
-        elif objective is not None:
+        elif of_oracle:
             raise ValueError(
-                "PopulationTuner takes the objective from the oracle. Received "
-                f"objective={objective!r} beside oracle={type(oracle).__name__}: give it to that."
+                f"PopulationTuner takes {', '.join(of_oracle)} from the oracle. Received "
+                f"{', '.join(f'{name}={value!r}' for name, value in of_oracle.items())} beside "
+                f"oracle={type(oracle).__name__}: give that to it."
             )
         elif isinstance(oracle, keras_tuner.oracles.HyperbandOracle):
             raise ValueError(
@@ -172,6 +186,7 @@ class PopulationTuner(keras_tuner.Tuner):
         self._prepared: dict[str, Any] = {}
         self._trained: dict[str, tuple[Any, list[np.ndarray]]] = {}
         self._progress: Progress | None = None
+        self._given_space = oracle.get_space()
         self._input_shape: tuple[int | None, ...] | None = None
         save_atomically(oracle)
         super().__init__(
@@ -299,7 +314,7 @@ class PopulationTuner(keras_tuner.Tuner):
                 "was not written by this tuner. Pass overwrite=True to delete that search."
             ) from error
         drop_unrecorded(self.oracle)
-        require_same_space(self.hypermodel.build, self.oracle, self.project_dir)
+        require_same_space(self._ask, self.oracle, self.project_dir)
 
     def get_state(self) -> dict[str, Any]:
         """Returns what a resumed search goes on with."""
@@ -331,6 +346,11 @@ class PopulationTuner(keras_tuner.Tuner):
         require_compiled_model(model)
         require_objective(self, model, fit)
         require_live(model, self._build_once, space)
+
+    def _ask(self, hp: keras_tuner.HyperParameters) -> None:
+        """Fills `hp` with all that is searched, as the first build did."""
+        hp.merge(self._given_space)
+        self.hypermodel.build(hp if self.oracle.tune_new_entries else hp.copy())
 
     def _finish(
         self, fit: dict[str, Any], member: Member, way: str, arrays: list[Any] | None

@@ -613,10 +613,47 @@ def test_bad_arguments_are_refused(tmp_path):
     with pytest.raises(ValueError, match="population >= 1"):
         tuner_in(tmp_path, population=0)
     oracle = keras_tuner.oracles.RandomSearchOracle("val_loss")
-    with pytest.raises(ValueError, match="takes the objective from the oracle"):
+    with pytest.raises(ValueError, match="takes objective from the oracle"):
         tuner_in(tmp_path, oracle=oracle)
+    with pytest.raises(ValueError, match="takes tune_new_entries, objective from the oracle"):
+        tuner_in(tmp_path, oracle=oracle, tune_new_entries=False)
     with pytest.raises(ValueError, match="HyperbandOracle"):
         tuner_in(tmp_path, objective=None, oracle=keras_tuner.oracles.HyperbandOracle("val_loss"))
+
+
+@pytest.mark.parametrize("tune", [True, False])
+def test_what_random_search_takes_goes_to_the_oracle(tmp_path, tune):
+    given = keras_tuner.HyperParameters()
+    given.Fixed("learning_rate", 0.01)
+    given.Float("dropout", 0.1, 0.2)
+    for trials in (3, 4):  # And the search can go on.
+        arguments = {"max_trials": trials, "hyperparameters": given, "tune_new_entries": tune}
+        tuner = tuner_in(tmp_path, Quick(), **arguments)
+        tuner.search()
+    values = [trial.hyperparameters.values for trial in tuner.oracle.trials.values()]
+    assert len(values) == 4
+    assert {v["learning_rate"] for v in values} == {0.01}
+    assert all(0.1 <= v["dropout"] <= 0.2 for v in values)
+    assert len({v["dropout"] for v in values}) > 1
+    assert (len({v["1 - momentum"] for v in values}) > 1) == tune
+
+
+@pytest.mark.filterwarnings("ignore:Trial . failed")
+def test_a_failed_trial_may_be_tried_again(tmp_path):
+    seen = []
+
+    def builder(hp):
+        model = stackable_of(hp, 4, 0.1)
+        broken = hp.Choice("broken", [False, True], default=False)
+        first = hp.values not in seen
+        seen.append(dict(hp.values))
+        return None if broken and first else model
+
+    tuner = tuner_in(tmp_path, builder, max_trials=6, max_retries_per_trial=1)
+    tuner.search(**{**FIT, "epochs": 1})
+    trials = list(tuner.oracle.trials.values())
+    assert [t.status for t in trials] == ["COMPLETED"] * 6
+    assert {t.hyperparameters["broken"] for t in trials} == {False, True}
 
 
 @pytest.mark.parametrize("kind", ["BayesianOptimizationOracle", "GridSearchOracle"])
