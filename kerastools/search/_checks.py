@@ -5,7 +5,9 @@ from typing import Any
 
 import keras
 import keras_tuner
+import numpy as np
 
+from kerastools._core._loop_programs import build_metrics
 from kerastools._core._stacked_keras import compile_arguments
 from kerastools.search._description import describe, difference
 from kerastools.search._same_space import difference as difference_of_spaces
@@ -28,18 +30,24 @@ def require_compiled_model(model: Any, caller: str = "PopulationTuner") -> None:
 def require_objective(tuner: Any, model: Any, fit_arguments: dict[str, Any]) -> None:
     """Raises if training `model` with these arguments will surely not report the objective."""
     objective = tuner.oracle.objective
-    stock_fit = type(tuner.hypermodel).fit is keras_tuner.HyperModel.fit
-    if not stock_fit or not type(model).__module__.startswith("keras."):
-        return  # A fit or train step of the user's own may report anything.
+    if type(tuner.hypermodel).fit is not keras_tuner.HyperModel.fit:
+        return
+    every = fit_arguments.get("validation_freq")
+    if every not in (None, 1) and any(name.startswith("val_") for name in _wanted(objective)):
+        raise ValueError(
+            f"PopulationTuner needs {objective.name!r} of every epoch, to know the best one. "
+            f"Received validation_freq={every!r}. Leave it out."
+        )
+    if not type(model).__module__.startswith("keras."):
+        return  # A train step of the user's own may report anything.
     if objective.name == "default_objective":
         raise ValueError(
             "PopulationTuner needs an objective, such as objective='val_loss', because the "
             "hypermodel's fit returns a History. Received objective=None."
         )
     logged = logged_names(model, fit_arguments)
-    wanted = getattr(objective, "name_to_direction", {objective.name: None})
-    missing = [name for name in wanted if name not in logged]
-    if not missing or _may_log_more(model, fit_arguments):
+    missing = [name for name in _wanted(objective) if name not in (logged or [name])]
+    if logged is None or not missing or _has_own_callbacks(fit_arguments):
         return
     advice = "Choose one of these, or add it to the metrics in compile()."
     if any(name.startswith("val_") for name in missing) and not _validates(fit_arguments):
@@ -50,15 +58,50 @@ def require_objective(tuner: Any, model: Any, fit_arguments: dict[str, Any]) -> 
     )
 
 
-def logged_names(model: Any, fit_arguments: dict[str, Any]) -> list[str]:
-    """Returns the names under which `model.fit` reports, for a model with one output."""
+def require_reported(objective: Any, history: Any) -> None:
+    """Ends the search if a training that is done has not reported the objective."""
+    reported = getattr(history, "history", {})
+    missing = [name for name in _wanted(objective) if name not in reported]
+    if reported and missing:
+        raise keras_tuner.errors.FatalValueError(
+            f"PopulationTuner needs an objective that training reports. Received objective "
+            f"{', '.join(map(repr, missing))}; reported were {', '.join(reported)}."
+        )
+
+
+def logged_names(model: Any, fit_arguments: dict[str, Any]) -> list[str] | None:
+    """Returns the names under which `model.fit` reports; `None` if that cannot be told.
+
+    The losses and metrics of a model with several outputs are tried on the first row of the data.
+    """
+    if len(getattr(model, "outputs", None) or [None]) == 1:
+        names = _compiled_names(model)
+    elif (tried := _tried_names(model, fit_arguments)) is None:
+        return None
+    else:
+        names = tried
+    return names + ([f"val_{name}" for name in names] if _validates(fit_arguments) else [])
+
+
+def _compiled_names(model: Any) -> list[str]:
     arguments = compile_arguments(model)
     names = ["loss"]
     for metric in keras.tree.flatten([arguments["metrics"], arguments["weighted_metrics"]]):
         if metric is not None:
             name = metric if isinstance(metric, str) else getattr(metric, "name", None)
             names.append(name or metric.__name__)
-    return names + ([f"val_{name}" for name in names] if _validates(fit_arguments) else [])
+    return names
+
+
+def _tried_names(model: Any, fit_arguments: dict[str, Any]) -> list[str] | None:
+    data = [fit_arguments.get("x"), fit_arguments.get("y")]
+    if not all(isinstance(array, np.ndarray) for array in keras.tree.flatten(data)):
+        return None
+    try:
+        build_metrics(model, *keras.tree.map_structure(lambda array: array[:1], data))
+    except Exception:  # Of a loss that needs more than one row, say.
+        return None
+    return list(model.get_metrics_result())
 
 
 def require_live(
@@ -132,10 +175,12 @@ def _validates(fit_arguments: dict[str, Any]) -> bool:
     )
 
 
-def _may_log_more(model: Any, fit_arguments: dict[str, Any]) -> bool:
-    own_callbacks = [
-        callback
+def _has_own_callbacks(fit_arguments: dict[str, Any]) -> bool:
+    return any(
+        not type(callback).__module__.startswith("keras.")
         for callback in fit_arguments.get("callbacks") or ()
-        if not type(callback).__module__.startswith("keras.")
-    ]
-    return bool(own_callbacks) or len(model.outputs or [None]) != 1
+    )
+
+
+def _wanted(objective: Any) -> list[str]:
+    return list(getattr(objective, "name_to_direction", [objective.name]))

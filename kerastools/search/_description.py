@@ -12,6 +12,7 @@ from kerastools._core._graph import sublayers
 from kerastools._core._live_optimizer import LiveOptimizer
 from kerastools._core._slots import learning_rate_source
 from kerastools._core._stacked_keras import compile_arguments, graph_nodes
+from kerastools.search._adapted import vocabulary_of
 from kerastools.search._penalties import NUMBERS, live_holders
 
 Description = dict[str, Any]
@@ -82,6 +83,8 @@ class _Walk:
             self.result[path] = _class_name(value)
         elif isinstance(value, types.ModuleType | types.BuiltinFunctionType):
             self.result[path] = value.__name__
+        elif isinstance(value, slice):
+            self.entries(path, enumerate((value.start, value.stop, value.step)))
         else:
             self.once(path, value)
 
@@ -152,8 +155,13 @@ class _Walk:
             self.visit(f"{path}.trainable", value.trainable)
         if isinstance(value, keras.Model):
             self.graph(path, value)
-        if library and isinstance(value, keras.Model) and value.inputs:
+        sequential = isinstance(value, keras.Sequential)  # Has no inputs before it is built.
+        if library and isinstance(value, keras.Model) and (sequential or value.inputs):
             return
+        if isinstance(value, keras.layers.Normalization) and value.built:
+            # Constants of the compiled step, worked out of the variables.
+            self.visit(f"{path}.adapted_mean", value.mean)
+            self.visit(f"{path}.adapted_variance", value.variance)
         if library and hasattr(value, "get_config"):
             self.configuration(path, value)
             return
@@ -165,8 +173,10 @@ class _Walk:
         inherited = _inherited_attributes(value)
         own = {k: v for k, v in getattr(value, "__dict__", {}).items() if k not in inherited}
         if not own and not hasattr(value, "__dict__"):
-            # An object of a C extension: nothing of it can be read, so it is only equal to itself.
-            self.result[path] = (_class_name(type(value)), id(value))
+            # Nothing of it can be read. It knows what it is equal to (a range, a dtype, a path), or
+            # is equal to itself only (`...`, an object of a C extension).
+            says = type(value).__eq__ is not object.__eq__ and type(value).__hash__ is not None
+            self.result[path] = (_class_name(type(value)), value if says else id(value))
         for name, attribute in own.items():
             self.visit(f"{path}.{name}", attribute)
 
@@ -186,7 +196,7 @@ class _Walk:
     def configuration(self, path: str, value: Any) -> None:
         """Adds the configuration of one of Keras's or our own objects, without live numbers."""
         try:
-            config = value.get_config()
+            config = value.get_config() | vocabulary_of(value)
         except (NotImplementedError, TypeError, ValueError):
             self.attributes(path, value)  # It was given something that cannot be saved.
             return

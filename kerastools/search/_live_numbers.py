@@ -6,25 +6,38 @@ from typing import Any
 import keras
 import keras_tuner
 
-from kerastools._core._graph import sublayers
+from kerastools._core._graph import has_graph, sublayers
+from kerastools._core._live_rate import LiveRateLayer
+from kerastools._core._rebuild import rebuild
 from kerastools._core._stacked_keras import compile_arguments
 from kerastools.layers import AlphaDropout, Dropout, SpatialDropout
 from kerastools.optimizers import SGD, Adam
+from kerastools.search._adapted import adapted_like
 from kerastools.search._checks import require_compiled_model
 from kerastools.search._spaces import betas, dropout, learning_rate, momentum
 
-_LIVE = (Dropout, SpatialDropout, AlphaDropout)
+_CALLER = "LiveNumbers"
+_LIVE = {
+    keras.layers.Dropout: Dropout,
+    keras.layers.AlphaDropout: AlphaDropout,
+    keras.layers.SpatialDropout1D: SpatialDropout,
+    keras.layers.SpatialDropout2D: SpatialDropout,
+    keras.layers.SpatialDropout3D: SpatialDropout,
+}
 
 
 class LiveNumbers(keras_tuner.HyperModel):
     """Searches dropout rate, learning rate and momentum or betas of a model as it is.
 
     For a model that was not written for a search: each trial trains a copy of it, of the same
-    layers, loss and metrics, with new weights and these numbers of its own:
+    layers, loss and metrics, with new weights and these numbers of its own (what a layer learned of
+    the data in `adapt`, as `Normalization` does, is kept):
 
-    - `dropout`, one rate for all its dropout layers, in the range for its kind of net (recurrent
-      0.2 to 0.3, convolutional 0.4 to 0.5, else 0.1 to 0.5). Keras's `Dropout` is replaced by
-      `kerastools.layers.Dropout`, whose rate is live. A model without dropout stays without;
+    - `dropout`, one rate for all dropout layers, in nested models too, in the range for its kind of
+      net (recurrent 0.2 to 0.3, convolutional 0.4 to 0.5, else 0.1 to 0.5). Keras's `Dropout`,
+      `AlphaDropout` and `SpatialDropout1D` to `3D` are replaced by those of `kerastools.layers`,
+      whose rate is live. What is within another layer (dropout of recurrent cells and attention, a
+      wrapped layer) and `GaussianDropout` stay as they are, a model without dropout without;
     - `learning_rate`, from a tenth of the model's to ten times it, unless it is a schedule;
     - `1 - momentum` for SGD; `1 - beta_1` and `1 - beta_2` for Adam and its kin. Keras's SGD and
       Adam are replaced by this package's, with the same rule (and ε where Keras has it).
@@ -35,7 +48,8 @@ class LiveNumbers(keras_tuner.HyperModel):
 
     Raises:
         TypeError: If it is neither.
-        ValueError: If the model is not compiled, or subclassed.
+        ValueError: If the model is not compiled, or subclassed; from `build`, if a layer cannot be
+            made again as it was adapted.
 
     Example:
 
@@ -53,7 +67,7 @@ class LiveNumbers(keras_tuner.HyperModel):
         super().__init__()
         if not isinstance(model, keras.Model) and callable(model):
             model = model()
-        require_compiled_model(model, "LiveNumbers")
+        require_compiled_model(model, _CALLER)
         if not isinstance(model, keras.Sequential) and not getattr(model, "operations", None):
             raise ValueError(
                 "LiveNumbers needs a functional or Sequential model, which it can copy. Received "
@@ -66,21 +80,35 @@ class LiveNumbers(keras_tuner.HyperModel):
         rate: list[float] = []  # Asked for once, and only if there is a layer for it.
 
         def copy(layer: Any) -> Any:
-            if type(layer) is not keras.layers.Dropout and not isinstance(layer, _LIVE):
-                return type(layer).from_config(layer.get_config())
-            if not rate:
-                rate.append(dropout(hp, _kind(self.model)))
-            config = layer.get_config() | {"rate": rate[0]}
-            cls = Dropout if type(layer) is keras.layers.Dropout else type(layer)
-            return cls.from_config(config)
+            if type(layer) is keras.Sequential:  # It is not built.
+                return _sequential([copy(part) for part in layer.layers], layer)
+            cls: Any = _LIVE.get(type(layer), type(layer))
+            if issubclass(cls, LiveRateLayer):
+                if not rate:
+                    rate.append(dropout(hp, _kind(self.model)))
+                config = layer.get_config() | {"rate": rate[0]}
+                if type(layer) is keras.layers.SpatialDropout1D:
+                    config["data_format"] = "channels_last"  # It knows no other.
+                return cls.from_config(config)
+            return adapted_like(layer, _CALLER)
 
-        model = keras.models.clone_model(self.model, clone_function=copy)
+        model: Any
+        if has_graph(self.model):
+            model = rebuild(self.model, _CALLER, lambda path, layer: (copy(layer), False))
+            if isinstance(self.model, keras.Sequential):
+                model = _sequential(model.layers, self.model)
+        else:
+            model = copy(self.model)
         arguments = compile_arguments(self.model)
         arguments["optimizer"] = _optimizer(self.model.optimizer, hp)
         for name in ("metrics", "weighted_metrics"):
             arguments[name] = keras.tree.map_structure(_fresh, arguments[name])
         model.compile(**arguments)
         return model
+
+
+def _sequential(layers: list[Any], like: Any) -> Any:
+    return keras.Sequential(layers, trainable=like.trainable, name=like.name)
 
 
 def _optimizer(given: Any, hp: keras_tuner.HyperParameters) -> Any:

@@ -18,9 +18,11 @@ from kerastools.search._checks import (
     require_compiled_model,
     require_live,
     require_objective,
+    require_reported,
     require_same_space,
 )
 from kerastools.search._clock import Clock
+from kerastools.search._input_shape import input_shape_of, with_input
 from kerastools.search._live_models import BestState, LiveModels, state_of
 from kerastools.search._member import Member
 from kerastools.search._optuna_oracle import OptunaOracle
@@ -37,6 +39,15 @@ from kerastools.search._state_files import (
     write_json,
 )
 from kerastools.search._successive_halving import SuccessiveHalving
+
+# What keras_tuner.RandomSearch takes, too, and gives to its oracle.
+_OF_ORACLE = (
+    "hyperparameters",
+    "tune_new_entries",
+    "allow_new_entries",
+    "max_retries_per_trial",
+    "max_consecutive_failed_trials",
+)
 
 
 class PopulationTuner(keras_tuner.Tuner):
@@ -79,7 +90,7 @@ class PopulationTuner(keras_tuner.Tuner):
 
     Args:
         hypermodel: A `keras_tuner.HyperModel`, or a function that takes hyperparameters and returns
-            a compiled model.
+            a compiled model. A `Sequential` may lack `keras.Input` where the data are an array.
         objective: Name of what is optimised, such as `"val_accuracy"`, a `keras_tuner.Objective` or
             a list of them.
         max_trials: Number of trials in all, those of an interrupted search included.
@@ -94,14 +105,16 @@ class PopulationTuner(keras_tuner.Tuner):
         project_name: Name of the folder in it.
         overwrite: Whether to delete a search that is there, instead of going on with it. A study in
             a `storage` is not deleted but refused: others may be working on it.
-        **kwargs: `executions_per_trial`, `max_model_size` and the others of `keras_tuner.Tuner`.
+        **kwargs: `executions_per_trial`, `max_model_size` and the others of `keras_tuner.Tuner`;
+            `hyperparameters`, `tune_new_entries` and the others of `keras_tuner.RandomSearch`,
+            which beside an `oracle` must be given to that.
 
     Raises:
         TypeError: From `search`, if the builder returns no model.
-        ValueError: If `seed` is negative, `objective` stands beside `oracle`, or `overwrite` is to
-            delete a study in a storage; from `search`, if the model is not compiled, the objective
-            will not be reported, no hyperparameter is live, or the directory holds another search.
-            All before the first trial.
+        ValueError: If `seed` is negative, what an oracle takes stands beside `oracle`, or
+            `overwrite` is to delete a study in a storage; from `search`, if the model is not
+            compiled, the objective will not be reported, no hyperparameter is live, or the
+            directory holds another search. All before the first trial.
         RuntimeError: From `search`, when every trial failed.
 
     Example:
@@ -145,18 +158,20 @@ class PopulationTuner(keras_tuner.Tuner):
     ) -> None:
         if seed is None:
             seed = int(np.random.SeedSequence().generate_state(1)[0])
+        of_oracle = {name: kwargs.pop(name) for name in _OF_ORACLE if name in kwargs}
+        if objective is not None:
+            of_oracle["objective"] = objective
         if oracle is None:
+            # A run of diverged trials is no reason to stop.
+            patient = {"max_consecutive_failed_trials": max_trials + 1}
             oracle = keras_tuner.oracles.RandomSearchOracle(
-                objective=objective,
-                max_trials=max_trials,
-                seed=spread_seed(seed),
-                # A run of diverged trials is no reason to stop.
-                max_consecutive_failed_trials=max_trials + 1,
+                max_trials=max_trials, seed=spread_seed(seed), **patient | of_oracle
             )
-        elif objective is not None:
+        elif of_oracle:
             raise ValueError(
-                "PopulationTuner takes the objective from the oracle. Received "
-                f"objective={objective!r} beside oracle={type(oracle).__name__}: give it to that."
+                f"PopulationTuner takes {', '.join(of_oracle)} from the oracle. Received "
+                f"{', '.join(f'{name}={value!r}' for name, value in of_oracle.items())} beside "
+                f"oracle={type(oracle).__name__}: give that to it."
             )
         elif isinstance(oracle, keras_tuner.oracles.HyperbandOracle):
             raise ValueError(
@@ -177,6 +192,8 @@ class PopulationTuner(keras_tuner.Tuner):
         self._prepared: dict[str, Any] = {}
         self._trained: dict[str, tuple[Any, list[np.ndarray]]] = {}
         self._progress: Progress | None = None
+        self._given_space = oracle.get_space()
+        self._input_shape: tuple[int | None, ...] | None = None
         save_atomically(oracle)
         super().__init__(
             oracle,
@@ -198,7 +215,7 @@ class PopulationTuner(keras_tuner.Tuner):
         """
         verbose = fit_kwargs.pop("verbose", 1)
         verbose = 1 if verbose == "auto" else int(verbose)
-        self._check(fit_kwargs)
+        self._check(dict(zip(("x", "y"), fit_args, strict=False)) | fit_kwargs)
         self.save()  # From now on the search can be resumed.
         self._progress = Progress(self.oracle) if verbose else None
         self.oracle.verbose = max(0, verbose - 1)
@@ -238,6 +255,7 @@ class PopulationTuner(keras_tuner.Tuner):
             own += [self._hooks(trial), best, *([stop] if execution == 0 else []), self._clock]
             fresh = self._prepared.pop(trial.trial_id, None) or self._build(trial, execution)
             if isinstance(fresh, Exception):
+                self.ways[trial.trial_id] = self.ways[trial.trial_id].removeprefix("; ")
                 raise fresh
             model, way = self._live.model_like(fresh)
             because = self.ways.get(trial.trial_id, "") if execution == 0 else ""
@@ -252,6 +270,7 @@ class PopulationTuner(keras_tuner.Tuner):
                 raise
             self._live.check(model)
             _require_numbers(history)
+            require_reported(self.oracle.objective, history)
             histories.append(history)
             if stop.stopped:
                 stopped = f", stopped after {stop.stopped} epochs by successive halving"
@@ -301,12 +320,17 @@ class PopulationTuner(keras_tuner.Tuner):
                 "was not written by this tuner. Pass overwrite=True to delete that search."
             ) from error
         drop_unrecorded(self.oracle)
-        require_same_space(self.hypermodel.build, self.oracle, self.project_dir)
+        require_same_space(self._ask, self.oracle, self.project_dir)
 
     def get_state(self) -> dict[str, Any]:
         """Returns what a resumed search goes on with."""
         objective = str(self.oracle.objective)
-        return {"seed": self.seed, "objective": objective, "rungs": self._rungs.state()}
+        return {
+            "seed": self.seed,
+            "objective": objective,
+            "rungs": self._rungs.state(),
+            "input_shape": self._input_shape,
+        }
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Takes over what `get_state` returned."""
@@ -318,13 +342,21 @@ class PopulationTuner(keras_tuner.Tuner):
             )
         self.seed = state["seed"]
         self._rungs.load(state.get("rungs", ()), self.oracle.end_order)
+        shape = state.get("input_shape")
+        self._input_shape = None if shape is None else tuple(shape)
 
-    def _check(self, fit_kwargs: dict[str, Any]) -> None:
+    def _check(self, fit: dict[str, Any]) -> None:
+        self._input_shape = input_shape_of(fit.get("x"))
         space = self.oracle.get_space()
         model = self._build_once(space.copy())
         require_compiled_model(model)
-        require_objective(self, model, fit_kwargs)
+        require_objective(self, model, fit)
         require_live(model, self._build_once, space)
+
+    def _ask(self, hp: keras_tuner.HyperParameters) -> None:
+        """Fills `hp` with all that is searched, as the first build did."""
+        hp.merge(self._given_space)
+        self.hypermodel.build(hp if self.oracle.tune_new_entries else hp.copy())
 
     def _finish(
         self, fit: dict[str, Any], member: Member, way: str, arrays: list[Any] | None
@@ -360,7 +392,7 @@ class PopulationTuner(keras_tuner.Tuner):
 
     def _build_once(self, hp: keras_tuner.HyperParameters) -> keras.Model:
         count_names_anew()
-        return self._build_hypermodel(hp)
+        return with_input(self._build_hypermodel(hp), self._input_shape)
 
     def _trial_seed(self, trial: Any, execution: int) -> int:
         name = str(trial.trial_id)

@@ -31,12 +31,13 @@ def tune(
 
     In one call what a search usually takes: `LiveNumbers` around a model that was not written for
     a search, `OptunaOracle` to choose the trials, `PopulationTuner` to train several of them in one
-    program, and a `SearchReport` of what was found.
+    program, and a `SearchReport` of what was found. `LiveNumbers` says which dropout layers count.
 
     Args:
-        model: A compiled model, of which each trial trains a copy with new weights; a function
-            without arguments that returns one; or a builder `build(hp)` or a
-            `keras_tuner.HyperModel` with hyperparameters of its own, which are then searched.
+        model: A compiled model, of which each trial trains a copy with new weights (what a layer
+            learned in `adapt` is kept); a function without arguments that returns one; or a builder
+            `build(hp)` or a `keras_tuner.HyperModel` with hyperparameters of its own, which are
+            then searched.
         x: Inputs, as `fit` takes them.
         y: Targets.
         objective: Name of what is optimised, or a `keras_tuner.Objective`.

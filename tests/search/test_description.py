@@ -1,4 +1,6 @@
 import functools
+from fractions import Fraction
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -176,3 +178,62 @@ def test_subclassed_models_are_described_by_their_attributes():
 
     assert difference(own(1.0), own(1.0)) is None
     assert "factor is 2.0" in str(difference(own(1.0), own(2.0)))
+
+
+def sliced(key):
+    count_names_anew()
+    inputs = keras.Input((4, 5))
+    model = keras.Model(inputs, inputs[key])
+    model.compile("sgd", "mse")
+    return describe(model)
+
+
+@pytest.mark.parametrize(
+    ("key", "other"),
+    [
+        ((slice(None), -1), (slice(None), 0)),
+        ((slice(None), slice(0, 3)), (slice(None), slice(0, 2))),
+        ((..., 0), (..., 1)),
+        ((slice(None), None), (slice(None), 0)),
+    ],
+)
+def test_slices_are_described_by_what_they_cut_out(key, other):
+    again = tuple(slice(k.start, k.stop, k.step) if isinstance(k, slice) else k for k in key)
+    assert difference(sliced(key), sliced(again)) is None
+    assert difference(sliced(key), sliced(other)) is not None
+
+
+@pytest.mark.parametrize(
+    "make",
+    [range, lambda n: np.dtype(f"f{n}"), lambda n: Path(str(n)), Fraction, lambda n: slice(n)],
+)
+def test_objects_without_attributes_are_described_by_value(make):
+    def holding(value):
+        count_names_anew()
+        layer = keras.layers.Lambda(lambda x: (x, value)[0], output_shape=(3,), name="held")
+        model = keras.Sequential([keras.Input((3,)), layer], name="one")
+        model.compile("sgd", "mse")
+        return describe(model)
+
+    assert difference(holding(make(4)), holding(make(4))) is None
+    assert difference(holding(make(4)), holding(make(8))) is not None
+
+
+@pytest.mark.parametrize(
+    ("make", "data"),
+    [
+        (keras.layers.Normalization, np.array([[1.0], [2.0], [4.0]])),
+        (keras.layers.IntegerLookup, np.array([[1], [2], [4]])),
+    ],
+)
+def test_what_a_layer_was_adapted_to_makes_a_difference(make, data):
+    def prepared(factor):
+        count_names_anew()
+        layer = make()
+        layer.adapt(data * factor)
+        model = keras.Sequential([keras.Input((1,), dtype=data.dtype), layer])
+        model.compile("sgd", "mse")
+        return describe(model)
+
+    assert difference(prepared(1), prepared(1)) is None
+    assert difference(prepared(1), prepared(3)) is not None

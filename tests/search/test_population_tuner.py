@@ -283,6 +283,21 @@ def test_a_builder_that_fails_in_some_trials_does_not_end_the_search(tmp_path):
     assert len(statuses) == 6
 
 
+@pytest.mark.filterwarnings("ignore:Trial . failed")
+def test_one_that_cannot_be_built_says_so(tmp_path, capsys):
+    def builder(hp):
+        return (
+            None if hp.Choice("broken", [False, True], default=False) else stackable_of(hp, 4, 0.1)
+        )
+
+    tuner = tuner_in(tmp_path, builder, max_trials=6)
+    tuner.search(**{**FIT, "epochs": 1, "verbose": 1})
+    failed = {t.trial_id for t in tuner.oracle.trials.values() if t.status == "FAILED"}
+    assert failed
+    assert {tuner.ways[name] for name in failed} == {"alone, because it cannot be built"}
+    assert "(alone, because it cannot be built)" in capsys.readouterr().out
+
+
 def test_a_diverged_trial_is_failed_and_the_next_begins_sound(tmp_path):
     def builder(hp):
         model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(3)])
@@ -388,6 +403,46 @@ def test_the_best_member_is_loaded_as_it_was_in_its_best_epoch(together):
     assert float(model.optimizer.learning_rate) == pytest.approx(best.hyperparameters["rate"])
 
 
+def without_input(hp):
+    """As in keras-tuner's guide: the first batch tells the shape."""
+    model = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(8, "relu")])
+    model.add(Dropout(dropout(hp)))
+    model.add(keras.layers.Dense(3, "softmax"))
+    model.compile(SGD(learning_rate(hp)), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    return model
+
+
+@pytest.mark.parametrize("population", [1, 3])
+def test_a_sequential_without_input_is_trained_as_keras_trains_it(tmp_path, population):
+    tuner = tuner_in(tmp_path, without_input, max_trials=3, population=population)
+    tuner.search(**IN_ORDER)
+    way = {1: "live: compiled before", 3: "one of"}[population]
+    for name, trial in tuner.oracle.trials.items():
+        assert name == "0" or tuner.ways[name].startswith(way)
+        keras.utils.set_random_seed(tuner._trial_seed(trial, 0))
+        alone = without_input(trial.hyperparameters)
+        keras.utils.set_random_seed(tuner._trial_seed(trial, 0))
+        history = alone.fit(**IN_ORDER).history
+        assert trial.score == pytest.approx(min(history["val_loss"]), abs=1e-6)
+    best = tuner.oracle.get_best_trials(1)[0]
+    later = tuner_in(tmp_path, without_input, max_trials=3).get_best_models(1)[0]
+    loss = later.evaluate(*DATA["validation_data"], verbose=0)[0]
+    assert loss == pytest.approx(best.score, rel=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.shuffle=True. was passed")
+def test_its_shape_may_come_with_a_dataset(tmp_path):
+    import tensorflow as tf
+
+    tuner = tuner_in(tmp_path, without_input, max_trials=2)
+    train = tf.data.Dataset.from_tensor_slices((X[:64], Y[:64])).batch(16)
+    tuner.search(train, validation_data=DATA["validation_data"], epochs=1, verbose=0)
+    assert [t.status for t in tuner.oracle.trials.values()] == ["COMPLETED"] * 2
+    assert "give it an Input" in tuner.ways["1"]
+    loss = tuner.get_best_models(1)[0].evaluate(*DATA["validation_data"], verbose=0)[0]
+    assert loss == pytest.approx(tuner.oracle.get_best_trials(1)[0].score, rel=1e-5)
+
+
 @pytest.fixture(scope="module")
 def halved(tmp_path_factory):
     # On a busy machine nothing is measured here: it would be another search each time.
@@ -463,6 +518,42 @@ def test_what_cannot_be_trained_together_is_trained_alone_and_says_why(tmp_path,
     )
 
 
+def two_headed(hp):
+    x = inputs = keras.Input((6,))
+    x = Dropout(dropout(hp))(keras.layers.Dense(4)(x))
+    heads = [keras.layers.Dense(3, "softmax", name="a")(x), keras.layers.Dense(1, name="b")(x)]
+    model = keras.Model(inputs, heads)
+    losses = {"a": "sparse_categorical_crossentropy", "b": "mse"}
+    model.compile(SGD(0.1), losses, metrics={"a": ["accuracy"]})
+    return model
+
+
+def targets(rows):
+    return {"a": Y[rows], "b": X[rows, :1]}
+
+
+TWO = {"y": targets(slice(64)), "validation_data": (X[64:], targets(slice(64, None)))}
+
+
+@pytest.mark.parametrize("name", ["val_a_accuracy", "val_b_loss"])
+def test_one_of_several_outputs_can_be_the_objective(tmp_path, name):
+    tuner = tuner_in(tmp_path, two_headed, keras_tuner.Objective(name, "max"), max_trials=1)
+    tuner.search(**{**FIT, **TWO})
+    assert scores(tuner)["0"] is not None
+
+
+def test_an_objective_that_is_not_reported_ends_the_search_at_the_first_trial(tmp_path):
+    objective = keras_tuner.Objective("val_f1", "max")
+    tuner = tuner_in(tmp_path, objective=objective)
+    with pytest.raises(ValueError, match=r"'val_f1'; reported were .*val_accuracy"):
+        tuner.search(**FIT, callbacks=[keras.callbacks.LambdaCallback(), Reports()])
+    assert list(tuner.oracle.trials) == ["0"]
+
+
+class Reports(keras.callbacks.Callback):
+    """A callback of one's own, which might report anything."""
+
+
 def without(*names):
     return {k: v for k, v in FIT.items() if k not in names}
 
@@ -485,6 +576,14 @@ def fixed(hp, units=12):
         (build, keras_tuner.Objective("val_f1", "max"), FIT, ValueError, "'val_f1'; reported are"),
         (build, "val_loss", without("validation_data"), ValueError, "Pass validation_data="),
         (build, None, FIT, ValueError, "needs an objective, such as"),
+        (build, "val_loss", {**FIT, "validation_freq": 2}, ValueError, "validation_freq=2"),
+        (
+            two_headed,
+            keras_tuner.Objective("val_a_acc", "max"),
+            {**FIT, **TWO},
+            ValueError,
+            "'val_a_acc'; reported are loss, .*val_a_accuracy",
+        ),
         (
             lambda hp: fixed(hp, hp.Int("units", 2, 9)),
             "val_loss",
@@ -550,10 +649,47 @@ def test_bad_arguments_are_refused(tmp_path):
     with pytest.raises(ValueError, match="population >= 1"):
         tuner_in(tmp_path, population=0)
     oracle = keras_tuner.oracles.RandomSearchOracle("val_loss")
-    with pytest.raises(ValueError, match="takes the objective from the oracle"):
+    with pytest.raises(ValueError, match="takes objective from the oracle"):
         tuner_in(tmp_path, oracle=oracle)
+    with pytest.raises(ValueError, match="takes tune_new_entries, objective from the oracle"):
+        tuner_in(tmp_path, oracle=oracle, tune_new_entries=False)
     with pytest.raises(ValueError, match="HyperbandOracle"):
         tuner_in(tmp_path, objective=None, oracle=keras_tuner.oracles.HyperbandOracle("val_loss"))
+
+
+@pytest.mark.parametrize("tune", [True, False])
+def test_what_random_search_takes_goes_to_the_oracle(tmp_path, tune):
+    given = keras_tuner.HyperParameters()
+    given.Fixed("learning_rate", 0.01)
+    given.Float("dropout", 0.1, 0.2)
+    for trials in (3, 4):  # And the search can go on.
+        arguments = {"max_trials": trials, "hyperparameters": given, "tune_new_entries": tune}
+        tuner = tuner_in(tmp_path, Quick(), **arguments)
+        tuner.search()
+    values = [trial.hyperparameters.values for trial in tuner.oracle.trials.values()]
+    assert len(values) == 4
+    assert {v["learning_rate"] for v in values} == {0.01}
+    assert all(0.1 <= v["dropout"] <= 0.2 for v in values)
+    assert len({v["dropout"] for v in values}) > 1
+    assert (len({v["1 - momentum"] for v in values}) > 1) == tune
+
+
+@pytest.mark.filterwarnings("ignore:Trial . failed")
+def test_a_failed_trial_may_be_tried_again(tmp_path):
+    seen = []
+
+    def builder(hp):
+        model = stackable_of(hp, 4, 0.1)
+        broken = hp.Choice("broken", [False, True], default=False)
+        first = hp.values not in seen
+        seen.append(dict(hp.values))
+        return None if broken and first else model
+
+    tuner = tuner_in(tmp_path, builder, max_trials=6, max_retries_per_trial=1)
+    tuner.search(**{**FIT, "epochs": 1})
+    trials = list(tuner.oracle.trials.values())
+    assert [t.status for t in trials] == ["COMPLETED"] * 6
+    assert {t.hyperparameters["broken"] for t in trials} == {False, True}
 
 
 @pytest.mark.parametrize("kind", ["BayesianOptimizationOracle", "GridSearchOracle"])

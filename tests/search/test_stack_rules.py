@@ -74,6 +74,11 @@ def shared(x, k):
     return inner(drop(norm(inner(x)))) * 0.5 + keras.ops.tanh(x)
 
 
+def sliced(x, k):
+    y = kl.LSTM(4, return_sequences=True)(x)
+    return kl.Concatenate()([y[:, -1], x[..., 1], kl.Flatten()(y[:, None, ::2])])
+
+
 def attention(x, k):
     y = kl.MultiHeadAttention(2, 3)(x, x)
     return kl.GlobalAveragePooling1D()(kl.LayerNormalization()(kl.Add()([x, y])))
@@ -220,6 +225,7 @@ BODIES = {
     ),
     "squeeze": (IMAGE, squeeze),
     "shared and nested": (FLAT, shared),
+    "slices": (LINE, sliced),
     "attention": (LINE, attention),
 }
 

@@ -3,7 +3,7 @@ import keras_tuner
 import numpy as np
 import pytest
 
-from kerastools.layers import Dropout, SpatialDropout
+from kerastools.layers import AlphaDropout, Dropout, SpatialDropout
 from kerastools.optimizers import SGD, Adam
 from kerastools.search import ConvNet, LiveNumbers, RecurrentNet, dropout, tune
 
@@ -70,6 +70,29 @@ def test_live_numbers_are_found_in_the_model():
     assert type(copy.get_layer("d")) is SpatialDropout
 
 
+def test_dropout_is_live_in_nested_models_and_of_every_kind_that_can_be():
+    kl = keras.layers
+    shared = kl.Dropout(0.3)
+    inner = keras.Sequential([keras.Input((6, 4)), kl.Dense(4), shared])
+    kinds = [kl.SpatialDropout1D(0.3), kl.AlphaDropout(0.3, noise_shape=(None, 1, 4))]
+    stay = [kl.GaussianDropout(0.3), kl.LSTM(3, dropout=0.3)]
+    inputs = x = keras.Input((6, 4))
+    for layer in (inner, *kinds, shared, *stay):
+        x = layer(x)
+    model = keras.Model(inputs, kl.Dense(3)(x))
+    model.compile("adam", "mse")
+    hp = keras_tuner.HyperParameters()
+    hp.values["dropout"] = 0.26
+    copy = LiveNumbers(model).build(hp)
+    twins = [copy.get_layer(layer.name) for layer in (*kinds, shared)]
+    assert [type(twin) for twin in twins] == [SpatialDropout, AlphaDropout, Dropout]
+    assert copy.get_layer(inner.name).get_layer(shared.name) is twins[-1]
+    assert [float(twin.rate) for twin in twins] == pytest.approx([0.26] * 3)
+    assert twins[0].data_format == "channels_last"
+    assert twins[1].noise_shape == (None, 1, 4)
+    assert copy.get_layer(stay[0].name).rate == copy.get_layer(stay[1].name).dropout == 0.3
+
+
 def test_the_kind_of_net_gives_the_range_of_dropout():
     for layers, low in (
         ([keras.Input((8, 2)), keras.layers.GRU(2)], 0.2),
@@ -78,6 +101,70 @@ def test_the_kind_of_net_gives_the_range_of_dropout():
         model = keras.Sequential([*layers, keras.layers.Dropout(0.5), keras.layers.Dense(1)])
         model.compile("adam", "mse")
         assert built(model)[1].space[0].min_value == low
+
+
+def adapted(layer, data):
+    layer.adapt(data)
+    return layer
+
+
+WORDS = np.array([["a b"], ["b c\u2003d"], ["b x"]])
+PREPARED = {
+    "normalization": (keras.layers.Normalization, {}, 1000 * X + 5000),
+    "discretization": (keras.layers.Discretization, {"num_bins": 3}, X),
+    "text": (keras.layers.TextVectorization, {"output_mode": "multi_hot", "max_tokens": 4}, WORDS),
+    "tf-idf": (keras.layers.TextVectorization, {"output_mode": "tf_idf"}, WORDS),
+    "strings": (keras.layers.StringLookup, {"output_mode": "one_hot"}, WORDS),
+    "integers": (keras.layers.IntegerLookup, {"num_oov_indices": 2}, np.array([[7], [7], [2]])),
+}
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("kind", PREPARED)
+@pytest.mark.parametrize("where", ["first", "without input", "nested"])
+def test_what_a_layer_learned_of_the_data_is_kept(kind, where):
+    make, options, data = PREPARED[kind]
+    layer = make(**options, name="prepared")
+    layer.adapt(data)
+    inputs = keras.Input(data.shape[1:], dtype="string" if data.dtype.kind == "U" else data.dtype)
+    first = [] if where == "without input" else [inputs]
+    if where == "nested":
+        layer = keras.Sequential([inputs, layer])
+    model = keras.Sequential([*first, layer, keras.layers.Dense(3)])
+    model.compile("adam", "mse")
+    copy = built(model)[0]
+    made, given = (m.layers[0](keras.ops.convert_to_tensor(data)) for m in (copy, model))
+    np.testing.assert_array_equal(
+        keras.ops.convert_to_numpy(made), keras.ops.convert_to_numpy(given)
+    )
+
+
+@pytest.mark.tensorflow
+def test_a_model_that_prepares_its_data_is_tuned(tmp_path):
+    raw = 1000 * X + 5000
+    layers = [adapted(keras.layers.Normalization(), raw), keras.layers.Dense(3, "softmax")]
+    model = keras.Sequential([keras.Input((6,)), *layers])
+    model.compile("adam", LOSS)
+    report = tune(model, raw, Y, max_trials=2, directory=tmp_path, epochs=2, verbose=0)
+    assert report.best.score < 3
+    model.set_weights(report.model.get_weights())
+
+
+def test_functions_may_be_lambdas_and_nested_models_compiled_and_frozen():
+    inner = keras.Sequential([keras.Input((6,)), keras.layers.Dense(6, name="thawed")])
+    inner.trainable = False
+    inner.layers[0].trainable = True
+    inner.compile("adam", lambda y, p: keras.ops.mean((y - p) ** 2))
+    doubled = keras.layers.Lambda(lambda x: 2.0 * x)
+    model = keras.Sequential([keras.Input((6,)), inner, doubled, keras.layers.Dense(3)])
+    model.compile("adam", lambda y, p: keras.ops.mean((y - p) ** 2))
+    copy, _ = built(model)
+    assert type(copy) is keras.Sequential
+    for mine, given in zip((copy, *copy.layers), (model, *model.layers), strict=True):
+        assert mine.trainable == given.trainable
+        assert len(mine.trainable_variables) == len(given.trainable_variables)
+    copy.set_weights(model.get_weights())
+    np.testing.assert_array_equal(*(m.predict(X, verbose=0) for m in (copy, model)))
 
 
 def test_metrics_are_not_shared_between_copies():
