@@ -72,7 +72,8 @@ def why_layer_cannot_stack(layer: Any) -> str | None:
         function = getattr(layer, attribute, None)
         if function is not None and not is_keras_function(function):
             return f"{name} has an {attribute} of its own"
-    if ".preprocessing." in type(layer).__module__ and layer.variables:
+    prepares = ".preprocessing." in type(layer).__module__ and layer.variables
+    if prepares and type(layer) is not keras.layers.Normalization:
         return f"{name} is a {type(layer).__name__}, which prepares data"
     return None
 

@@ -79,6 +79,13 @@ def sliced(x, k):
     return kl.Concatenate()([y[:, -1], x[..., 1], kl.Flatten()(y[:, None, ::2])])
 
 
+def prepared(x, k):
+    first, second = kl.Normalization(), kl.Normalization()
+    first.adapt(np.linspace(-3, 2, 24).reshape(4, 6))
+    second.adapt(np.linspace(0, 2, 20).reshape(4, 5))
+    return second(kl.Dense(5)(first(x)))
+
+
 def attention(x, k):
     y = kl.MultiHeadAttention(2, 3)(x, x)
     return kl.GlobalAveragePooling1D()(kl.LayerNormalization()(kl.Add()([x, y])))
@@ -227,6 +234,7 @@ BODIES = {
     "shared and nested": (FLAT, shared),
     "slices": (LINE, sliced),
     "attention": (LINE, attention),
+    "normalization": (FLAT, prepared),
 }
 
 

@@ -8,8 +8,10 @@ from keras import ops
 from kerastools.search._stack_rules._registry import stacks
 from kerastools.search._stacked_tensor import StackedTensor
 
+# What a Normalization was adapted to are constants of the structure.
 _OF_ROWS = (
-    "Flatten Reshape Permute RepeatVector Softmax Rescaling UnitNormalization Concatenate Dot"
+    "Flatten Reshape Permute RepeatVector Softmax Rescaling Normalization UnitNormalization "
+    "Concatenate Dot"
 )
 _OF_CHANNELS = " ".join(
     f"{kind}{n}D"
