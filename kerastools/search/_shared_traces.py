@@ -66,6 +66,8 @@ def _kind(layer: Any) -> str:
     """Returns the same for two layers that compute the same of the same numbers, or ""."""
     if not isinstance(layer, keras.Layer) or len(sublayers(layer)) > 1:
         return ""
+    if hasattr(layer, "adapt"):  # What it learned of the data is not in its configuration.
+        return ""
     config = {name: value for name, value in layer.get_config().items() if name != "name"}
     shapes = [tuple(v.shape) for v in layer.variables]
     return f"{type(layer)} {json.dumps(config, sort_keys=True, default=repr)} {shapes}"
