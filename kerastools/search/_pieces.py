@@ -83,15 +83,6 @@ def rows_of(piece: Any, places: Any) -> np.ndarray:
     return read(piece)[places]
 
 
-def keep_rows(array: np.ndarray, piece: Any, places: Any) -> None:
-    """Copies what a piece, or any variable (K, ...), holds of some models into an array."""
-    if isinstance(piece, list):
-        for k in places:
-            array[k] = read(piece[k]).ravel()
-    else:
-        array[places] = read(piece)[places]
-
-
 def set_rows(piece: Any, rows: dict[int, Any]) -> None:
     """Sets what a piece, or any variable (K, ...), holds of the models at some places."""
     if isinstance(piece, list):

@@ -10,7 +10,7 @@ import tensorflow as tf
 from kerastools._core._stacked_keras import built_metrics, compile_arguments, per_row_metric
 from kerastools.search._live_models import state_of
 from kerastools.search._penalties import NUMBERS, numbers_of, penalties
-from kerastools.search._pieces import keep_rows, read, rows_of, set_rows
+from kerastools.search._pieces import read, rows_of, set_rows
 from kerastools.search._shared_traces import SharedTraces
 from kerastools.search._stacked_layers import forward
 from kerastools.search._stacked_tensor import StackedTensor
@@ -94,7 +94,7 @@ class StackedModel:
         places = np.flatnonzero(improved)
         if len(places):
             for best, now in zip(self.best, self.state, strict=True):
-                keep_rows(best, now, places)
+                best[places] = rows_of(now, places)
         self.best_steps[improved] = self.steps[improved]
 
     def best_arrays(self, k: int) -> list[np.ndarray]:
