@@ -21,7 +21,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 
-from kerastools._core._table import format_table
+from kerastools._core.table import format_table
 from kerastools.acceleration import accelerate, fast_predict
 
 

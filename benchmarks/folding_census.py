@@ -19,7 +19,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from kerastools._core._table import format_table
+from kerastools._core.table import format_table
 from kerastools.folding import fold_batch_norm
 
 # Batch norms, and how many of them follow a convolution or a concatenation of convolutions.

@@ -22,7 +22,7 @@ import keras
 import numpy as np
 
 from kerastools import optimizers
-from kerastools._core._table import format_table
+from kerastools._core.table import format_table
 
 MLP = [(64, 64), (64,)] * 100
 PARTS = ["loop", "fit", "resnet", "rules"]
@@ -49,9 +49,9 @@ PAIRS = {
         lambda: optimizers.SGD(0.01, 0.9, nesterov="exact"),
     ),
     "Nadam": (lambda: keras.optimizers.Nadam(), lambda: optimizers.Nadam()),
-    "AdaMax": (lambda: keras.optimizers.Adamax(), lambda: optimizers.AdaMax()),
-    "RMSProp": (lambda: keras.optimizers.RMSprop(), lambda: optimizers.RMSProp()),
-    "AdaGrad": (lambda: keras.optimizers.Adagrad(), lambda: optimizers.AdaGrad()),
+    "Adamax": (lambda: keras.optimizers.Adamax(), lambda: optimizers.Adamax()),
+    "RMSprop": (lambda: keras.optimizers.RMSprop(), lambda: optimizers.RMSprop()),
+    "Adagrad": (lambda: keras.optimizers.Adagrad(), lambda: optimizers.Adagrad()),
     "Schedule-Free": (
         lambda: keras.optimizers.ScheduleFreeAdamW(),
         lambda: optimizers.ScheduleFreeAdamW(),

@@ -33,7 +33,7 @@ from scipy.linalg.lapack import dtrtrs
 from scipy.spatial.distance import cdist
 from sklearn.gaussian_process import GaussianProcessRegressor
 
-from kerastools.search import OptunaOracle, spread_seed
+from kerastools.search import OptunaOracle, decorrelated_seed
 
 RESULTS = Path(__file__).parent / "results" / "oracles.jsonl"
 AT = (25, 50, 100)
@@ -85,7 +85,7 @@ def ours(**sampler):
 
 def of_keras_tuner(kind):
     def make(objective, hp, seed):
-        return kind(objective, max(AT), hyperparameters=hp, seed=spread_seed(seed))
+        return kind(objective, max(AT), hyperparameters=hp, seed=decorrelated_seed(seed))
 
     return make
 

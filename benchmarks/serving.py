@@ -37,7 +37,7 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
-from kerastools._core._table import format_table
+from kerastools._core.table import format_table
 from kerastools.export import export_savedmodel
 
 NETWORKS = ("small", "MobileNetV2", "EfficientNetB0", "ResNet50")

@@ -26,7 +26,7 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
-from kerastools.callbacks import SignalMonitor
+from kerastools.diagnosis import SignalMonitor
 
 EVERY = 50
 

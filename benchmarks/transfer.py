@@ -41,15 +41,15 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 
-from kerastools._core._graph import Graph
-from kerastools._core._table import format_table
+from kerastools._core.graph.calls import Graph
+from kerastools._core.table import format_table
 from kerastools.callbacks import FreezeSchedule, Phase
 from kerastools.folding import recalibrate_batch_norm
 from kerastools.transfer import FeatureCache, search_reuse_depth
-from kerastools.transfer._cheap_scores import folds_of
-from kerastools.transfer._contestant import Contestant
+from kerastools.transfer._depth.candidate import Contestant
+from kerastools.transfer._depth.cheap_scores import folds_of
+from kerastools.transfer._depth.search_reuse_depth import _candidates, features_at
 from kerastools.transfer._rebuilt import Rebuilt
-from kerastools.transfer._search_reuse_depth import _candidates, features_at
 
 CLASSES = 10
 

@@ -41,7 +41,7 @@ SAMPLES = {
         "learning_rate", keras.optimizers.schedules.ExponentialDecay(0.05, 10, 0.9)
     ),
     "callbacks.LearningRateFinder": lambda cls: cls(1e-3, 1.0, steps=10),
-    "callbacks.SignalMonitor": lambda cls: cls(*data(), every=4),
+    "diagnosis.SignalMonitor": lambda cls: cls(*data(), every=4),
     "initializers.GatedOrthogonal": lambda cls: cls(gates=2),
     "callbacks.ScaledSchedule": lambda cls: cls(ExponentialDecay(0.05, 10, 0.9), 0.5),
     "layers.AlphaDropout": lambda cls: cls(0.3, seed=7),

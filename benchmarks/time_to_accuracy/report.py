@@ -7,7 +7,7 @@ from statistics import median
 
 import numpy as np
 
-from kerastools._core._table import format_table
+from kerastools._core.table import format_table
 
 DEFAULTS, ZERO = "Keras, defaults", "kerastools, zero tuning"
 BOOTSTRAPS = 4000

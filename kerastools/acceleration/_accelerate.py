@@ -6,8 +6,7 @@ from typing import Any
 
 import keras
 
-from kerastools._core._checks import require_model
-from kerastools._core._loop_data import StackingAdapter, split_validation
+from kerastools._core.checks import require_model
 from kerastools.acceleration._choice import _Choice
 from kerastools.acceleration._each_batch import (
     between_groups,
@@ -15,6 +14,7 @@ from kerastools.acceleration._each_batch import (
     may_end_early,
     needs_every_batch,
 )
+from kerastools.acceleration._loop_data import StackingAdapter, split_validation
 from kerastools.acceleration._row_weights import normalizers
 from kerastools.acceleration._runner import _Runner
 

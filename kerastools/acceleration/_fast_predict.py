@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from kerastools._core._checks import require_built
+from kerastools._core.checks import require_built
 
 
 def fast_predict(model: keras.Model, batch_size: int = 1024) -> Callable[[Any], Any]:

@@ -4,8 +4,8 @@ from typing import Any
 
 import keras
 
-from kerastools._core._graph import sublayers
-from kerastools._core._loop_data import Stack
+from kerastools._core.graph.calls import sublayers
+from kerastools.acceleration._loop_data import Stack
 
 
 class _RowWeights:

@@ -7,9 +7,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from kerastools._core._loop_data import Batches, Stack, StreamBatches
-from kerastools._core._loop_programs import programs_of
 from kerastools.acceleration._choice import _Choice
+from kerastools.acceleration._loop_data import Batches, Stack, StreamBatches
+from kerastools.acceleration._loop_programs import programs_of
 from kerastools.acceleration._row_weights import _RowWeights
 
 

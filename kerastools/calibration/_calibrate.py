@@ -8,11 +8,11 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from kerastools._core._checks import require_finite
-from kerastools._core._fans import kernel_axes, num_gates
-from kerastools._core._graph import read_graph
-from kerastools._core._run import call_in_training, run_graph
-from kerastools._core._table import format_table
+from kerastools._core.checks import require_finite
+from kerastools._core.graph.calls import read_graph
+from kerastools._core.graph.fans import kernel_axes, num_gates
+from kerastools._core.graph.replay import call_in_training, run_graph
+from kerastools._core.table import format_table
 
 # A bias is not scaled along with its kernel: then one scaling is not enough.
 _MOST_SCALINGS = 10

@@ -9,11 +9,11 @@ import keras
 import numpy as np
 from keras import ops
 
-from kerastools._core._activations import activation_name
-from kerastools._core._fans import kernel_axes, num_gates
-from kerastools._core._flow import flow_of
-from kerastools._core._layers import PlacedLayer, walk
-from kerastools._core._table import format_table
+from kerastools._core.graph.activations import activation_name
+from kerastools._core.graph.fans import kernel_axes, num_gates
+from kerastools._core.graph.flow import flow_of
+from kerastools._core.graph.placed_layers import PlacedLayer, walk
+from kerastools._core.table import format_table
 from kerastools.calibration._spatial_shapes import spatial_shapes
 from kerastools.initializers import stability
 from kerastools.initializers._for_layer import check_scheme, for_layer

@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from kerastools._core._graph import Graph, has_graph, read_graph
+from kerastools._core.graph.calls import Graph, has_graph, read_graph
 
 
 def spatial_shapes(model: Any) -> dict[int, tuple[int, ...]]:

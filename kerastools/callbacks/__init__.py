@@ -1,13 +1,12 @@
 """Callbacks that drive what is live: layers, learning rates, hyperparameters."""
 
 from kerastools.callbacks._evaluation_weights import EvaluationWeights
-from kerastools.callbacks._freeze_schedule import FreezeSchedule
+from kerastools.callbacks._freeze.freeze_schedule import FreezeSchedule
+from kerastools.callbacks._freeze.phase import Phase
+from kerastools.callbacks._freeze.plateau import Plateau
 from kerastools.callbacks._hyperparameter_scheduler import HyperparameterScheduler
 from kerastools.callbacks._learning_rate_finder import LearningRateFinder
 from kerastools.callbacks._one_cycle import OneCycle
-from kerastools.callbacks._phase import Phase
-from kerastools.callbacks._plateau import Plateau
-from kerastools.callbacks._signal_monitor import SignalMonitor
 
 __all__ = [
     "EvaluationWeights",
@@ -17,5 +16,4 @@ __all__ = [
     "OneCycle",
     "Phase",
     "Plateau",
-    "SignalMonitor",
 ]

@@ -4,8 +4,8 @@ from typing import Any
 
 import keras
 
-from kerastools._core._evaluation_point import EvaluationPoint
-from kerastools._core._slots import optimizer_tree
+from kerastools.optimizers._base.evaluation_point import EvaluationPoint
+from kerastools.optimizers._base.slots import optimizer_tree
 
 
 class EvaluationWeights(keras.callbacks.Callback):

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from kerastools.callbacks._live_numbers import innermost, require_live
+from kerastools.callbacks._mutable_hyperparameters import innermost, require_live
 
 
 class HyperparameterScheduler(keras.callbacks.Callback):

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from kerastools.callbacks._live_numbers import innermost, require_live
+from kerastools.callbacks._mutable_hyperparameters import innermost, require_live
 
 _FIRST = 5
 

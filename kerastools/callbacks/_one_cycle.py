@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from kerastools.callbacks._live_numbers import innermost, live_numbers, require_live
+from kerastools.callbacks._mutable_hyperparameters import innermost, live_numbers, require_live
 
 
 class OneCycle(keras.callbacks.Callback):

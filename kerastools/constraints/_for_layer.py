@@ -2,7 +2,7 @@
 
 import keras
 
-from kerastools._core._fans import incoming_axes, kernel_holder
+from kerastools._core.graph.fans import incoming_axes, kernel_holder
 from kerastools.constraints._max_norm import MaxNorm
 
 

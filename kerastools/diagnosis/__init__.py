@@ -6,5 +6,6 @@ from kerastools.diagnosis._diagnosis import Diagnosis
 from kerastools.diagnosis._finding import Finding
 from kerastools.diagnosis._layer_signal import LayerSignal
 from kerastools.diagnosis._repair import Repair
+from kerastools.diagnosis._signal_monitor import SignalMonitor
 
-__all__ = ["Change", "Diagnosis", "Finding", "LayerSignal", "Repair", "diagnose"]
+__all__ = ["Change", "Diagnosis", "Finding", "LayerSignal", "Repair", "SignalMonitor", "diagnose"]

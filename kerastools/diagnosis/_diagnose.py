@@ -5,12 +5,12 @@ from typing import Any
 import keras
 from keras import tree
 
-from kerastools._core._checks import require_finite, require_graph
-from kerastools._core._graph import read_graph
-from kerastools._core._losses import check_labels, resolve_loss
-from kerastools._core._run import by_input
+from kerastools._core.checks import require_finite, require_graph
+from kerastools._core.graph.calls import read_graph
+from kerastools._core.graph.replay import by_input
 from kerastools.diagnosis._diagnosis import Diagnosis
 from kerastools.diagnosis._examine import examine
+from kerastools.diagnosis._probe.losses import check_labels, resolve_loss
 from kerastools.diagnosis._read_labels import read_labels
 from kerastools.diagnosis._rules import RULES
 from kerastools.diagnosis._subject import Subject

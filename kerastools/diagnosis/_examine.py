@@ -9,17 +9,17 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from kerastools._core._activations import activation_name, own_activation
-from kerastools._core._flow import flow_of
-from kerastools._core._graph import read_graph
-from kerastools._core._live_rate import DROPOUTS
-from kerastools._core._run import by_input
-from kerastools._core._signals import LayerRecord, measure
-from kerastools._core._slots import learning_rate_source
-from kerastools._core._training_steps import Stepper, Steps
+from kerastools._core.graph.activations import activation_name, own_activation
+from kerastools._core.graph.calls import read_graph
+from kerastools._core.graph.flow import flow_of
+from kerastools._core.graph.replay import by_input
 from kerastools.diagnosis._layer_signal import summarise
+from kerastools.diagnosis._probe.signals import LayerRecord, measure
+from kerastools.diagnosis._probe.trial_steps import Stepper, Steps
 from kerastools.diagnosis._rules import Evidence, Output
 from kerastools.diagnosis._subject import Subject
+from kerastools.layers._mutable_rate import DROPOUTS
+from kerastools.optimizers._base.slots import learning_rate_source
 
 _NAME = "diagnose"
 # Batches that the optimizer's first steps are taken on, in turn.

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from kerastools._core._activations import activation_name, own_activation
-from kerastools._core._saturation import RECTIFIED, saturated_beyond
-from kerastools._core._signals import LayerRecord
+from kerastools._core.graph.activations import activation_name, own_activation
+from kerastools.diagnosis._probe.saturation import RECTIFIED, saturated_beyond
+from kerastools.diagnosis._probe.signals import LayerRecord
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import keras
 import numpy as np
 from keras import tree
 
-from kerastools._core._graph import read_graph
-from kerastools._core._losses import LossOfOutputs, is_of_keras, loss_name
+from kerastools._core.graph.calls import read_graph
+from kerastools.diagnosis._probe.losses import LossOfOutputs, is_of_keras, loss_name
 
 _BINARY = ("binary_crossentropy", "binary_focal_crossentropy")
 

@@ -6,9 +6,9 @@ from typing import Any
 import keras
 from keras import tree
 
-from kerastools._core._activations import activation_name, is_activation, own_activation
-from kerastools._core._graph import Call, input_layer_of, layer_from_config
-from kerastools._core._rebuild import rebuild
+from kerastools._core.graph.activations import activation_name, is_activation, own_activation
+from kerastools._core.graph.calls import Call, input_layer_of, layer_from_config
+from kerastools._core.graph.rebuild import rebuild
 from kerastools.diagnosis._change import Change
 from kerastools.diagnosis._finding import Finding
 from kerastools.diagnosis._replacements import mended_constraints, normalizations

@@ -8,8 +8,8 @@ import keras
 import numpy as np
 from keras import tree
 
-from kerastools._core._graph import read_graph
-from kerastools._core._table import format_table
+from kerastools._core.graph.calls import read_graph
+from kerastools._core.table import format_table
 from kerastools.calibration import calibrate, initialize
 from kerastools.diagnosis._change import Change
 from kerastools.diagnosis._finding import Finding

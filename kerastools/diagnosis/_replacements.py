@@ -5,9 +5,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from kerastools._core._fans import incoming_axes
-from kerastools._core._graph import read_graph
-from kerastools._core._run import by_input
+from kerastools._core.graph.calls import read_graph
+from kerastools._core.graph.fans import incoming_axes
+from kerastools._core.graph.replay import by_input
 from kerastools.constraints import MaxNorm
 from kerastools.diagnosis._subject import Subject
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from keras import tree
 
-from kerastools._core._losses import LossOfOutputs
+from kerastools.diagnosis._probe.losses import LossOfOutputs
 from kerastools.diagnosis._read_labels import Reading
 
 

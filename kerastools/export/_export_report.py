@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kerastools._core._table import format_table
+from kerastools._core.table import format_table
 from kerastools.folding import FoldReport
 
 

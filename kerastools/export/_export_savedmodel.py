@@ -7,8 +7,8 @@ from typing import Any
 
 import keras
 
-from kerastools._core._graph import Graph, read_graph, sublayers
-from kerastools._core._sample_inputs import sample_inputs
+from kerastools._core.graph.calls import Graph, read_graph, sublayers
+from kerastools._core.sample_inputs import sample_inputs
 from kerastools.export._comparison import largest_difference, predictions
 from kerastools.export._export_report import ExportReport
 from kerastools.export._graph_writer import write_graph

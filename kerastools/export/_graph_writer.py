@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from kerastools._core._graph import Graph, sublayers
+from kerastools._core.graph.calls import Graph, sublayers
 from kerastools.export._polish import keep_apart
 from kerastools.export._signature import input_names, output_names
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from kerastools._core._graph import Graph, sublayers
+from kerastools._core.graph.calls import Graph, sublayers
 
 
 def in_bfloat16(model: Any, copied: bool) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from kerastools._core._graph import Graph
+from kerastools._core.graph.calls import Graph
 from kerastools.export._signature import input_names
 
 _WARM_UP, _FEWEST, _MOST = 3, 5, 50

@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from kerastools._core._graph import Call, Graph, has_graph, sublayers
+from kerastools._core.graph.calls import Call, Graph, has_graph, sublayers
 
 
 def polish(model: Any) -> None:

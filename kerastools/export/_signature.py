@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from kerastools._core._graph import Graph
+from kerastools._core.graph.calls import Graph
 
 
 def input_names(graph: Graph) -> list[str]:

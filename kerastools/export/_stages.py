@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from kerastools._core._graph import Graph, read_graph
+from kerastools._core.graph.calls import Graph, read_graph
 from kerastools.export._signature import output_names
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from kerastools._core._graph import Call, Graph, copy_operation, copy_state, layer_from_config
+from kerastools._core.graph.calls import Call, Graph, copy_operation, copy_state, layer_from_config
 from kerastools.folding._plan import Plan
 
 

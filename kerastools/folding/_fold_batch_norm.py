@@ -5,8 +5,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from kerastools._core._graph import read_graph, sublayers
-from kerastools._core._sample_inputs import sample_inputs
+from kerastools._core.graph.calls import read_graph, sublayers
+from kerastools._core.sample_inputs import sample_inputs
 from kerastools.folding._build import build
 from kerastools.folding._plan import Plan
 from kerastools.folding._report import FoldReport

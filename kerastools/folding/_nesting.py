@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from kerastools._core._graph import Call, Graph
+from kerastools._core.graph.calls import Call, Graph
 from kerastools.folding._algebra import CannotFold
 
 # A tensor, and the graph in which it stands.

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from kerastools._core._graph import Call, Graph, has_graph, sublayers
+from kerastools._core.graph.calls import Call, Graph, has_graph, sublayers
 from kerastools.folding._algebra import (
     AFFINE_LAYERS,
     Affine,

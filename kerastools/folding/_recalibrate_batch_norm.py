@@ -4,9 +4,9 @@ from typing import Any
 
 import keras
 
-from kerastools._core._batch_statistics import measure_batch_norm
-from kerastools._core._checks import require_finite
-from kerastools._core._graph import Graph, read_graph
+from kerastools._core.checks import require_finite
+from kerastools._core.graph.batch_statistics import measure_batch_norm
+from kerastools._core.graph.calls import Graph, read_graph
 
 _NAME = "recalibrate_batch_norm"
 

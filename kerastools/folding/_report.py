@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from kerastools._core._table import format_table
+from kerastools._core.table import format_table
 
 
 @dataclass(frozen=True)

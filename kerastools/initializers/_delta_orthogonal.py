@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from kerastools._core._registration import register
+from kerastools._core.registration import register
 from kerastools.initializers._orthogonal import orthogonal
 from kerastools.initializers._variance_scaling import check_seed, draw_seed, seed_config
 

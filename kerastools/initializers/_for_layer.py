@@ -7,8 +7,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from kerastools._core._activations import activation_name, own_activation
-from kerastools._core._fans import kernel_axes, kernel_holder, met_fraction, num_gates
+from kerastools._core.graph.activations import activation_name, own_activation
+from kerastools._core.graph.fans import kernel_axes, kernel_holder, met_fraction, num_gates
 from kerastools.initializers._gated_orthogonal import GatedOrthogonal
 from kerastools.initializers._glorot_normal import GlorotNormal
 from kerastools.initializers._glorot_uniform import GlorotUniform

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from kerastools._core._activations import activation_name
+from kerastools._core.graph.activations import activation_name
 
 # Nodes on each half of the line; the weight beyond ±12 standard deviations is below 1e-31.
 _NODES = 200

@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from kerastools._core._registration import register
+from kerastools._core.registration import register
 from kerastools.initializers._variance_scaling import VarianceScaling
 
 

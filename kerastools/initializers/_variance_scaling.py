@@ -7,8 +7,8 @@ from typing import Any
 
 import keras
 
-from kerastools._core._fans import KernelAxes
-from kerastools._core._registration import register
+from kerastools._core.graph.fans import KernelAxes
+from kerastools._core.registration import register
 
 # Standard deviation of a standard normal that is truncated at ±2.
 _TRUNCATED_STDDEV = 0.87962566103423978

@@ -4,8 +4,8 @@ from typing import Any
 
 from keras import ops
 
-from kerastools._core._live_rate import NoiseShapeLayer
-from kerastools._core._registration import register
+from kerastools._core.registration import register
+from kerastools.layers._mutable_rate import NoiseShapeLayer
 
 # SELU's value at minus infinity, −scale · α.
 _FLOOR = -1.7580993408473766

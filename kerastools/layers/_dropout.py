@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from kerastools._core._live_rate import NoiseShapeLayer, scaled
-from kerastools._core._registration import register
+from kerastools._core.registration import register
+from kerastools.layers._mutable_rate import NoiseShapeLayer, scaled
 
 
 @register

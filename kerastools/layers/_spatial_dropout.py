@@ -5,8 +5,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from kerastools._core._live_rate import LiveRateLayer, scaled
-from kerastools._core._registration import register
+from kerastools._core.registration import register
+from kerastools.layers._mutable_rate import LiveRateLayer, scaled
 
 
 @register

@@ -1,15 +1,15 @@
 """Optimizers whose numbers are live: each can be set while the model trains."""
 
-from kerastools.optimizers._adagrad import AdaGrad
+from kerastools.optimizers._adagrad import Adagrad
 from kerastools.optimizers._adam import Adam
-from kerastools.optimizers._adamax import AdaMax
+from kerastools.optimizers._adamax import Adamax
 from kerastools.optimizers._group_builders import layer_decay_groups, no_decay_groups
 from kerastools.optimizers._lookahead import Lookahead
 from kerastools.optimizers._nadam import Nadam
 from kerastools.optimizers._param_group import ParamGroup
 from kerastools.optimizers._radam import RAdam
 from kerastools.optimizers._rebind import rebind
-from kerastools.optimizers._rmsprop import RMSProp
+from kerastools.optimizers._rmsprop import RMSprop
 from kerastools.optimizers._sam import SAM
 from kerastools.optimizers._schedule_free_adamw import ScheduleFreeAdamW
 from kerastools.optimizers._sgd import SGD
@@ -17,14 +17,14 @@ from kerastools.optimizers._sgd import SGD
 __all__ = [
     "SAM",
     "SGD",
-    "AdaGrad",
-    "AdaMax",
+    "Adagrad",
     "Adam",
+    "Adamax",
     "Lookahead",
     "Nadam",
     "ParamGroup",
     "RAdam",
-    "RMSProp",
+    "RMSprop",
     "ScheduleFreeAdamW",
     "layer_decay_groups",
     "no_decay_groups",

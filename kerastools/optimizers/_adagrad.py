@@ -1,22 +1,22 @@
-"""AdaGrad: every weight has a rate of its own, which only falls."""
+"""Adagrad: every weight has a rate of its own, which only falls."""
 
 from types import SimpleNamespace
 from typing import Any
 
 from keras import ops
 
-from kerastools._core import _kernels
-from kerastools._core._hyperparameter import Hyperparameter
-from kerastools._core._live_optimizer import LiveOptimizer
-from kerastools._core._registration import register
+from kerastools._core.registration import register
+from kerastools.optimizers._base import tf_kernels
+from kerastools.optimizers._base.hyperparameter import Hyperparameter
+from kerastools.optimizers._base.mutable_optimizer import MutableOptimizer
 
 
 @register
-class AdaGrad(LiveOptimizer):
-    """AdaGrad: the step is the gradient over the root of the sum of all its squares.
+class Adagrad(MutableOptimizer):
+    """Adagrad: the step is the gradient over the root of the sum of all its squares.
 
     Suits sparse features, whose rare weights keep a large rate; in deep nets the rate falls until
-    training stops, and `RMSProp` or `Adam` go further. Learning rates are 10 to 100 times Adam's.
+    training stops, and `RMSprop` or `Adam` go further. Learning rates are 10 to 100 times Adam's.
 
     With weights θ, gradient g and learning rate η:
 
@@ -56,7 +56,7 @@ class AdaGrad(LiveOptimizer):
     >>> import keras
     >>> import numpy as np
     >>> theta = keras.Variable(np.array([1.0, -2.0], "float32"))
-    >>> optimizer = AdaGrad(0.5)
+    >>> optimizer = Adagrad(0.5)
     >>> for step in range(41):
     ...     if step % 20 == 0:
     ...         print(f"step {step}: loss {float(keras.ops.sum(theta * theta)):.4f}")
@@ -94,8 +94,8 @@ class AdaGrad(LiveOptimizer):
         return True
 
     def fused(self, theta: Any, g: Any, h: SimpleNamespace, *slots: Any) -> None:
-        """Does the same with TensorFlow's kernel for AdaGrad."""
+        """Does the same with TensorFlow's kernel for Adagrad."""
         (accumulator,) = slots
         self.lift(accumulator, h)
         self.decay(theta, h)
-        _kernels.adagrad(theta, accumulator, g, h.learning_rate)
+        tf_kernels.adagrad(theta, accumulator, g, h.learning_rate)

@@ -5,14 +5,14 @@ from typing import Any
 
 from keras import ops
 
-from kerastools._core import _kernels
-from kerastools._core._hyperparameter import DecayRate, Hyperparameter
-from kerastools._core._live_optimizer import LiveOptimizer
-from kerastools._core._registration import register
+from kerastools._core.registration import register
+from kerastools.optimizers._base import tf_kernels
+from kerastools.optimizers._base.hyperparameter import DecayRate, Hyperparameter
+from kerastools.optimizers._base.mutable_optimizer import MutableOptimizer
 
 
 @register
-class Adam(LiveOptimizer):
+class Adam(MutableOptimizer):
     """Adam: the step is the mean gradient over the root of its mean square.
 
     The optimizer to begin with; learning rates from 1e-4 to 1e-2. No element moves much further
@@ -168,7 +168,7 @@ class Adam(LiveOptimizer):
         self.decay(theta, h)
         beta_2 = h.carrier if self._lifts else h.beta_2.beta
         numbers = (h.alpha, h.beta_1.beta, beta_2, h.outside, h.zero)
-        _kernels.adam(theta, m, v, g, *numbers, largest=largest[0] if largest else None)
+        tf_kernels.adam(theta, m, v, g, *numbers, largest=largest[0] if largest else None)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor; the hyperparameters as they are now."""

@@ -1,4 +1,4 @@
-"""AdaMax: Adam with another norm than the second."""
+"""Adamax: Adam with another norm than the second."""
 
 from math import inf, isinf
 from types import SimpleNamespace
@@ -6,15 +6,15 @@ from typing import Any
 
 from keras import ops
 
-from kerastools._core import _kernels
-from kerastools._core._hyperparameter import DecayRate, Hyperparameter
-from kerastools._core._live_optimizer import LiveOptimizer
-from kerastools._core._registration import register
+from kerastools._core.registration import register
+from kerastools.optimizers._base import tf_kernels
+from kerastools.optimizers._base.hyperparameter import DecayRate, Hyperparameter
+from kerastools.optimizers._base.mutable_optimizer import MutableOptimizer
 
 
 @register
-class AdaMax(LiveOptimizer):
-    """AdaMax: Adam whose step is divided by the largest recent gradient.
+class Adamax(MutableOptimizer):
+    """Adamax: Adam whose step is divided by the largest recent gradient.
 
     More stable than Adam where single gradients are far larger than the rest, embeddings for
     instance; learning rates about twice Adam's.
@@ -68,7 +68,7 @@ class AdaMax(LiveOptimizer):
     >>> import keras
     >>> import numpy as np
     >>> theta = keras.Variable(np.array([1.0, -2.0], "float32"))
-    >>> optimizer = AdaMax(0.1)
+    >>> optimizer = Adamax(0.1)
     >>> for step in range(41):
     ...     if step % 20 == 0:
     ...         print(f"step {step}: loss {float(keras.ops.sum(theta * theta)):.4f}")
@@ -99,7 +99,7 @@ class AdaMax(LiveOptimizer):
     ) -> None:
         if not norm_order >= 1:
             raise ValueError(
-                f"AdaMax needs norm_order to be at least 1. Received norm_order={norm_order!r}."
+                f"Adamax needs norm_order to be at least 1. Received norm_order={norm_order!r}."
             )
         super().__init__(learning_rate, **kwargs)
         self.beta_1 = beta_1
@@ -140,7 +140,7 @@ class AdaMax(LiveOptimizer):
         """Does the same with TensorFlow's kernel."""
         self.decay(theta, h)
         m, u = slots
-        _kernels.adamax(theta, m, u, g, h.alpha, h.beta_1.beta, h.beta_2.beta, h.epsilon, h.zero)
+        tf_kernels.adamax(theta, m, u, g, h.alpha, h.beta_1.beta, h.beta_2.beta, h.epsilon, h.zero)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor; the hyperparameters as they are now."""

@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from kerastools._core._checks import require_built
+from kerastools._core.checks import require_built
 from kerastools.optimizers._param_group import ParamGroup
 
 

@@ -4,10 +4,10 @@ from typing import Any
 
 from keras import ops
 
-from kerastools._core._evaluation_point import EvaluationPoint
-from kerastools._core._registration import register
-from kerastools._core._slots import known_variables
-from kerastools._core._wrapped_optimizer import WrappedOptimizer
+from kerastools._core.registration import register
+from kerastools.optimizers._base.evaluation_point import EvaluationPoint
+from kerastools.optimizers._base.slots import known_variables
+from kerastools.optimizers._base.wrapped_optimizer import WrappedOptimizer
 
 
 @register

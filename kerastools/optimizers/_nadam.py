@@ -5,17 +5,17 @@ from typing import Any
 
 from keras import ops
 
-from kerastools._core import _kernels
-from kerastools._core._hyperparameter import DecayRate, Hyperparameter
-from kerastools._core._live_optimizer import LiveOptimizer
-from kerastools._core._registration import register
+from kerastools._core.registration import register
+from kerastools.optimizers._base import tf_kernels
+from kerastools.optimizers._base.hyperparameter import DecayRate, Hyperparameter
+from kerastools.optimizers._base.mutable_optimizer import MutableOptimizer
 
 # How fast the schedule of μ runs: μₜ = β₁(1 − ½ · 0.96^(kt)).
 _PACE = {"dozat": 0.004, "keras": 1.0}
 
 
 @register
-class Nadam(LiveOptimizer):
+class Nadam(MutableOptimizer):
     """Nadam: Adam with Nesterov's momentum, which uses the new gradient twice.
 
     Often a little faster than Adam at the same learning rate.
@@ -138,7 +138,7 @@ class Nadam(LiveOptimizer):
         self.lift(v, h)
         self.decay(theta, h)
         numbers = (h.alpha, h.beta_1.beta, h.carrier, h.zero, h.zero)
-        _kernels.adam(theta, m, v, g, *numbers, nesterov=True)
+        tf_kernels.adam(theta, m, v, g, *numbers, nesterov=True)
 
     def _mu(self, h: SimpleNamespace, t: Any) -> Any:
         if self.momentum_schedule == "none":

@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from kerastools._core._registration import register
+from kerastools._core.registration import register
 
 _ROLES = {
     "bias": ("bias",),

@@ -5,14 +5,14 @@ from typing import Any
 
 from keras import ops
 
-from kerastools._core import _kernels
-from kerastools._core._hyperparameter import DecayRate, Hyperparameter
-from kerastools._core._live_optimizer import LiveOptimizer
-from kerastools._core._registration import register
+from kerastools._core.registration import register
+from kerastools.optimizers._base import tf_kernels
+from kerastools.optimizers._base.hyperparameter import DecayRate, Hyperparameter
+from kerastools.optimizers._base.mutable_optimizer import MutableOptimizer
 
 
 @register
-class RAdam(LiveOptimizer):
+class RAdam(MutableOptimizer):
     """Rectified Adam: Adam whose first steps are as short as their variance is large.
 
     Takes the place of a warm-up of the learning rate; learning rates like Adam's. For the first
@@ -133,4 +133,4 @@ class RAdam(LiveOptimizer):
         m, s = slots
         self.decay(theta, h)
         numbers = (h.large_rate, h.beta_1.beta, h.beta_2.beta, h.large, h.zero)
-        _kernels.adam(theta, m, s, g, *numbers)
+        tf_kernels.adam(theta, m, s, g, *numbers)

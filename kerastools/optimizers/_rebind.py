@@ -4,10 +4,10 @@ from typing import Any
 
 import keras
 
-from kerastools._core._checks import require_built
-from kerastools._core._evaluation_point import EvaluationPoint
-from kerastools._core._slots import known_variables, optimizer_tree, rebuild_slots
-from kerastools._core._step_sizes import joined_at, set_joined
+from kerastools._core.checks import require_built
+from kerastools.optimizers._base.evaluation_point import EvaluationPoint
+from kerastools.optimizers._base.rate_factors import joined_at, set_joined
+from kerastools.optimizers._base.slots import known_variables, optimizer_tree, rebuild_slots
 
 
 def rebind(optimizer: Any, model: Any) -> Any:

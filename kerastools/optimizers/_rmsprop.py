@@ -1,19 +1,19 @@
-"""RMSProp: AdaGrad that forgets."""
+"""RMSprop: Adagrad that forgets."""
 
 from types import SimpleNamespace
 from typing import Any
 
 from keras import ops
 
-from kerastools._core import _kernels
-from kerastools._core._hyperparameter import DecayRate, Hyperparameter
-from kerastools._core._live_optimizer import LiveOptimizer
-from kerastools._core._registration import register
+from kerastools._core.registration import register
+from kerastools.optimizers._base import tf_kernels
+from kerastools.optimizers._base.hyperparameter import DecayRate, Hyperparameter
+from kerastools.optimizers._base.mutable_optimizer import MutableOptimizer
 
 
 @register
-class RMSProp(LiveOptimizer):
-    """RMSProp: the step is the gradient over the root of its mean square.
+class RMSprop(MutableOptimizer):
+    """RMSprop: the step is the gradient over the root of its mean square.
 
     A steady choice for recurrent nets and reinforcement learning; learning rates like Adam's. The
     mean square begins at 0 and is not corrected for it, so that the first steps are up to
@@ -62,7 +62,7 @@ class RMSProp(LiveOptimizer):
     >>> import keras
     >>> import numpy as np
     >>> theta = keras.Variable(np.array([1.0, -2.0], "float32"))
-    >>> optimizer = RMSProp(0.05)
+    >>> optimizer = RMSprop(0.05)
     >>> for step in range(41):
     ...     if step % 20 == 0:
     ...         print(f"step {step}: loss {float(keras.ops.sum(theta * theta)):.4f}")
@@ -72,7 +72,7 @@ class RMSProp(LiveOptimizer):
     step 40: loss 0.0377
     >>> optimizer.rho = 0.99
 
-    References: Tieleman and Hinton, "Lecture 6.5: RMSProp", Neural networks for machine learning,
+    References: Tieleman and Hinton, "Lecture 6.5: RMSprop", Neural networks for machine learning,
     2012; Graves, "Generating sequences with recurrent neural networks", 2013 (centred).
     """
 
@@ -144,17 +144,17 @@ class RMSProp(LiveOptimizer):
         return not self.centered
 
     def fused(self, theta: Any, g: Any, h: SimpleNamespace, *slots: Any) -> None:
-        """Does the same with TensorFlow's kernel; without a velocity, with AdaGrad's."""
+        """Does the same with TensorFlow's kernel; without a velocity, with Adagrad's."""
         self.decay(theta, h)
         if self._lifts:
             (square,) = slots
-            _kernels.subtract(square, h.rho.complement, ops.convert_to_tensor(square))
+            tf_kernels.subtract(square, h.rho.complement, ops.convert_to_tensor(square))
             self.lift(square, h)
-            _kernels.adagrad(theta, square, h.scale * g, h.scaled_rate)
+            tf_kernels.adagrad(theta, square, h.scale * g, h.scaled_rate)
             return
         square, v = slots
         numbers = (h.learning_rate, h.rho.beta, h.momentum, h.epsilon)
-        _kernels.rmsprop(theta, square, v, g, *numbers)
+        tf_kernels.rmsprop(theta, square, v, g, *numbers)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor; the hyperparameters as they are now."""

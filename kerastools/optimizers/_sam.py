@@ -6,11 +6,11 @@ import keras
 import numpy as np
 from keras import ops
 
-from kerastools._core._clipping import norm
-from kerastools._core._optimizer_hooks import dense
-from kerastools._core._registration import register
-from kerastools._core._slots import known_variables
-from kerastools._core._wrapped_optimizer import WrappedOptimizer
+from kerastools._core.keras_private.optimizer_hooks import dense
+from kerastools._core.registration import register
+from kerastools.optimizers._base.clipping import norm
+from kerastools.optimizers._base.slots import known_variables
+from kerastools.optimizers._base.wrapped_optimizer import WrappedOptimizer
 
 
 @register

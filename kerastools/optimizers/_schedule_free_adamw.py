@@ -5,13 +5,13 @@ from typing import Any
 
 from keras import ops
 
-from kerastools._core._hyperparameter import DecayRate, Hyperparameter
-from kerastools._core._live_optimizer import LiveOptimizer
-from kerastools._core._registration import register
+from kerastools._core.registration import register
+from kerastools.optimizers._base.hyperparameter import DecayRate, Hyperparameter
+from kerastools.optimizers._base.mutable_optimizer import MutableOptimizer
 
 
 @register
-class ScheduleFreeAdamW(LiveOptimizer):
+class ScheduleFreeAdamW(MutableOptimizer):
     """Schedule-Free AdamW: steps without a falling learning rate, evaluation at their average.
 
     Reach for it where the number of steps is not known beforehand: at every moment the average

@@ -3,14 +3,14 @@
 from types import SimpleNamespace
 from typing import Any
 
-from kerastools._core import _kernels
-from kerastools._core._hyperparameter import Hyperparameter
-from kerastools._core._live_optimizer import LiveOptimizer
-from kerastools._core._registration import register
+from kerastools._core.registration import register
+from kerastools.optimizers._base import tf_kernels
+from kerastools.optimizers._base.hyperparameter import Hyperparameter
+from kerastools.optimizers._base.mutable_optimizer import MutableOptimizer
 
 
 @register
-class SGD(LiveOptimizer):
+class SGD(MutableOptimizer):
     """Gradient descent with momentum, plain or Nesterov's.
 
     Reach for it where a well-tuned learning rate pays, convolutional nets above all; the rate is
@@ -125,10 +125,10 @@ class SGD(LiveOptimizer):
         eta, gamma = h.learning_rate, h.momentum
         (d,) = slots
         if self.nesterov == "exact":
-            _kernels.momentum(theta, d, g, gamma * eta, gamma, nesterov=False)
-            _kernels.subtract(theta, eta, g)
+            tf_kernels.momentum(theta, d, g, gamma * eta, gamma, nesterov=False)
+            tf_kernels.subtract(theta, eta, g)
         else:
-            _kernels.momentum(theta, d, g, eta, gamma, nesterov=self.nesterov == "shifted")
+            tf_kernels.momentum(theta, d, g, eta, gamma, nesterov=self.nesterov == "shifted")
 
     def evaluation_weights(self, trained: Any, d: Any) -> Any:
         """Returns θ = φ − d."""

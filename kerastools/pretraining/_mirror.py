@@ -5,8 +5,8 @@ from typing import Any
 
 import keras
 
-from kerastools._core._activations import is_activation, own_activation
-from kerastools._core._graph import Call, read_graph
+from kerastools._core.graph.activations import is_activation, own_activation
+from kerastools._core.graph.calls import Call, read_graph
 from kerastools.calibration import initialize
 from kerastools.pretraining._transposed import Transposed
 

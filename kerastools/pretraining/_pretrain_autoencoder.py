@@ -11,10 +11,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from kerastools._core._batches import Batches
-from kerastools._core._checks import require_built
-from kerastools._core._resumable_fit import resumable_fit
+from kerastools._core.batches import Batches
+from kerastools._core.checks import require_built
 from kerastools.pretraining._mirror import Step, is_kernel_layer, mirror, read_chain
+from kerastools.pretraining._resumable_fit import resumable_fit
 from kerastools.pretraining._rows import check_encoder, check_rows, fresh_optimizer
 
 Noise = Callable[[np.ndarray, np.random.Generator], tuple[np.ndarray, Any]]

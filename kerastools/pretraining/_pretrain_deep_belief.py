@@ -6,11 +6,11 @@ from typing import Any
 
 import keras
 
-from kerastools._core._activations import activation_name
-from kerastools._core._batches import Batches
-from kerastools._core._resumable_fit import resumable_fit
+from kerastools._core.batches import Batches
+from kerastools._core.graph.activations import activation_name
 from kerastools.pretraining._mirror import read_chain
 from kerastools.pretraining._restricted_boltzmann import RestrictedBoltzmann, check_visible
+from kerastools.pretraining._resumable_fit import resumable_fit
 from kerastools.pretraining._rows import check_encoder, fresh_optimizer
 
 _NAME = "pretrain_deep_belief"

@@ -7,11 +7,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from kerastools._core._batches import Batches
-from kerastools._core._resumable_fit import resumable_fit
+from kerastools._core.batches import Batches
 from kerastools.calibration import initialize
 from kerastools.pretraining._gan import GAN
 from kerastools.pretraining._mirror import mirror, read_chain
+from kerastools.pretraining._resumable_fit import resumable_fit
 from kerastools.pretraining._rows import check_encoder, check_rows, fresh_optimizer
 
 _NAME = "pretrain_gan"

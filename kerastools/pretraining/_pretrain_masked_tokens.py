@@ -7,10 +7,10 @@ from typing import Any
 import keras
 from keras import ops
 
-from kerastools._core._batches import Batches
-from kerastools._core._graph import sublayers
-from kerastools._core._resumable_fit import resumable_fit
+from kerastools._core.batches import Batches
+from kerastools._core.graph.calls import sublayers
 from kerastools.pretraining._masked_tokens import MaskedTokens
+from kerastools.pretraining._resumable_fit import resumable_fit
 from kerastools.pretraining._rows import check_batch_size, check_encoder, fresh_optimizer
 
 _NAME = "pretrain_masked_tokens"

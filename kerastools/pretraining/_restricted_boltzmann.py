@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from kerastools._core._registration import register
+from kerastools._core.registration import register
 from kerastools.pretraining._rows import check_rows
 
 _VISIBLE = ("bernoulli", "gaussian")

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from kerastools._core._checks import require_finite, require_graph
+from kerastools._core.checks import require_finite, require_graph
 
 
 def check_encoder(encoder: Any, caller: str) -> None:

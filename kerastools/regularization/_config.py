@@ -4,8 +4,8 @@ from typing import Any
 
 import keras
 
-from kerastools._core._fans import incoming_axes
-from kerastools._core._graph import sublayers
+from kerastools._core.graph.calls import sublayers
+from kerastools._core.graph.fans import incoming_axes
 from kerastools.constraints import MaxNorm
 
 # Where the configuration of a wrapped layer or cell stands, and the attribute that holds it.

@@ -5,10 +5,10 @@ from typing import Any
 
 import keras
 
-from kerastools._core._fans import num_gates
-from kerastools._core._graph import sublayers
-from kerastools._core._layer_tree import LayerTree
-from kerastools._core._live_rate import LiveRateLayer
+from kerastools._core.graph.calls import sublayers
+from kerastools._core.graph.fans import num_gates
+from kerastools._core.graph.layer_tree import LayerTree
+from kerastools.layers._mutable_rate import LiveRateLayer
 
 _CONVOLUTIONS = (
     keras.layers.Conv1D,

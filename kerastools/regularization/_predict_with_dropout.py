@@ -6,11 +6,11 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from kerastools._core._checks import require_finite
-from kerastools._core._compiled import compiled
-from kerastools._core._graph import Graph, read_graph, sublayers
-from kerastools._core._live_rate import DROPOUTS
-from kerastools._core._run import call_in_training, run_graph
+from kerastools._core.checks import require_finite
+from kerastools._core.compiled import compiled
+from kerastools._core.graph.calls import Graph, read_graph, sublayers
+from kerastools._core.graph.replay import call_in_training, run_graph
+from kerastools.layers._mutable_rate import DROPOUTS
 
 _NAME = "predict_with_dropout"
 

@@ -4,12 +4,12 @@ from typing import Any
 
 import keras
 
-from kerastools._core._activations import activation_name, own_activation
-from kerastools._core._fans import is_kernel
-from kerastools._core._graph import Call, Graph, has_graph, read_graph
-from kerastools._core._live_rate import DROPOUTS
-from kerastools._core._rebuild import rebuild
+from kerastools._core.graph.activations import activation_name, own_activation
+from kerastools._core.graph.calls import Call, Graph, has_graph, read_graph
+from kerastools._core.graph.fans import is_kernel
+from kerastools._core.graph.rebuild import rebuild
 from kerastools.layers import AlphaDropout, Dropout, SpatialDropout
+from kerastools.layers._mutable_rate import DROPOUTS
 from kerastools.regularization._config import penalised
 
 _NAME = "regularize"

@@ -11,15 +11,15 @@ except ImportError as error:
         "every trial and fails without it). Install both: pip install 'kerastools[search]'."
     ) from error
 
-from kerastools.search._conv_net import ConvNet
-from kerastools.search._deep_dense import DeepDense
-from kerastools.search._live_numbers import LiveNumbers
-from kerastools.search._optuna_oracle import OptunaOracle
+from kerastools.search._decorrelated_seed import decorrelated_seed
+from kerastools.search._nets.conv_net import ConvNet
+from kerastools.search._nets.deep_dense import DeepDense
+from kerastools.search._nets.recurrent_net import RecurrentNet
+from kerastools.search._oracle.oracle import OptunaOracle
 from kerastools.search._population_tuner import PopulationTuner
-from kerastools.search._recurrent_net import RecurrentNet
-from kerastools.search._search_report import SearchReport
+from kerastools.search._report.report import SearchReport
+from kerastools.search._reuse.mutable_parts import LiveNumbers
 from kerastools.search._spaces import betas, dropout, learning_rate, momentum
-from kerastools.search._spread_seed import spread_seed
 from kerastools.search._successive_halving import SuccessiveHalving
 from kerastools.search._tune import tune
 
@@ -33,9 +33,9 @@ __all__ = [
     "SearchReport",
     "SuccessiveHalving",
     "betas",
+    "decorrelated_seed",
     "dropout",
     "learning_rate",
     "momentum",
-    "spread_seed",
     "tune",
 ]

@@ -7,10 +7,10 @@ import keras
 import keras_tuner
 import numpy as np
 
-from kerastools._core._loop_programs import build_metrics
-from kerastools._core._stacked_keras import compile_arguments
-from kerastools.search._description import describe, difference
-from kerastools.search._same_space import difference as difference_of_spaces
+from kerastools._core.keras_private.compiled_model import compile_arguments
+from kerastools.acceleration._loop_programs import build_metrics
+from kerastools.search._oracle.same_space import difference as difference_of_spaces
+from kerastools.search._reuse.description import describe, difference
 
 
 def require_compiled_model(model: Any, caller: str = "PopulationTuner") -> None:

@@ -12,8 +12,8 @@ import keras
 import keras_tuner
 import numpy as np
 
-from kerastools._core._random_state import seed_and_keep_kernels
-from kerastools._core._stacked_keras import count_names_anew
+from kerastools._core.keras_private.compiled_model import count_names_anew
+from kerastools._core.keras_private.random_state import seed_and_keep_kernels
 from kerastools.search._checks import (
     require_compiled_model,
     require_live,
@@ -22,15 +22,15 @@ from kerastools.search._checks import (
     require_same_space,
 )
 from kerastools.search._clock import Clock
-from kerastools.search._input_shape import input_shape_of, with_input
-from kerastools.search._live_models import BestState, LiveModels, state_of
-from kerastools.search._member import Member
-from kerastools.search._optuna_oracle import OptunaOracle
-from kerastools.search._population import Population
+from kerastools.search._decorrelated_seed import decorrelated_seed
+from kerastools.search._nets.input_shape import input_shape_of, with_input
+from kerastools.search._oracle.oracle import OptunaOracle
+from kerastools.search._oracle.rungs import Rungs, StopAtRung
 from kerastools.search._progress import Progress
-from kerastools.search._rungs import Rungs, StopAtRung
-from kerastools.search._spread_seed import spread_seed
-from kerastools.search._stacking import bound_fit_arguments, why_search_cannot_stack
+from kerastools.search._reuse.model_cache import BestState, LiveModels, state_of
+from kerastools.search._stacked.eligibility import bound_fit_arguments, why_search_cannot_stack
+from kerastools.search._stacked.member import Member
+from kerastools.search._stacked.population import Population
 from kerastools.search._state_files import (
     drop_unrecorded,
     read_arrays,
@@ -74,7 +74,7 @@ class PopulationTuner(keras_tuner.Tuner):
     `EarlyStopping` and `TerminateOnNaN`. On JAX, Keras's own step is vectorised over the trials,
     whatever the model. On TensorFlow it takes a graph of Keras's and our layers (masks of time
     steps, recurrent layers with dropout or state and activity regularizers excepted) with
-    `kerastools.optimizers.SGD`, `AdaGrad`, `RMSProp`, `Adam`, `Nadam`, `AdaMax` or `RAdam`: dense,
+    `kerastools.optimizers.SGD`, `Adagrad`, `RMSprop`, `Adam`, `Nadam`, `Adamax` or `RAdam`: dense,
     convolutional, normalising, pooling and recurrent layers, embeddings and the like are computed
     for all trials at once, other layers trial by trial in the same program. Where the program's
     steps are so long that it may not pay, one trial is trained alone and the cheaper way is taken
@@ -165,7 +165,7 @@ class PopulationTuner(keras_tuner.Tuner):
             # A run of diverged trials is no reason to stop.
             patient = {"max_consecutive_failed_trials": max_trials + 1}
             oracle = keras_tuner.oracles.RandomSearchOracle(
-                max_trials=max_trials, seed=spread_seed(seed), **patient | of_oracle
+                max_trials=max_trials, seed=decorrelated_seed(seed), **patient | of_oracle
             )
         elif of_oracle:
             raise ValueError(
@@ -183,7 +183,7 @@ class PopulationTuner(keras_tuner.Tuner):
         if overwrite and isinstance(oracle, OptunaOracle):
             oracle.require_no_study(project_name or "untitled_project")
         self.population = population
-        self.seed = spread_seed(seed)
+        self.seed = decorrelated_seed(seed)
         self.ways: dict[str, str] = {}
         self._live = LiveModels()
         shared = {"share": oracle.share} if isinstance(oracle, OptunaOracle) else {}

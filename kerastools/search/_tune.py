@@ -9,10 +9,10 @@ import keras
 import keras_tuner
 import numpy as np
 
-from kerastools.search._live_numbers import LiveNumbers
-from kerastools.search._optuna_oracle import OptunaOracle
+from kerastools.search._oracle.oracle import OptunaOracle
 from kerastools.search._population_tuner import PopulationTuner
-from kerastools.search._search_report import SearchReport
+from kerastools.search._report.report import SearchReport
+from kerastools.search._reuse.mutable_parts import LiveNumbers
 
 
 def tune(

@@ -1,8 +1,9 @@
 """Reusing what a model has learned for another task."""
 
-from kerastools.transfer._feature_cache import FeatureCache
+from kerastools.transfer._depth.reuse_depth import ReuseDepth
+from kerastools.transfer._depth.search_reuse_depth import search_reuse_depth
+from kerastools.transfer._features.feature_cache import FeatureCache
 from kerastools.transfer._fine_tune import FineTuning, fine_tune
-from kerastools.transfer._reuse_depth import ReuseDepth
 from kerastools.transfer._reuse_layers import reuse_layers
 from kerastools.transfer._schedules import (
     discriminative,
@@ -11,7 +12,6 @@ from kerastools.transfer._schedules import (
     linear_probe_then_fine_tune,
     surgical,
 )
-from kerastools.transfer._search_reuse_depth import search_reuse_depth
 
 __all__ = [
     "FeatureCache",

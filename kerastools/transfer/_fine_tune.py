@@ -6,12 +6,12 @@ from typing import Any
 import keras
 import numpy as np
 
-from kerastools._core._checks import require_finite
-from kerastools._core._graph import read_graph
-from kerastools._core._table import format_table
+from kerastools._core.checks import require_finite
+from kerastools._core.graph.calls import read_graph
+from kerastools._core.table import format_table
 from kerastools.callbacks import FreezeSchedule
-from kerastools.callbacks._phase_follower import PhaseFollower
-from kerastools.transfer._feature_cache import FeatureCache
+from kerastools.callbacks._freeze.phase_follower import PhaseFollower
+from kerastools.transfer._features.feature_cache import FeatureCache
 from kerastools.transfer._refusal import CannotCacheError
 from kerastools.transfer._schedules import gradual, head_and_units
 

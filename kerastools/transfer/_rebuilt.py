@@ -5,7 +5,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from kerastools._core._graph import Call, Graph, copy_operation, copy_state
+from kerastools._core.graph.calls import Call, Graph, copy_operation, copy_state
 from kerastools.calibration import initialize
 from kerastools.optimizers import Adam
 

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from kerastools._core._graph import sublayers
+from kerastools._core.graph.calls import sublayers
 
 
 class CannotCacheError(ValueError):

@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from kerastools._core._graph import (
+from kerastools._core.graph.calls import (
     Call,
     Graph,
     copy_operation,

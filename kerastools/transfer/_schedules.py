@@ -5,8 +5,8 @@ from typing import Any
 
 import keras
 
-from kerastools._core._checks import require_built
-from kerastools._core._layer_tree import LayerTree
+from kerastools._core.checks import require_built
+from kerastools._core.graph.layer_tree import LayerTree
 from kerastools.callbacks import FreezeSchedule, Phase
 
 

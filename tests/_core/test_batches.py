@@ -1,6 +1,6 @@
 import numpy as np
 
-from kerastools._core._batches import Batches
+from kerastools._core.batches import Batches
 
 
 def batches(**changes):

@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from kerastools._core._checks import require_built, require_finite, require_graph, require_model
+from kerastools._core.checks import require_built, require_finite, require_graph, require_model
 
 
 class Subclassed(keras.Model):

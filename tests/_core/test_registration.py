@@ -1,7 +1,7 @@
 import keras
 import pytest
 
-from kerastools._core._registration import register
+from kerastools._core.registration import register
 from kerastools.layers import Dropout
 
 

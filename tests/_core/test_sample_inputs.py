@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from keras import layers
 
-from kerastools._core._graph import Graph
-from kerastools._core._sample_inputs import sample_inputs
+from kerastools._core.graph.calls import Graph
+from kerastools._core.sample_inputs import sample_inputs
 
 
 def graph():

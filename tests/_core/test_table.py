@@ -1,4 +1,4 @@
-from kerastools._core._table import format_table
+from kerastools._core.table import format_table
 
 
 def test_columns_are_aligned_and_numbers_end_flush():

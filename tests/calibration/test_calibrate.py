@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from kerastools._core._graph import read_graph
-from kerastools._core._run import call_in_training, run_graph
+from kerastools._core.graph.calls import read_graph
+from kerastools._core.graph.replay import call_in_training, run_graph
 from kerastools.calibration import calibrate, initialize
 
 

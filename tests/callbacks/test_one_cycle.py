@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from kerastools.callbacks import OneCycle
-from kerastools.optimizers import SGD, AdaGrad, Adam
+from kerastools.optimizers import SGD, Adagrad, Adam
 
 
 def fitted(optimizer, cycle, epochs=10, data=None, **options):
@@ -58,8 +58,8 @@ def test_training_that_goes_on_goes_on_in_the_cycle():
 
 
 def test_what_cannot_be_cycled_is_refused_before_training():
-    with pytest.raises(ValueError, match="OneCycle cannot set 'momentum' of this AdaGrad"):
-        fitted(AdaGrad(0.1), OneCycle(0.1, (0.95, 0.85)))
+    with pytest.raises(ValueError, match="OneCycle cannot set 'momentum' of this Adagrad"):
+        fitted(Adagrad(0.1), OneCycle(0.1, (0.95, 0.85)))
     with pytest.raises(ValueError, match="OneCycle cannot set 'learning_rate'"):
         fitted(SGD(keras.optimizers.schedules.CosineDecay(0.1, 10)), OneCycle(0.1))
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from keras import layers
 
-from kerastools._core._losses import resolve_loss
 from kerastools.diagnosis import diagnose
+from kerastools.diagnosis._probe.losses import resolve_loss
 from kerastools.diagnosis._read_labels import read_labels
 
 Y = np.arange(60) % 5

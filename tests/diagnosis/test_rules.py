@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from keras import layers
 
-from kerastools._core._training_steps import Steps
 from kerastools.diagnosis import diagnose
+from kerastools.diagnosis._probe.trial_steps import Steps
 from kerastools.diagnosis._remedies import Structure
-from kerastools.diagnosis._rules._learning_rate import learning_rate
+from kerastools.diagnosis._rules.learning_rate import learning_rate
 
 LOSS = "sparse_categorical_crossentropy"
 LOGITS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from kerastools._core._graph import Graph, sublayers
+from kerastools._core.graph.calls import Graph, sublayers
 from kerastools.folding import fold_batch_norm
 
 # What was decided in NumPy and in the graph is decided alike on every backend.

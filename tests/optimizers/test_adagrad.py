@@ -3,7 +3,7 @@ import numpy as np
 import optax
 import pytest
 
-from kerastools.optimizers import AdaGrad
+from kerastools.optimizers import Adagrad
 from tests.optimizers.trajectory import (
     error,
     gradients,
@@ -28,28 +28,28 @@ def adagrad(eta=0.1, epsilon=1e-14):
 
 @pytest.mark.parametrize("how", how_to_run())
 def test_two_hundred_steps_equal_numpy(how):
-    got = run(AdaGrad(0.1), gradients(), how)
+    got = run(Adagrad(0.1), gradients(), how)
     assert largest_error(got, reference(adagrad(), gradients())) < 1e-5
 
 
 @pytest.mark.tensorflow
 def test_two_hundred_steps_equal_numpy_in_float64(float64):
-    got = run(AdaGrad(0.1), gradients(), dtype="float64")
+    got = run(Adagrad(0.1), gradients(), dtype="float64")
     assert largest_error(got, reference(adagrad(), gradients())) < 1e-12
 
 
 def test_agrees_with_optax():
-    weights, _ = run(AdaGrad(0.1, epsilon=1e-6), gradients())
+    weights, _ = run(Adagrad(0.1, epsilon=1e-6), gradients())
     twin = optax.adagrad(0.1, initial_accumulator_value=0.0, eps=1e-6)
     assert error(weights, optax_weights(twin, gradients())) < 1e-5
 
 
 def test_epsilon_takes_the_place_of_kerass_initial_accumulator():
-    ours, _ = run(AdaGrad(0.1, epsilon=0.1), gradients())
+    ours, _ = run(Adagrad(0.1, epsilon=0.1), gradients())
     theirs, _ = run(keras.optimizers.Adagrad(0.1, epsilon=1e-12), gradients())
     assert error(ours, theirs) < 1e-5
 
 
 def test_epsilon_zero_is_refused():
-    with pytest.raises(ValueError, match=r"AdaGrad needs epsilon to be a number in \(0, inf\)"):
-        AdaGrad(epsilon=0.0)
+    with pytest.raises(ValueError, match=r"Adagrad needs epsilon to be a number in \(0, inf\)"):
+        Adagrad(epsilon=0.0)

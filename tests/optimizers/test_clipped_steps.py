@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from kerastools.optimizers import SGD, AdaGrad, Adam, AdaMax, Nadam, RMSProp
+from kerastools.optimizers import SGD, Adagrad, Adam, Adamax, Nadam, RMSprop
 from tests.optimizers.trajectory import gradients, how_to_run, run
 
 BAD = float("nan"), float("inf"), -float("inf")
@@ -34,7 +34,7 @@ def test_a_step_that_is_skipped_leaves_weights_and_slots_to_the_bit(number, how)
     assert int(without.skipped_steps) == 0
 
 
-@pytest.mark.parametrize("cls", [SGD, AdaGrad, AdaMax, Nadam, RMSProp])
+@pytest.mark.parametrize("cls", [SGD, Adagrad, Adamax, Nadam, RMSprop])
 def test_every_optimizer_skips(cls):
     optimizer = cls(0.01, skip_nonfinite=True)
     weights, slots = run(optimizer, poisoned(float("nan")))

@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from kerastools._core._slot_rows import LARGEST
-from kerastools.optimizers import SGD, AdaGrad, Adam, AdaMax, Nadam, RAdam, RMSProp
+from kerastools.optimizers import SGD, Adagrad, Adam, Adamax, Nadam, RAdam, RMSprop
+from kerastools.optimizers._base.slot_rows import LARGEST
 from tests.optimizers.trajectory import error, gradients, run
 
 pytestmark = pytest.mark.tensorflow
@@ -16,11 +16,11 @@ RULES = {
     "adam hat": lambda **k: Adam(0.01, epsilon_mode="hat", **k),
     "amsgrad": lambda **k: Adam(0.01, epsilon_mode="hat", amsgrad=True, **k),
     "nadam": lambda **k: Nadam(0.01, **k),
-    "adamax": lambda **k: AdaMax(0.01, **k),
-    "adagrad": lambda **k: AdaGrad(0.1, epsilon=1e-4, **k),
+    "adamax": lambda **k: Adamax(0.01, **k),
+    "adagrad": lambda **k: Adagrad(0.1, epsilon=1e-4, **k),
     "radam": lambda **k: RAdam(0.01, beta_2=0.9, **k),
-    "rmsprop": lambda **k: RMSProp(0.01, **k),
-    "rmsprop with momentum": lambda **k: RMSProp(0.01, momentum=0.9, **k),
+    "rmsprop": lambda **k: RMSprop(0.01, **k),
+    "rmsprop with momentum": lambda **k: RMSprop(0.01, momentum=0.9, **k),
     "sgd": lambda **k: SGD(0.1, 0.9, **k),
     "exact nesterov": lambda **k: SGD(0.1, 0.9, nesterov="exact", **k),
     "nesterov": lambda **k: SGD(0.1, 0.9, nesterov="shifted", **k),

@@ -7,17 +7,17 @@ import numpy as np
 import pytest
 from keras import ops
 
-from kerastools.optimizers import SGD, AdaGrad, Adam, AdaMax, Nadam, RAdam, RMSProp
+from kerastools.optimizers import SGD, Adagrad, Adam, Adamax, Nadam, RAdam, RMSprop
 from tests.optimizers.trajectory import FAST, compiled
 
 RULES = [
     lambda: SGD(0.002, 0.9),
     lambda: SGD(0.002, 0.9, nesterov="exact"),
-    lambda: AdaGrad(0.05),
-    lambda: RMSProp(0.002),
+    lambda: Adagrad(0.05),
+    lambda: RMSprop(0.002),
     lambda: Adam(0.005),
     lambda: Nadam(0.005),
-    lambda: AdaMax(0.005),
+    lambda: Adamax(0.005),
     lambda: RAdam(0.005),
 ]
 HESSIAN = np.float32([[1.0, 3.0], [0.5, 2.0]])

@@ -8,7 +8,7 @@ from kerastools.optimizers import (
     Adam,
     Nadam,
     ParamGroup,
-    RMSProp,
+    RMSprop,
     layer_decay_groups,
     no_decay_groups,
     rebind,
@@ -53,7 +53,7 @@ OPTIMIZERS = [
     pytest.param(lambda **k: Adam(0.01, weight_decay=0.1, global_clipnorm=0.1, **k), id="Adam"),
     pytest.param(lambda **k: SGD(0.1, 0.9, nesterov="exact", **k), id="SGD"),
     pytest.param(lambda **k: Nadam(0.01, **k), id="Nadam"),
-    pytest.param(lambda **k: RMSProp(0.01, momentum=0.5, **k), id="RMSProp"),
+    pytest.param(lambda **k: RMSprop(0.01, momentum=0.5, **k), id="RMSprop"),
 ]
 
 

@@ -3,7 +3,7 @@ import numpy as np
 import optax
 import pytest
 
-from kerastools.optimizers import RMSProp
+from kerastools.optimizers import RMSprop
 from tests.optimizers.trajectory import (
     error,
     gradients,
@@ -41,32 +41,32 @@ def rmsprop(eta=0.01, rho=0.9, epsilon=1e-14, momentum=None, centered=False):
 @pytest.mark.parametrize("how", how_to_run())
 @pytest.mark.parametrize("form", FORMS, ids=str)
 def test_two_hundred_steps_equal_numpy(form, how):
-    got = run(RMSProp(0.01, **form), gradients(), how)
+    got = run(RMSprop(0.01, **form), gradients(), how)
     assert largest_error(got, reference(rmsprop(**form), gradients())) < 1e-5
 
 
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("form", FORMS, ids=str)
 def test_two_hundred_steps_equal_numpy_in_float64(form, float64):
-    got = run(RMSProp(0.01, **form), gradients(), dtype="float64")
+    got = run(RMSprop(0.01, **form), gradients(), dtype="float64")
     assert largest_error(got, reference(rmsprop(**form), gradients())) < 1e-12
 
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
 def test_agrees_with_optax(form):
-    weights, _ = run(RMSProp(0.01, epsilon=1e-6, **form), gradients())
+    weights, _ = run(RMSprop(0.01, epsilon=1e-6, **form), gradients())
     twin = optax.rmsprop(0.01, decay=0.9, eps=1e-6, **form)
     assert error(weights, optax_weights(twin, gradients())) < 1e-5
 
 
 def test_agrees_with_keras():
-    ours, _ = run(RMSProp(0.01, epsilon=1e-6), gradients())
+    ours, _ = run(RMSprop(0.01, epsilon=1e-6), gradients())
     theirs, _ = run(keras.optimizers.RMSprop(0.01, epsilon=1e-6), gradients())
     assert error(ours, theirs) < 1e-5
 
 
 def test_rho_set_on_the_way_equals_numpy_with_the_change():
-    optimizer = RMSProp(0.01)
+    optimizer = RMSprop(0.01)
 
     def change(step):
         if step == 100:
@@ -78,9 +78,9 @@ def test_rho_set_on_the_way_equals_numpy_with_the_change():
 
 
 def test_momentum_needs_the_slot_it_was_made_without():
-    optimizer = RMSProp()
+    optimizer = RMSprop()
     run(optimizer, gradients(1))
     with pytest.raises(ValueError, match="holds momentum=None"):
         optimizer.momentum = 0.9
     with pytest.raises(ValueError, match=r"rho to be a number in \[0, 1\)"):
-        RMSProp(rho=1)
+        RMSprop(rho=1)

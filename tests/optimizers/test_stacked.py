@@ -4,19 +4,19 @@ import keras
 import numpy as np
 import pytest
 
-from kerastools._core._slot_rows import FEWEST, Row
 from kerastools.optimizers import (
     SGD,
-    AdaGrad,
+    Adagrad,
     Adam,
-    AdaMax,
+    Adamax,
     Nadam,
     ParamGroup,
     RAdam,
-    RMSProp,
+    RMSprop,
     ScheduleFreeAdamW,
     rebind,
 )
+from kerastools.optimizers._base.slot_rows import FEWEST, Row
 from tests.optimizers.trajectory import error
 
 pytestmark = pytest.mark.tensorflow
@@ -25,10 +25,10 @@ RULES = {
     "adam": lambda **k: Adam(0.01, epsilon=1e-4, **k),
     "amsgrad": lambda **k: Adam(0.01, epsilon_mode="hat", amsgrad=True, **k),
     "nadam": lambda **k: Nadam(0.01, **k),
-    "adamax": lambda **k: AdaMax(0.01, **k),
+    "adamax": lambda **k: Adamax(0.01, **k),
     "radam": lambda **k: RAdam(0.01, beta_2=0.9, **k),
-    "adagrad": lambda **k: AdaGrad(0.1, epsilon=1e-4, **k),
-    "rmsprop": lambda **k: RMSProp(0.01, **k),
+    "adagrad": lambda **k: Adagrad(0.1, epsilon=1e-4, **k),
+    "rmsprop": lambda **k: RMSprop(0.01, **k),
     "sgd": lambda **k: SGD(0.1, 0.9, **k),
     "exact nesterov": lambda **k: SGD(0.1, 0.9, nesterov="exact", **k),
     "schedule-free": lambda **k: ScheduleFreeAdamW(0.01, **k),

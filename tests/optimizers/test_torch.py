@@ -6,7 +6,7 @@ torch is no dependency of the tests; `pip install torch` lets these run.
 import numpy as np
 import pytest
 
-from kerastools.optimizers import SGD, AdaGrad, Adam, AdaMax, Nadam, RAdam, RMSProp
+from kerastools.optimizers import SGD, Adagrad, Adam, Adamax, Nadam, RAdam, RMSprop
 from tests.optimizers.trajectory import error, gradients, run, start
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
@@ -29,11 +29,11 @@ TWINS = {
         lambda w: torch.optim.SGD(w, 0.1, 0.9, nesterov=True),
     ),
     "adagrad": (
-        lambda: AdaGrad(0.01, epsilon=1e-16),
+        lambda: Adagrad(0.01, epsilon=1e-16),
         lambda w: torch.optim.Adagrad(w, 0.01, eps=1e-20),
     ),
     "rmsprop": (
-        lambda: RMSProp(0.001, 0.99, epsilon=1e-16),
+        lambda: RMSprop(0.001, 0.99, epsilon=1e-16),
         lambda w: torch.optim.RMSprop(w, 0.001, 0.99, eps=1e-20),
     ),
     "adam": (
@@ -48,7 +48,7 @@ TWINS = {
         lambda: Adam(0.01, epsilon_mode="outside", weight_decay=0.1),
         lambda w: torch.optim.AdamW(w, 0.01, weight_decay=0.1),
     ),
-    "adamax": (lambda: AdaMax(0.01), lambda w: torch.optim.Adamax(w, 0.01)),
+    "adamax": (lambda: Adamax(0.01), lambda w: torch.optim.Adamax(w, 0.01)),
     "nadam": (
         lambda: Nadam(0.01, momentum_schedule="dozat", epsilon=1e-20),
         lambda w: torch.optim.NAdam(w, 0.01, eps=1e-20),
@@ -62,7 +62,7 @@ TWINS = {
 def test_agrees_with_torch_in_float64(rule, float64):
     ours, theirs = TWINS[rule]
     weights, _ = run(ours(), gradients(), "graph", "float64")
-    # Torch adds ε to |g| where AdaMax adds it to the largest; RAdam rounds to float32 inside.
+    # Torch adds ε to |g| where Adamax adds it to the largest; RAdam rounds to float32 inside.
     assert error(weights, torch_weights(theirs)) < 1e-6
 
 

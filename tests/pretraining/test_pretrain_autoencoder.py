@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from keras import ops, random
 
-from kerastools._core._batches import Batches
+from kerastools._core.batches import Batches
 from kerastools.callbacks import FreezeSchedule, Phase
 from kerastools.pretraining import GaussianNoise, MaskingNoise, pretrain_autoencoder
 from kerastools.transfer import reuse_layers

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from kerastools._core._batches import Batches
+from kerastools._core.batches import Batches
 from kerastools.pretraining import RestrictedBoltzmann, pretrain_deep_belief
 from kerastools.transfer import reuse_layers
 

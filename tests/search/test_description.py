@@ -6,11 +6,11 @@ import keras
 import numpy as np
 import pytest
 
-from kerastools._core._stacked_keras import count_names_anew
+from kerastools._core.keras_private.compiled_model import count_names_anew
 from kerastools.constraints import MaxNorm
 from kerastools.layers import Dropout
 from kerastools.optimizers import SGD, Adam
-from kerastools.search._description import describe, difference
+from kerastools.search._reuse.description import describe, difference
 
 ExponentialDecay = keras.optimizers.schedules.ExponentialDecay
 

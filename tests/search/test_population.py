@@ -47,7 +47,7 @@ def instant(monkeypatch):
         return model
 
     plain = PopulationTuner._build
-    monkeypatch.setattr("kerastools.search._stacked_model.StackedModel", Instant)
+    monkeypatch.setattr("kerastools.search._stacked.stacked_model.StackedModel", Instant)
     monkeypatch.setattr(PopulationTuner, "_build", build_named)
     monkeypatch.setattr(Instant, "made", [], raising=False)
 

@@ -11,7 +11,7 @@ from keras import layers as kl
 
 from kerastools.layers import AlphaDropout, Dropout, SpatialDropout
 from kerastools.optimizers import SGD
-from kerastools.search._stacking import why_model_cannot_stack
+from kerastools.search._stacked.eligibility import why_model_cannot_stack
 
 pytestmark = pytest.mark.tensorflow
 
@@ -241,7 +241,7 @@ BODIES = {
 
 
 def train_together(models, x, y, epochs=EPOCHS):
-    from kerastools.search._stacked_model import StackedModel
+    from kerastools.search._stacked.stacked_model import StackedModel
 
     stacked = StackedModel(models[0], SIZE)
     # Whose place it was is not to be seen.
@@ -277,7 +277,7 @@ def test_a_member_with_this_layer_equals_its_model_trained_alone(kind):
 def test_the_first_of_the_largest_of_a_block_gets_its_gradient(size):
     import tensorflow as tf
 
-    from kerastools.search._stack_rules._max_pooling import largest_of_blocks
+    from kerastools.search._stacked.rules.max_pooling import largest_of_blocks
 
     # Most blocks have several largest numbers; rows and columns are left over.
     x = rng.integers(3, size=(2, 7, 5, 3)).astype("float32")
@@ -306,7 +306,7 @@ def test_an_index_beyond_the_table_finds_no_row_of_another_member():
 
 def test_without_grouped_convolutions_members_are_convolved_one_by_one(monkeypatch):
     """As with TF_ENABLE_ONEDNN_OPTS=0 on CPUs."""
-    from kerastools.search._stack_rules import _convolution
+    from kerastools.search._stacked.rules import convolution as _convolution
 
     if not _convolution.groups_work():
         if os.environ.get("TF_ENABLE_ONEDNN_OPTS") == "1":

@@ -7,9 +7,9 @@ from sklearn.datasets import load_digits
 
 from kerastools.constraints import MaxNorm
 from kerastools.layers import Dropout
-from kerastools.optimizers import SGD, AdaGrad, Adam, AdaMax, Nadam, RAdam, RMSProp
-from kerastools.search._live_models import state_of
-from kerastools.search._stacking import why_model_cannot_stack
+from kerastools.optimizers import SGD, Adagrad, Adam, Adamax, Nadam, RAdam, RMSprop
+from kerastools.search._reuse.model_cache import state_of
+from kerastools.search._stacked.eligibility import why_model_cannot_stack
 
 pytestmark = pytest.mark.tensorflow
 
@@ -21,7 +21,7 @@ VALIDATION = (DIGITS[1029:1430], LABELS[1029:1430])
 
 
 def stack(models, size):
-    from kerastools.search._stacked_model import StackedModel
+    from kerastools.search._stacked.stacked_model import StackedModel
 
     stacked = StackedModel(models[0], size)
     stacked.place(dict(enumerate(models)))
@@ -165,10 +165,10 @@ def square(k):
 
 RULES = {
     "sgd": lambda k: SGD(0.01 * (k + 1), 0.5, global_clipnorm=0.5 + k),
-    "adagrad": lambda k: AdaGrad(0.01 * (k + 1), 10.0 ** -(k + 2)),
-    "rmsprop": lambda k: RMSProp(1e-3, 0.8 + 0.1 * k, 1e-2, momentum=0.3 * k, centered=True),
+    "adagrad": lambda k: Adagrad(0.01 * (k + 1), 10.0 ** -(k + 2)),
+    "rmsprop": lambda k: RMSprop(1e-3, 0.8 + 0.1 * k, 1e-2, momentum=0.3 * k, centered=True),
     "nadam": lambda k: Nadam(1e-3, 0.7 + 0.1 * k, 0.99, 1e-2, weight_decay=0.1 * k),
-    "adamax": lambda k: AdaMax(1e-3 * (k + 1), 0.8, 0.9 + 0.05 * k, 1e-2, clipnorm=0.1 + k),
+    "adamax": lambda k: Adamax(1e-3 * (k + 1), 0.8, 0.9 + 0.05 * k, 1e-2, clipnorm=0.1 + k),
     "radam": lambda k: RAdam(1e-3, 0.7 + 0.1 * k, 0.99, 1e-2),
 }
 
@@ -208,10 +208,10 @@ APART = RULES | {
     "sgd": lambda k: SGD(0.01 * (k + 1), 0.5 + 0.1 * k, nesterov="shifted", weight_decay=0.1 * k),
     "adam": lambda k: Adam(1e-3 * (k + 1), 0.8 + 0.05 * k, 0.99, 10.0 ** -(k + 2)),
     "amsgrad": lambda k: Adam(1e-3, 0.8, 0.99, 1e-2, "outside", amsgrad=True, weight_decay=0.1 * k),
-    "rmsprop": lambda k: RMSProp(1e-3, 0.8 + 0.05 * k, 1e-2),
+    "rmsprop": lambda k: RMSprop(1e-3, 0.8 + 0.05 * k, 1e-2),
     "memory": lambda k: Adam(1e-2, 0.8, round(1 - 10.0 ** -(k + 4), 7), 1e-3),
     "clipped": lambda k: Adam(1e-3 * (k + 1), 0.8, 0.99, 1e-2, clipnorm=0.1 + k),
-    "adamax": lambda k: AdaMax(1e-3 * (k + 1), 0.8, 0.9 + 0.03 * k, 1e-2, weight_decay=0.1 * k),
+    "adamax": lambda k: Adamax(1e-3 * (k + 1), 0.8, 0.9 + 0.03 * k, 1e-2, weight_decay=0.1 * k),
 }
 
 

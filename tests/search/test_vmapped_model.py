@@ -9,7 +9,7 @@ from kerastools.constraints import MaxNorm
 from kerastools.layers import Dropout
 from kerastools.optimizers import SGD, Adam
 from kerastools.search import PopulationTuner
-from kerastools.search._live_models import state_of
+from kerastools.search._reuse.model_cache import state_of
 
 if keras.backend.backend() != "jax":
     pytest.skip("JAX's; TensorFlow's is in test_stacked_model.py", allow_module_level=True)
@@ -61,7 +61,7 @@ def build(k, body="dense", learning_rate=None):
 
 
 def stack(models, size):
-    from kerastools.search._vmapped_model import VmappedModel
+    from kerastools.search._stacked.vmapped_model import VmappedModel
 
     stacked = VmappedModel(models[0], size)
     stacked.place(dict(enumerate(models)))

@@ -96,7 +96,7 @@ def test_the_trunk_runs_once_and_again_only_when_a_weight_of_it_has_changed():
 
 
 def test_features_on_disk_are_found_again_and_a_pass_cut_off_goes_on(tmp_path, monkeypatch):
-    monkeypatch.setattr("kerastools.transfer._feature_store._CHUNK", 1)
+    monkeypatch.setattr("kerastools.transfer._features.store._CHUNK", 1)
     expected = FeatureCache(make_model()).features(X, verbose=0)
     rows_seen = []
 

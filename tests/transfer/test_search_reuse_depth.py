@@ -6,14 +6,14 @@ import keras
 import numpy as np
 import pytest
 
-from kerastools._core._graph import Graph
+from kerastools._core.graph.calls import Graph
 from kerastools.transfer import reuse_layers, search_reuse_depth
-from kerastools.transfer._cheap_scores import folds_of, log_me, probe
-from kerastools.transfer._contest import Contest, checkpoints, results
-from kerastools.transfer._contestant import Contestant, Mark
+from kerastools.transfer._depth.candidate import Contestant, Mark
+from kerastools.transfer._depth.cheap_scores import folds_of, log_me, probe
+from kerastools.transfer._depth.reuse_depth import paired
+from kerastools.transfer._depth.search_reuse_depth import _candidates, features_at
+from kerastools.transfer._depth.successive_halving import Contest, checkpoints, results
 from kerastools.transfer._rebuilt import Rebuilt
-from kerastools.transfer._reuse_depth import paired
-from kerastools.transfer._search_reuse_depth import _candidates, features_at
 
 RNG = np.random.default_rng(0)
 

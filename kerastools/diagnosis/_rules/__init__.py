@@ -3,23 +3,23 @@
 from collections.abc import Callable
 
 from kerastools.diagnosis._finding import Finding
-from kerastools.diagnosis._rules._batch_norm_batch import batch_norm_batch
-from kerastools.diagnosis._rules._batch_norm_remainder import batch_norm_remainder
-from kerastools.diagnosis._rules._constant_features import constant_features
-from kerastools.diagnosis._rules._constraint_axis import constraint_axis
-from kerastools.diagnosis._rules._dead_units import dead_units
-from kerastools.diagnosis._rules._dropout import dropout_place, dropout_rate
-from kerastools.diagnosis._rules._evidence import Evidence, Output
-from kerastools.diagnosis._rules._exploding import exploding_gradient, exploding_signal
-from kerastools.diagnosis._rules._identical_weights import identical_weights
-from kerastools.diagnosis._rules._input_scale import input_scale
-from kerastools.diagnosis._rules._labels import labels
-from kerastools.diagnosis._rules._learning_rate import learning_rate, update_ratio
-from kerastools.diagnosis._rules._not_finite import not_finite
-from kerastools.diagnosis._rules._output_activation import output_activation
-from kerastools.diagnosis._rules._saturated import saturated
-from kerastools.diagnosis._rules._vanishing import vanishing_gradient, vanishing_signal
-from kerastools.diagnosis._rules._wrong_initialisation import wrong_initialisation
+from kerastools.diagnosis._rules.batch_norm_batch import batch_norm_batch
+from kerastools.diagnosis._rules.batch_norm_remainder import batch_norm_remainder
+from kerastools.diagnosis._rules.constant_features import constant_features
+from kerastools.diagnosis._rules.constraint_axis import constraint_axis
+from kerastools.diagnosis._rules.dead_units import dead_units
+from kerastools.diagnosis._rules.dropout import dropout_place, dropout_rate
+from kerastools.diagnosis._rules.evidence import Evidence, Output
+from kerastools.diagnosis._rules.exploding import exploding_gradient, exploding_signal
+from kerastools.diagnosis._rules.identical_weights import identical_weights
+from kerastools.diagnosis._rules.input_scale import input_scale
+from kerastools.diagnosis._rules.labels import labels
+from kerastools.diagnosis._rules.learning_rate import learning_rate, update_ratio
+from kerastools.diagnosis._rules.not_finite import not_finite
+from kerastools.diagnosis._rules.output_activation import output_activation
+from kerastools.diagnosis._rules.saturated import saturated
+from kerastools.diagnosis._rules.vanishing import vanishing_gradient, vanishing_signal
+from kerastools.diagnosis._rules.wrong_initialisation import wrong_initialisation
 
 # The order in which findings are told: what ruins the others' figures first.
 RULES: tuple[Callable[[Evidence], list[Finding]], ...] = (

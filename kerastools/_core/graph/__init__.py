@@ -1,0 +1,1 @@
+"""The only place that walks a model and knows what each of its layers is."""

@@ -1,0 +1,143 @@
+"""The underscored hooks of Keras's optimizer, under public names."""
+
+import contextlib
+from typing import Any
+
+import keras
+from keras import ops
+
+
+class OptimizerHooks(keras.optimizers.Optimizer):
+    """Gives subclasses what `keras.optimizers.Optimizer` offers only underscored.
+
+    Keras's own optimizers use the same hooks, and its guide to custom optimizers the first of them;
+    there is no public name for any.
+    `tests/_core/keras_private/test_optimizer_hooks.py` fails when one moves.
+    """
+
+    def index_of(self, variable: Any) -> int:
+        """Returns the place of `variable` in the list that the optimizer was built with.
+
+        `update_step` receives a raw `tf.Variable` on TensorFlow, one replica's part of it under
+        `tf.distribute`; Keras alone knows which variable of the model that is.
+        """
+        return self._get_variable_index(variable)
+
+    def decays(self, variable: Any) -> bool:
+        """Returns whether weight decay acts on `variable`; see `exclude_from_weight_decay`."""
+        return self._use_weight_decay(variable)
+
+    def clip_gradients(self, gradients: list[Any]) -> list[Any]:
+        """Returns the gradients as `update_step` shall see them."""
+        return gradients
+
+    def begin_update(self, variables: list[Any], learning_rate: Any) -> None:
+        """Is called once per update, before `update_step` is called for each of `variables`."""
+
+    def update_all(self, gradients: list[Any], variables: list[Any], learning_rate: Any) -> None:
+        """Calls `update_step` for each variable; on TensorFlow without `tf.distribute`."""
+        for gradient, variable in zip(gradients, variables, strict=True):
+            self.update_step(gradient, variable, learning_rate)
+
+    def track(self, variable: Any) -> None:
+        """Takes a variable that `add_variable` has not made among those that are saved."""
+        self._track_variable(variable)
+
+    def update_allowed(self) -> Any:
+        """Returns whether the update is to happen, a scalar tensor, or `None` for always.
+
+        Asked on TensorFlow without `tf.distribute`, where an update can be left out as a whole.
+        """
+        return None
+
+    def update_averages(self, moved: Any) -> None:
+        """Is called at the end of each step if `use_ema`; `moved` says whether weights moved."""
+
+    def averages(self) -> list[tuple[Any, Any]]:
+        """Returns each variable with its moving average, if `use_ema`."""
+        pairs = zip(self._trainable_variables, self._model_variables_moving_average, strict=True)
+        return [(variable, average) for variable, average in pairs if average is not None]
+
+    def apply(self, grads: list[Any], trainable_variables: list[Any] | None = None) -> None:
+        """Updates the variables, then their moving averages, which then are of constrained ones."""
+        super().apply(grads, trainable_variables)
+        if self.use_ema and self.built:
+            steps = self.gradient_accumulation_steps or 1
+            self.update_averages(ops.equal(ops.mod(self._iterations.value, steps), 0))
+
+    def finalize_variable_values(self, var_list: list[Any]) -> None:
+        """Leaves the weights as they are; Keras would put the averages in their place for good."""
+
+    def _update_model_variables_moving_average(self, trainable_variables: list[Any]) -> None:
+        """Leaves the averages to `update_averages`: Keras moves them before the constraints act."""
+
+    def _backend_update_step(
+        self, grads: list[Any], trainable_variables: list[Any], learning_rate: Any
+    ) -> None:
+        if keras.backend.backend() != "tensorflow":
+            self.begin_update(trainable_variables, learning_rate)
+        super()._backend_update_step(grads, trainable_variables, learning_rate)
+
+    def _distributed_tf_update_step(
+        self, distribution: Any, grads_and_vars: list[Any], learning_rate: Any
+    ) -> None:
+        # TensorFlow only: here, at the place where the variables of all replicas are updated.
+        def update() -> None:
+            gradients, variables = map(list, zip(*grads_and_vars, strict=True))
+            self.begin_update(variables, learning_rate)
+            if not is_distributed():
+                self.update_all(gradients, variables, learning_rate)
+                return
+            super(OptimizerHooks, self)._distributed_tf_update_step(
+                distribution, grads_and_vars, learning_rate
+            )
+
+        allowed = None if is_distributed() else self.update_allowed()
+        if allowed is None:
+            update()
+        else:
+            ops.cond(allowed, update, lambda: None)
+
+    def _apply_weight_decay(self, variables: list[Any]) -> None:
+        """Leaves decay to `update_step`, where it is part of the rule."""
+
+    def _clip_gradients(self, grads: list[Any]) -> list[Any]:
+        # On TensorFlow the replicas' gradients are summed after this hook; clipping waits for it.
+        return grads if keras.backend.backend() == "tensorflow" else self.clip_gradients(grads)
+
+    def _all_reduce_sum_gradients(self, grads_and_vars: list[Any]) -> list[Any]:
+        # TensorFlow only: Keras itself clips each replica's part before the sum.
+        # Without replicas it would copy every gradient.
+        reduced = grads_and_vars
+        if is_distributed():
+            reduced = super()._all_reduce_sum_gradients(grads_and_vars)
+        gradients, variables = zip(*reduced, strict=True)
+        return list(zip(self.clip_gradients(list(gradients)), variables, strict=True))
+
+
+def is_distributed() -> bool:
+    """Returns whether a `tf.distribute` strategy is in force; TensorFlow only."""
+    import tensorflow as tf
+
+    return tf.distribute.has_strategy()
+
+
+def before_training() -> Any:
+    """Returns a context in which assignments happen once, now, though a step is being traced.
+
+    Keras builds an optimizer while TensorFlow traces its first step.
+    """
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.init_scope()
+    return contextlib.nullcontext()
+
+
+def dense(gradient: Any) -> Any:
+    """Returns a gradient as a tensor; rows that an embedding looked up twice are added up."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.convert_to_tensor(gradient)
+    return gradient

@@ -1,0 +1,342 @@
+"""Data as Keras would batch it, handed out as stacks of many batches."""
+
+import functools
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from kerastools._core.keras_private.data_adapters import (
+    ArrayDataAdapter,
+    DataAdapter,
+    array_slicing,
+    get_data_adapter,
+)
+
+LastBatch = Callable[[int, int], str]
+"""What becomes of a last batch of `rows` where the others have `size`: keep, drop or merge."""
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Equal batches, one behind the other along a new first axis.
+
+    Attributes:
+        data: The structure of a batch, of NumPy arrays.
+        num: How many batches.
+        weight: The rows of each as a part of a full batch's rows.
+    """
+
+    data: Any
+    num: int
+    weight: float = 1.0
+
+    @property
+    def is_usual(self) -> bool:
+        """Whether the batches have as many rows as most, so that compiling for them pays."""
+        return self.weight == 1.0
+
+
+@dataclass(frozen=True)
+class Group:
+    """What is computed in one go, and how many of the caller's steps that is."""
+
+    stacks: list[Stack]
+    steps: int
+
+
+class Batches:
+    """Iterator over the batches of an epoch that hands out many at once.
+
+    Attributes:
+        static_rows: The rows of every batch, where the data set promises it.
+    """
+
+    static_rows: int | None = None
+
+    def __init__(self, per_epoch: int | None = None) -> None:
+        self.per_epoch = per_epoch
+        self.done = 0
+
+    def __iter__(self) -> "Batches":
+        return self
+
+    def __next__(self) -> Any:
+        """Returns one batch, as Keras's iterators do."""
+        data = self.take(1).stacks[0].data
+        return keras.tree.map_structure(lambda a: None if a is None else a[0], data)
+
+    def take(self, most: int) -> Group:
+        """Returns the next batches, at most `most`; raises `StopIteration` at the end."""
+        left = None if self.per_epoch is None else self.per_epoch - self.done % self.per_epoch
+        group = self._take(most if left is None else min(most, left), left)
+        if group is None:
+            raise StopIteration
+        self.done += group.steps
+        return group
+
+    def _take(self, most: int, left: int | None) -> Group | None:
+        raise NotImplementedError
+
+
+class ArrayBatches(Batches):
+    """Batches cut from arrays: one gather for all batches of a stack."""
+
+    def __init__(
+        self, rows: Callable[[Any], Any], order: Any, size: int, last: LastBatch, per_epoch: Any
+    ) -> None:
+        super().__init__(per_epoch)
+        self.rows, self.order, self.size, self.last = rows, order, size, last
+        self.at = 0
+
+    def _take(self, most: int, left: int | None) -> Group | None:
+        if callable(self.order):
+            self.order = self.order()  # At the first batch, as in Keras: it draws.
+        total, size = len(self.order), self.size
+        whole, rest = divmod(total - self.at, size)
+        num = min(most, whole)
+        steps = num
+        if not num:
+            if not rest:
+                return None
+            if self.at and self.last(rest, size) == "drop":
+                self.at = total
+                return Group([], 1)
+            return Group([self._stack(1, rest)], 1)
+        fate = "keep"
+        if num == whole and rest and (left is None or left > num):
+            fate = self.last(rest, size)
+        stacks = []
+        if fate == "merge":
+            stacks = [self._stack(num - 1, size)] if num > 1 else []
+            stacks.append(self._stack(1, size + rest))
+        else:
+            stacks.append(self._stack(num, size))
+        if fate == "drop":
+            self.at = total
+        return Group(stacks, steps + (fate != "keep"))
+
+    def _stack(self, num: int, size: int) -> Stack:
+        picked = self.order[self.at : self.at + num * size]
+        self.at += num * size
+        data = keras.tree.map_structure(
+            lambda a: None if a is None else a.reshape(num, size, *a.shape[1:]), self.rows(picked)
+        )
+        return Stack(data, num, size / self.size)
+
+
+class StreamBatches(Batches):
+    """Batches that come one by one, collected as long as their shapes are equal."""
+
+    def __init__(
+        self, source: Iterator[Any], last: LastBatch | None = None, per_epoch: int | None = None
+    ) -> None:
+        super().__init__(per_epoch)
+        self.source, self.last = source, last
+        self.waiting: deque[Any] = deque()
+        self.size: int | None = None
+
+    def _take(self, most: int, left: int | None) -> Group | None:
+        first = self._peek()
+        if first is None:
+            return None
+        rows = _num_rows(first)
+        self.size = self.size or rows
+        batches = [self.waiting.popleft()]
+        while len(batches) < most and _alike(self._peek(), first):
+            batches.append(self.waiting.popleft())
+        steps = len(batches)
+        merged = None
+        if self.last is not None and (left is None or left > steps):
+            rest = self._peek()
+            if _alike(rest, first, rows=False) and _num_rows(rest) < rows and not self._peek(1):
+                fate = self.last(_num_rows(rest), rows)
+                if fate != "keep":
+                    self.waiting.popleft()
+                    steps += 1
+                if fate == "merge":
+                    merged = _joined(np.concatenate, [batches.pop(), rest])
+        stacks = []
+        if batches:
+            data = _joined(np.stack, batches)
+            stacks.append(Stack(data, len(batches), rows / self.size))
+        if merged is not None:
+            weight = _num_rows(merged) / self.size
+            stacks.append(Stack(_joined(np.stack, [merged]), 1, weight))
+        return Group(stacks, steps)
+
+    def _peek(self, ahead: int = 0) -> Any:
+        while len(self.waiting) <= ahead:
+            batch = next(self.source, None)
+            if batch is None:
+                return None
+            self.waiting.append(dense_batch(batch))
+        return self.waiting[ahead]
+
+
+class StackingAdapter(DataAdapter):
+    """Wraps the adapter that Keras would have made, so that `fit` iterates over `Batches`."""
+
+    def __init__(self, data: dict[str, Any], steps: int | None, last: LastBatch) -> None:
+        shown = {"batch_size": None, "shuffle": False, "class_weight": None, **data}
+        self.inner = get_data_adapter(steps_per_epoch=steps, **shown)
+        cap = keras.config.max_steps_per_epoch()
+        self.per_epoch = min(steps or cap, cap) if cap else steps
+        self.last = last
+        self.static_rows: int | None = None
+        self._order: Callable[[], np.ndarray] | None = None
+        if isinstance(self.inner, ArrayDataAdapter) and self.inner._shuffle != "batch":
+            self._order = _epoch_order(self.inner)
+            self._sliceables = array_slicing.convert_to_sliceable(self.inner._inputs, "numpy")
+            _refuse_sparse(self._sliceables)
+        elif keras.backend.backend() == "tensorflow":
+            self._dataset = self.inner.get_tf_dataset()
+            first = keras.tree.flatten(self._dataset.element_spec)[0]
+            self.static_rows = first.shape[0] if len(getattr(first, "shape", ())) else None
+
+    def __iter__(self) -> Batches:
+        if self._order is not None:
+            size = self.inner.batch_size
+            return ArrayBatches(self._rows, self._order, size, self.last, self.per_epoch)
+        if keras.backend.backend() == "tensorflow":
+            source = iter(self._dataset)
+        else:
+            source = iter(self.inner.get_jax_iterator())
+        last = self.last if self.inner.num_batches is not None else None
+        batches = StreamBatches(source, last, self.per_epoch)
+        batches.static_rows = self.static_rows
+        return batches
+
+    def _rows(self, picked: np.ndarray) -> Any:
+        return keras.tree.map_structure(
+            lambda s: None if s is None else np.asarray(s.convert_to_numpy(s[picked])),
+            self._sliceables,
+        )
+
+    def get_tf_dataset(self) -> Any:
+        """Returns this; Keras only iterates over it."""
+        return self
+
+    def get_jax_iterator(self) -> Any:
+        """Returns an iterator over one epoch."""
+        return iter(self)
+
+    get_numpy_iterator = get_jax_iterator
+
+    def get_torch_dataloader(self) -> Any:
+        """Is never called: `accelerate` refuses the backend."""
+        raise NotImplementedError
+
+    @property
+    def num_batches(self) -> int | None:
+        """Batches in an epoch, as Keras counts them."""
+        return self.inner.num_batches
+
+    @property
+    def batch_size(self) -> int | None:
+        """Rows of a full batch."""
+        return self.inner.batch_size
+
+    @property
+    def has_partial_batch(self) -> bool | None:
+        """Whether the last batch is smaller."""
+        return self.inner.has_partial_batch
+
+    @property
+    def partial_batch_size(self) -> int | None:
+        """Rows of the last batch where it is smaller."""
+        return self.inner.partial_batch_size
+
+    def on_epoch_begin(self) -> None:
+        """Tells the wrapped adapter."""
+        self.inner.on_epoch_begin()
+
+    def on_epoch_end(self) -> None:
+        """Tells the wrapped adapter."""
+        self.inner.on_epoch_end()
+
+
+def split_validation(arrays: Any, fraction: float) -> tuple[Any, Any]:
+    """Returns training and validation arrays, cut where Keras's `validation_split` cuts them."""
+    return array_slicing.train_validation_split(arrays, validation_split=fraction)
+
+
+def _epoch_order(adapter: Any) -> Callable[[], np.ndarray]:
+    """Returns a function that draws an epoch's order of rows from the generator Keras would use."""
+    num = adapter._num_samples
+    if not adapter._shuffle:
+        return lambda: np.arange(num)
+    if keras.backend.backend() != "tensorflow":
+        return lambda: np.random.permutation(num)
+    import tensorflow as tf
+
+    if tf.compat.v1.get_seed(None) == (None, None):
+        generator = np.random.default_rng()
+        return lambda: generator.permutation(num)
+
+    # With a seed, the dataset by which Keras shuffles begins anew in every epoch: one order for
+    # all. This is that dataset's first stage, whose seed comes from the operations of `permute`.
+    def permute(_: Any) -> Any:
+        return tf.random.shuffle(tf.range(num, dtype=tf.int64))
+
+    dataset = tf.data.Dataset.range(1).map(permute)
+    return functools.cache(lambda: next(iter(dataset)).numpy())
+
+
+def _refuse_sparse(sliceables: Any) -> None:
+    for sliceable in keras.tree.flatten(sliceables):
+        if isinstance(
+            sliceable,
+            array_slicing.TensorflowRaggedSliceable
+            | array_slicing.TensorflowSparseSliceable
+            | array_slicing.JaxSparseSliceable
+            | array_slicing.ScipySparseSliceable,
+        ):
+            raise ValueError(_NOT_DENSE.format(type(sliceable).__name__))
+
+
+_NOT_DENSE = (
+    "An accelerated fit needs dense data, because batches of sparse or ragged data cannot be "
+    "stacked. Received {}. Convert it to dense, or call accelerate(model, steps_per_call=1) first, "
+    "which gives Keras's own fit back."
+)
+
+
+def dense_batch(batch: Any) -> Any:
+    """Returns a batch with NumPy arrays for leaves."""
+    return keras.tree.map_structure(_dense, batch)
+
+
+def _dense(leaf: Any) -> Any:
+    """Returns a leaf of a batch as a NumPy array; an empty `tf.Optional` is Keras's `None`."""
+    if leaf is None or type(leaf).__name__.endswith("Optional") or hasattr(leaf, "get_value"):
+        return None
+    if any(word in type(leaf).__name__ for word in ("Sparse", "Ragged", "BCOO")):
+        raise ValueError(_NOT_DENSE.format(type(leaf).__name__))
+    return np.asarray(leaf)
+
+
+def _leaves(batch: Any) -> list[np.ndarray]:
+    return [leaf for leaf in keras.tree.flatten(batch) if leaf is not None]
+
+
+def _num_rows(batch: Any) -> int:
+    leaves = _leaves(batch)
+    return leaves[0].shape[0] if leaves and leaves[0].ndim else 1
+
+
+def _alike(a: Any, b: Any, rows: bool = True) -> bool:
+    if a is None or b is None:
+        return False
+    start = 0 if rows else 1
+    shapes = [[leaf.shape[start:] for leaf in _leaves(batch)] for batch in (a, b)]
+    return shapes[0] == shapes[1]
+
+
+def _joined(how: Callable[..., Any], batches: list[Any]) -> Any:
+    return keras.tree.map_structure(
+        lambda *leaves: None if leaves[0] is None else how(leaves), *batches
+    )

@@ -1,0 +1,116 @@
+"""The learning rate of a phase: a factor on whatever rate the optimizer has."""
+
+from typing import Any
+
+import keras
+
+from kerastools.callbacks._freeze.phase import Phase
+from kerastools.callbacks._freeze.scaled_schedule import ScaledSchedule
+from kerastools.optimizers._base.slots import learning_rate_source
+
+
+class PhaseRate:
+    """Multiplies an optimizer's learning rate, phase by phase, and gives it back at the end.
+
+    What others do to the rate meanwhile (`ReduceLROnPlateau`, a callback of the user) is kept: the
+    base rate is multiplied by the same. A `MultiOptimizer` has a rate per group of variables.
+    """
+
+    def __init__(self, optimizer: Any) -> None:
+        self.rates = [_Rate(part) for part in _leaves(optimizer)]
+
+    def check(self, phase: Phase) -> None:
+        """Raises `ValueError` if the optimizer's learning rate cannot be set as `phase` asks."""
+        for rate in self.rates:
+            rate.check(phase)
+
+    def begin(self, phase: Phase) -> None:
+        """Sets the learning rate of `phase`."""
+        for rate in self.rates:
+            rate.begin(phase)
+
+    def release(self) -> None:
+        """Gives the optimizer back the rate that it had, with the changes of others."""
+        for rate in self.rates:
+            rate.release()
+
+    def state(self) -> list[float | None]:
+        """Returns the base rates, for a backup."""
+        return [rate.state() for rate in self.rates]
+
+    def set_state(self, bases: list[float | None]) -> None:
+        """Goes on with the base rates of a backup; the optimizer's own have been restored."""
+        for rate, base in zip(self.rates, bases, strict=True):
+            rate.set_state(base)
+
+
+def _leaves(optimizer: Any) -> list[Any]:
+    """Returns the optimizers that have a learning rate of their own."""
+    if hasattr(optimizer, "inner_optimizer"):
+        return _leaves(optimizer.inner_optimizer)
+    if hasattr(optimizer, "optimizers"):
+        return [leaf for part in optimizer.optimizers for leaf in _leaves(part)]
+    return [optimizer]
+
+
+class _Rate:
+    """The learning rate of one optimizer."""
+
+    def __init__(self, optimizer: Any) -> None:
+        self.optimizer = optimizer
+        self.source = learning_rate_source(optimizer)
+        self.settable = isinstance(self.source, keras.Variable)
+        self.scheduled = isinstance(self.source, keras.optimizers.schedules.LearningRateSchedule)
+        if self.settable:
+            self.base = self.last = self._now()
+
+    def check(self, phase: Phase) -> None:
+        absolute = phase.learning_rate is not None
+        if self.settable or (self.scheduled and not absolute):
+            return
+        if absolute or phase.lr_multiplier != 1.0:
+            raise ValueError(
+                f"FreezeSchedule cannot set the learning rate of phase {phase.layers!r}: that of "
+                f"the {type(self.optimizer).__name__} comes from {self.source!r}. Use "
+                "lr_multiplier with a LearningRateSchedule, or compile with a number."
+            )
+
+    def begin(self, phase: Phase) -> None:
+        if self.scheduled:
+            factor = phase.lr_multiplier
+            scaled = self.source if factor == 1.0 else ScaledSchedule(self.source, factor)
+            self.optimizer.learning_rate = scaled
+        elif self.settable:
+            self._follow()
+            absolute = phase.learning_rate
+            self._set(self.base * phase.lr_multiplier if absolute is None else absolute)
+
+    def release(self) -> None:
+        if self.scheduled:
+            self.optimizer.learning_rate = self.source
+        elif self.settable:
+            self._follow()
+            self._set(self.base)
+
+    def state(self) -> float | None:
+        if not self.settable:
+            return None
+        self._follow()
+        return self.base
+
+    def set_state(self, base: float | None) -> None:
+        if base is not None:
+            self.base, self.last = base, self._now()
+
+    def _follow(self) -> None:
+        now = self._now()
+        if now != self.last:
+            self.base = self.base * now / self.last if self.last else now
+            self.last = now
+
+    def _set(self, rate: float) -> None:
+        self.optimizer.learning_rate = float(rate)
+        self.last = self._now()
+
+    def _now(self) -> float:
+        return float(keras.ops.convert_to_numpy(self.source))

@@ -1,0 +1,122 @@
+"""A trap in the training step for the first number that is none."""
+
+from typing import Any
+
+import keras
+from keras import ops, tree
+
+from kerastools._core.graph.calls import Graph, has_graph, read_graph
+from kerastools._core.graph.replay import call_in_training, run_graph
+
+
+class Trap:
+    """Finds, in the very step in which the loss is no number any more, the first layer at fault.
+
+    It stands in the compiled training step and costs one comparison as long as the loss is finite.
+    """
+
+    def __init__(self, model: Any, caller: str) -> None:
+        graph = read_graph(model, caller)
+        self.model = model
+        self.paths = list(_paths(graph))
+        self.found: list[Any] | None = None
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            # Which calls, and which weights, hold NaN or infinity; −1 while all is well.
+            self._flags = tf.Variable(tf.fill([len(self.paths), 2], -1), trainable=False)
+            self._step = tf.Variable(-1, trainable=False, dtype=tf.int64)
+
+        def look(x: Any) -> Any:
+            flags = []
+
+            def apply(path: str, operation: Any, args: Any, kwargs: Any) -> Any:
+                result = call_in_training(operation, args, kwargs)
+                weights = getattr(operation, "trainable_weights", [])
+                flags.append([_broken(tree.flatten(result)), _broken(weights)])
+                return result
+
+            # What the step sees of each variable, so that nothing is changed but a copy.
+            with keras.StatelessScope([(v, ops.convert_to_tensor(v)) for v in model.variables]):
+                run_graph(graph, x, apply)
+            return ops.stack([ops.stack(pair) for pair in flags])
+
+        self._look = look
+
+    def set(self) -> None:
+        """Puts the trap into the training step, which is traced again."""
+        compute_loss = self.model.compute_loss
+
+        def trapped(
+            x: Any = None,
+            y: Any = None,
+            y_pred: Any = None,
+            sample_weight: Any = None,
+            training: bool = True,
+        ) -> Any:
+            loss = compute_loss(
+                x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training
+            )
+            if training and loss is not None:
+                self._spring(loss, x)
+            return loss
+
+        self.model.compute_loss = trapped
+        self.model.train_function = None
+
+    def release(self) -> None:
+        """Takes the trap out again."""
+        vars(self.model).pop("compute_loss", None)
+        self.model.train_function = None
+
+    def culprit(self) -> tuple[str, bool, int] | None:
+        """Returns path, whether its weights were broken, and step of the first; else `None`."""
+        if keras.backend.backend() == "tensorflow" and int(self._step) >= 0:
+            self.found = [self._flags.numpy(), int(self._step)]
+        if self.found is None:
+            return None
+        flags, step = self.found
+        first = next((i for i, (output, _) in enumerate(flags) if output == 1), None)
+        if first is None:
+            return "the loss", False, step
+        return self.paths[first], bool(flags[first][1] == 1), step
+
+    def _spring(self, loss: Any, x: Any) -> None:
+        finite = ops.isfinite(ops.cast(loss, "float32"))
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            def note() -> Any:
+                self._flags.assign(self._look(x))
+                self._step.assign(tf.cast(self.model.optimizer.iterations.value, tf.int64))
+                return True
+
+            tf.cond(tf.logical_or(finite, self._step >= 0), lambda: True, note)
+        else:
+            import jax
+
+            def note_on_host(flags: Any) -> None:
+                if self.found is None:
+                    self.found = [flags, -1]
+
+            def note_in_step(x: Any) -> None:
+                jax.debug.callback(note_on_host, self._look(x))
+
+            jax.lax.cond(finite, lambda x: None, note_in_step, x)
+
+
+def _paths(graph: Graph) -> list[str]:
+    found = []
+    for call in graph.calls:
+        if has_graph(call.operation):
+            found += [f"{call.operation.name}/{path}" for path in _paths(Graph(call.operation))]
+        else:
+            found.append(call.operation.name)
+    return found
+
+
+def _broken(tensors: list[Any]) -> Any:
+    """Returns 1 if one of them holds NaN or infinity, else 0."""
+    floats = [t for t in tensors if "float" in str(t.dtype)]
+    bad = [ops.logical_not(ops.all(ops.isfinite(ops.convert_to_tensor(t)))) for t in floats]
+    return ops.cast(ops.any(ops.stack(bad)), "int32") if bad else ops.zeros((), "int32")

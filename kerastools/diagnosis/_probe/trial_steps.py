@@ -1,0 +1,169 @@
+"""A few training steps on copies of the weights."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops, tree
+
+from kerastools._core.compiled import compiled
+from kerastools._core.graph.calls import read_graph
+from kerastools._core.graph.fans import is_kernel
+from kerastools._core.graph.replay import call_in_training, run_graph
+from kerastools.diagnosis._probe.signals import LossFunction, differentiate
+from kerastools.optimizers._base.slots import learning_rate_source
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What a few training steps did.
+
+    Attributes:
+        learning_rate: The learning rate of the first of them.
+        losses: The loss before each step, and after the last.
+        updates: For each kernel its variable's path, and the norm of its first step relative to its
+            own; kernels of norm 0 are left out.
+    """
+
+    learning_rate: float
+    losses: tuple[float, ...]
+    updates: tuple[tuple[str, float], ...]
+
+    @property
+    def finite(self) -> bool:
+        """Whether every loss is a number."""
+        return bool(np.isfinite(self.losses).all())
+
+
+class Stepper:
+    """Trains copies of a model's weights on a few batches, again and again from the same start.
+
+    The model, its random states and its optimizer are left as they are, to the bit.
+
+    Args:
+        model: A built functional or Sequential model.
+        batches: Pairs (x, y) that are taken in turn.
+        loss: Takes targets and predictions; returns a scalar.
+        optimizer: What takes the steps; it is copied.
+        caller: Named in messages of errors.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        batches: Sequence[tuple[Any, Any]],
+        loss: LossFunction,
+        optimizer: Any,
+        caller: str,
+    ) -> None:
+        graph = read_graph(model, caller)
+        self.variables = list(model.trainable_variables)
+        self.batches = batches
+        self.optimizer = optimizer
+        self.rate = float(ops.convert_to_numpy(optimizer.learning_rate))
+        self._programs: dict[bool, Any] = {}
+
+        def value_and_gradients(values: list[Any], x: Any, y: Any) -> tuple[Any, list[Any]]:
+            def value_of(values: list[Any]) -> tuple[Any, list[Any]]:
+                with keras.StatelessScope(zip(self.variables, values, strict=True)):
+                    outputs = run_graph(graph, x, lambda _, *call: call_in_training(*call))
+                    predictions = outputs[0]
+                    if len(outputs) > 1:
+                        predictions = tree.pack_sequence_as(graph.output_structure, outputs)
+                    return loss(y, predictions), []
+
+            value, _, gradients = differentiate(value_of, values)
+            return value, gradients
+
+        self._value_and_gradients = value_and_gradients
+
+    def run(self, factor: float = 1.0, num_steps: int = 20) -> Steps:
+        """Takes some steps at `factor` times the learning rate, until the loss is not finite."""
+        program = self._program(is_scaled=factor != 1)
+        program.restart(self.rate * factor)
+        losses = []
+        updates: tuple[tuple[str, float], ...] = ()
+        for i in range(num_steps + 1):
+            losses.append(program.step(*self.batches[i % len(self.batches)]))
+            if i == 0:
+                updates = self._updates(program.copies)
+            if not np.isfinite(losses[-1]):
+                break
+        return Steps(self.rate * factor, tuple(losses), updates)
+
+    def _program(self, is_scaled: bool) -> Any:
+        """Returns the compiled steps; for other rates than the optimizer's own, a schedule goes."""
+        fixed = isinstance(learning_rate_source(self.optimizer), keras.Variable)
+        key = is_scaled and not fixed
+        if key not in self._programs:
+            config = self.optimizer.get_config()
+            if key:
+                config["learning_rate"] = self.rate
+            optimizer = type(self.optimizer).from_config(config)
+            self._programs[key] = _Program(self.variables, optimizer, self._value_and_gradients)
+        return self._programs[key]
+
+    def _updates(self, moved: list[Any]) -> tuple[tuple[str, float], ...]:
+        ratios = []
+        for v, w in zip(self.variables, moved, strict=True):
+            before, after = (ops.convert_to_numpy(ops.cast(a, "float32")) for a in (v, w))
+            norm = np.linalg.norm(before.astype("float64"))
+            if is_kernel(v) and norm > 0:
+                ratios.append((v.path, float(np.linalg.norm(after - before) / norm)))
+        return tuple(ratios)
+
+
+class _Program:
+    """One training step on copies, compiled; the copies can be set back."""
+
+    def __init__(self, variables: list[Any], optimizer: Any, value_and_gradients: Any) -> None:
+        self.variables = variables
+        self.copies = [_copy(v) for v in variables]
+        self.optimizer = optimizer
+        optimizer.build(self.copies)
+        self._initial = [ops.copy(v) for v in optimizer.variables]
+
+        # TensorFlow's optimizers assign to variables whatever the scope; on JAX all is passed.
+        def step_in_place(x: Any, y: Any) -> Any:
+            values = [ops.convert_to_tensor(v) for v in self.copies]
+            value, gradients = value_and_gradients(values, x, y)
+            optimizer.apply(gradients, self.copies)
+            return value
+
+        def step(values: Any, slots: Any, x: Any, y: Any) -> tuple[Any, Any, Any]:
+            value, gradients = value_and_gradients(values, x, y)
+            return value, *optimizer.stateless_apply(slots, gradients, values)
+
+        self._in_place = keras.backend.backend() == "tensorflow"
+        self._step = compiled(step_in_place if self._in_place else step)
+
+    def restart(self, rate: float) -> None:
+        """Sets weights and slots to where they began, and the learning rate to `rate`."""
+        for v, w in zip(self.variables, self.copies, strict=True):
+            w.assign(ops.copy(v))
+        for slot, value in zip(self.optimizer.variables, self._initial, strict=True):
+            slot.assign(ops.copy(value))
+        source = learning_rate_source(self.optimizer)
+        if isinstance(source, keras.Variable):
+            source.assign(rate)
+
+    def step(self, x: Any, y: Any) -> float:
+        """Returns the loss before the step that it takes."""
+        if self._in_place:
+            return float(ops.convert_to_numpy(self._step(x, y)))
+        values = [v.value for v in self.copies]
+        slots = [v.value for v in self.optimizer.variables]
+        loss, values, slots = self._step(values, slots, x, y)
+        for v, value in zip(
+            [*self.copies, *self.optimizer.variables], [*values, *slots], strict=True
+        ):
+            v.assign(value)
+        return float(ops.convert_to_numpy(loss))
+
+
+def _copy(variable: Any) -> Any:
+    copied = keras.Variable(ops.copy(variable), dtype=variable.dtype, name=variable.name)
+    copied.constraint = variable.constraint
+    return copied

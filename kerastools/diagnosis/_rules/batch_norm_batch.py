@@ -1,0 +1,44 @@
+"""Rule: batch normalisation in batches too small to normalise by."""
+
+import keras
+
+from kerastools.diagnosis._finding import Finding
+from kerastools.diagnosis._rules.evidence import Evidence
+
+# Values per channel below which mean and variance are mostly noise, and rows below which they are
+# whatever the number of positions, since neighbouring positions are alike.
+_FEWEST_VALUES, _FEWEST_ROWS = 32, 4
+_SMALL_BATCH = 8
+
+
+def batch_norm_batch(evidence: Evidence) -> list[Finding]:
+    """Every batch holds a handful of rows."""
+    rows = min(evidence.batch_size, evidence.num_rows)
+    if rows >= _SMALL_BATCH:
+        return []
+    found = {}
+    for record in evidence.records:
+        layer = record.layer
+        # A frozen layer normalises by its moving statistics, whatever the batch.
+        if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
+            channels = record.output.shape[layer.axis]
+            found[record.path] = rows * (record.output[0].size // channels)
+    if not found:
+        return []
+    path = min(found, key=lambda p: found[p])
+    if found[path] >= _FEWEST_VALUES and rows >= _FEWEST_ROWS:
+        return []
+    return [
+        Finding(
+            rule="batch normalisation with a tiny batch",
+            layer=path,
+            value=float(rows),
+            threshold=float(_SMALL_BATCH),
+            evidence=f"Batches of {rows} rows give {path} {found[path]} values per channel to "
+            "estimate mean and variance from: mostly noise in training, and not what inference "
+            "normalises by.",
+            fix=f"batch_size of {_SMALL_BATCH} or more, or keras.layers.LayerNormalization() or "
+            "GroupNormalization() in its place.",
+            source="Wu and He 2018, Group normalization, figure 1: the error grows below 8 rows.",
+        )
+    ]

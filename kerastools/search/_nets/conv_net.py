@@ -1,0 +1,93 @@
+"""A convolutional classifier whose dropout rate, momentum and betas are searched."""
+
+from collections.abc import Sequence
+
+import keras
+import keras_tuner
+
+from kerastools.layers import Dropout
+from kerastools.search._nets.classifier import classifier
+from kerastools.search._spaces import dropout
+
+
+class ConvNet(keras_tuner.HyperModel):
+    """Builds convolutional classifiers of images for keras-tuner to search over.
+
+    Each block is Conv2D → BatchNormalization → activation → 2 × 2 maximum; behind the last one a
+    dense layer of `units`, `kerastools.layers.Dropout` and the head. Kernels are initialised for
+    their activation. Searched are the dropout rate p (0.4 to 0.5), the optimizer (`sgd` or
+    `adam`), its learning rate η, and γ (for `sgd`, Nesterov's) or β₁ and β₂ (for `adam`).
+
+    Args:
+        input_shape: Shape of an image: height, width and channels.
+        num_classes: Number of classes; labels are integers from 0.
+        filters: Number of filters of each block.
+        kernel_size: Height and width of a kernel, in pixels.
+        units: Units of the dense layer.
+        activation: Activation of the hidden layers.
+        seed: Integer from which every kernel and mask is drawn, the same for all trials.
+
+    Raises:
+        ValueError: If the shape has not three dimensions or is too small for the blocks, or a
+            number is not positive.
+
+    Example:
+
+    >>> hypermodel = ConvNet((8, 8, 1), num_classes=10, filters=(8, 16))
+    >>> hp = keras_tuner.HyperParameters()
+    >>> hypermodel.build(hp).output_shape
+    (None, 10)
+    >>> sorted(hp.values)
+    ['1 - momentum', 'dropout', 'optimizer', 'sgd_learning_rate']
+    """
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        num_classes: int,
+        filters: Sequence[int] = (32, 64),
+        kernel_size: int = 3,
+        units: int = 64,
+        activation: str = "relu",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if len(input_shape) != 3 or min(input_shape[:2]) < 2 ** len(filters):
+            raise ValueError(
+                f"ConvNet needs an input_shape of height, width and channels, at least "
+                f"{2 ** len(filters)} pixels high and wide for {len(filters)} blocks. Received "
+                f"input_shape={tuple(input_shape)}."
+            )
+        numbers = (*input_shape, num_classes, *filters, kernel_size, units)
+        if not filters or min(numbers) <= 0:
+            raise ValueError(
+                "ConvNet needs at least one block, and positive numbers. Received "
+                f"input_shape={tuple(input_shape)}, num_classes={num_classes}, "
+                f"filters={tuple(filters)}, kernel_size={kernel_size}, units={units}."
+            )
+        self.input_shape = tuple(input_shape)
+        self.num_classes = num_classes
+        self.filters = tuple(filters)
+        self.kernel_size = kernel_size
+        self.units = units
+        self.activation = activation
+        self.seed = seed
+
+    def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
+        """Returns a compiled model for the hyperparameters of one trial."""
+        layers = [keras.Input(self.input_shape)]
+        for i, filters in enumerate(self.filters, 1):
+            layers += [
+                keras.layers.Conv2D(
+                    filters, self.kernel_size, padding="same", use_bias=False, name=f"conv_{i}"
+                ),
+                keras.layers.BatchNormalization(name=f"norm_{i}"),
+                keras.layers.Activation(self.activation, name=f"activation_{i}"),
+                keras.layers.MaxPooling2D(name=f"pool_{i}"),
+            ]
+        layers += [
+            keras.layers.Flatten(name="flatten"),
+            keras.layers.Dense(self.units, activation=self.activation, name="hidden"),
+            Dropout(dropout(hp, "convolutional"), seed=self.seed, name="dropout"),
+        ]
+        return classifier(hp, layers, self.num_classes, "conv_net", self.seed)

@@ -1,0 +1,95 @@
+"""A deep dense classifier whose dropout rate, momentum and betas are searched."""
+
+import keras
+import keras_tuner
+
+from kerastools.constraints import MaxNorm
+from kerastools.layers import Dropout
+from kerastools.search._nets.classifier import classifier
+from kerastools.search._spaces import dropout
+
+
+class DeepDense(keras_tuner.HyperModel):
+    """Builds deep dense classifiers for keras-tuner to search over.
+
+    Each hidden layer is Dense → BatchNormalization → activation; the top `dropout_layers` of them
+    end in `kerastools.layers.Dropout`. Kernels are initialised for their activation and bounded by
+    `kerastools.constraints.MaxNorm`. Searched are the dropout rate p, the optimizer (`sgd` or
+    `adam`), its learning rate η, and γ (for `sgd`, Nesterov's) or β₁ and β₂ (for `adam`).
+
+    Args:
+        num_features: Number of input features.
+        num_classes: Number of classes; labels are integers from 0.
+        depth: Number of hidden layers.
+        units: Units of each hidden layer.
+        activation: Activation of the hidden layers.
+        dropout_layers: How many of the top hidden layers are dropped out.
+        max_norm: Largest norm of a hidden unit's incoming weights.
+        clipnorm: Gradients of each variable are scaled back to this norm where they are longer.
+        seed: Integer from which every kernel and mask is drawn, the same for all trials.
+
+    Raises:
+        ValueError: If a number is not positive.
+
+    Example:
+
+    >>> hypermodel = DeepDense(num_features=64, num_classes=10, depth=4)
+    >>> hp = keras_tuner.HyperParameters()
+    >>> model = hypermodel.build(hp)
+    >>> sorted(hp.values)
+    ['1 - momentum', 'dropout', 'optimizer', 'sgd_learning_rate']
+    >>> model.output_shape
+    (None, 10)
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        num_classes: int,
+        depth: int = 10,
+        units: int = 100,
+        activation: str = "elu",
+        dropout_layers: int = 2,
+        max_norm: float = 3.0,
+        clipnorm: float = 1.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        for name, value in {
+            "num_features": num_features,
+            "num_classes": num_classes,
+            "depth": depth,
+            "units": units,
+            "max_norm": max_norm,
+            "clipnorm": clipnorm,
+        }.items():
+            if not value > 0:
+                raise ValueError(f"DeepDense needs {name} > 0. Received {name}={value}.")
+        self.num_features = num_features
+        self.num_classes = num_classes
+        self.depth = depth
+        self.units = units
+        self.activation = activation
+        self.dropout_layers = dropout_layers
+        self.max_norm = max_norm
+        self.clipnorm = clipnorm
+        self.seed = seed
+
+    def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
+        """Returns a compiled model for the hyperparameters of one trial."""
+        rate = dropout(hp, off=True)
+        layers = [keras.Input((self.num_features,))]
+        for i in range(1, self.depth + 1):
+            layers.append(
+                keras.layers.Dense(
+                    self.units,
+                    use_bias=False,
+                    kernel_constraint=MaxNorm(self.max_norm),
+                    name=f"hidden_{i}",
+                )
+            )
+            layers.append(keras.layers.BatchNormalization(name=f"norm_{i}"))
+            layers.append(keras.layers.Activation(self.activation, name=f"activation_{i}"))
+            if i > self.depth - self.dropout_layers:
+                layers.append(Dropout(rate, seed=self.seed + i, name=f"dropout_{i}"))
+        return classifier(hp, layers, self.num_classes, "deep_dense", self.seed, self.clipnorm)

@@ -1,0 +1,89 @@
+"""A recurrent classifier whose dropout rate, momentum and betas are searched."""
+
+from collections.abc import Sequence
+
+import keras
+import keras_tuner
+
+from kerastools.layers import Dropout
+from kerastools.search._nets.classifier import classifier
+from kerastools.search._spaces import dropout
+
+_CELLS = {"gru": keras.layers.GRU, "lstm": keras.layers.LSTM}
+
+
+class RecurrentNet(keras_tuner.HyperModel):
+    """Builds recurrent classifiers of sequences for keras-tuner to search over.
+
+    `depth` recurrent layers of `units`, each followed by `kerastools.layers.Dropout` at one rate,
+    and the head on the last step. Kernels are initialised gate by gate. Gradients are clipped,
+    because they explode over many steps. Searched are the dropout rate p (0.2 to 0.3), the
+    optimizer (`sgd` or `adam`), its learning rate η, and γ (for `sgd`, Nesterov's) or β₁ and β₂
+    (for `adam`).
+
+    Args:
+        input_shape: Shape of a sequence: steps (or `None`) and features.
+        num_classes: Number of classes; labels are integers from 0.
+        units: Units of each layer.
+        depth: Number of layers.
+        cell: `"gru"` or `"lstm"`.
+        clipnorm: Gradients of each variable are scaled back to this norm where they are longer.
+        seed: Integer from which every kernel and mask is drawn, the same for all trials.
+
+    Raises:
+        ValueError: If the shape has not two dimensions, a number is not positive, or the cell is
+            not known.
+
+    Example:
+
+    >>> hypermodel = RecurrentNet((8, 8), num_classes=10, units=16)
+    >>> hp = keras_tuner.HyperParameters()
+    >>> hypermodel.build(hp).output_shape
+    (None, 10)
+    >>> sorted(hp.values)
+    ['1 - momentum', 'dropout', 'optimizer', 'sgd_learning_rate']
+    """
+
+    def __init__(
+        self,
+        input_shape: Sequence[int | None],
+        num_classes: int,
+        units: int = 64,
+        depth: int = 1,
+        cell: str = "gru",
+        clipnorm: float = 1.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if len(input_shape) != 2 or not input_shape[1]:
+            raise ValueError(
+                "RecurrentNet needs an input_shape of steps and features. Received "
+                f"input_shape={tuple(input_shape)}."
+            )
+        if min(num_classes, units, depth, clipnorm) <= 0:
+            raise ValueError(
+                f"RecurrentNet needs positive numbers. Received num_classes={num_classes}, "
+                f"units={units}, depth={depth}, clipnorm={clipnorm}."
+            )
+        if cell not in _CELLS:
+            raise ValueError(f"RecurrentNet needs cell in {sorted(_CELLS)}. Received {cell!r}.")
+        self.input_shape = tuple(input_shape)
+        self.num_classes = num_classes
+        self.units = units
+        self.depth = depth
+        self.cell = cell
+        self.clipnorm = clipnorm
+        self.seed = seed
+
+    def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
+        """Returns a compiled model for the hyperparameters of one trial."""
+        rate = dropout(hp, "recurrent")
+        layers = [keras.Input(self.input_shape)]
+        for i in range(1, self.depth + 1):
+            layers += [
+                _CELLS[self.cell](
+                    self.units, return_sequences=i < self.depth, name=f"{self.cell}_{i}"
+                ),
+                Dropout(rate, seed=self.seed + i, name=f"dropout_{i}"),
+            ]
+        return classifier(hp, layers, self.num_classes, "recurrent_net", self.seed, self.clipnorm)

@@ -1,0 +1,1 @@
+"""Optuna as an oracle of keras-tuner."""

@@ -1,0 +1,1 @@
+"""One compiled model for many trials."""

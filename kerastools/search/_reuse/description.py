@@ -1,0 +1,264 @@
+"""What a compiled model computes, apart from the numbers in its variables."""
+
+import functools
+import types
+import warnings
+from typing import Any
+
+import keras
+import numpy as np
+
+from kerastools._core.graph.calls import sublayers
+from kerastools._core.keras_private.compiled_model import compile_arguments, graph_nodes
+from kerastools.optimizers._base.mutable_optimizer import MutableOptimizer
+from kerastools.optimizers._base.slots import learning_rate_source
+from kerastools.search._reuse.adapted import vocabulary_of
+from kerastools.search._stacked.penalties import NUMBERS, live_holders
+
+Description = dict[str, Any]
+
+# What a variable holds is copied from model to model, and these decide nothing else.
+_ONLY_INITIAL_VALUES = (keras.initializers.Initializer, keras.random.SeedGenerator)
+
+
+def describe(model: keras.Model) -> Description:
+    """Returns what `model` computes as a flat mapping, equal where only numbers differ.
+
+    Two compiled models of equal description compute the same, once the variables of one hold the
+    values of the other's: so the compiled step of one serves for both. Everything else a step can
+    depend on is in it: classes, configurations, the graph, loss and metrics, the code of functions
+    and what they close over, and all attributes of classes that are the user's own. Configuration
+    entries that are held in a variable (the rate of `kerastools.layers.Dropout`, the learning rate,
+    the numbers of `kerastools.optimizers`) or can be (factors of L1 and L2, the bound of `MaxNorm`,
+    on TensorFlow), initializers and seeds are left out: they are values.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The object being serialized includes a `lambda`")
+        return _Walk(model).result
+
+
+def difference(first: Description, second: Description) -> str | None:
+    """Returns the first entry in which two descriptions differ, in words; `None` if in none."""
+    for name in [*first, *(name for name in second if name not in first)]:
+        a, b = first.get(name, "nothing"), second.get(name, "nothing")
+        if type(a) is not type(b) or a != b:
+            return f"{name.lstrip('.')} is {_short(b)} and was {_short(a)}"
+    return None
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+class _Walk:
+    """One walk over everything that a model refers to."""
+
+    def __init__(self, model: keras.Model) -> None:
+        self.result: Description = {}
+        self.seen: dict[int, str] = {}
+        # Factors and bounds of variables; those of activities are read by the layers themselves.
+        activities = {id(getattr(x, "activity_regularizer", None)) for x in sublayers(model)}
+        self.live = live_holders(model) - activities
+        self.kept: list[Any] = []  # So that no identity is given out twice during the walk.
+        self.visit("", model)
+        if getattr(model, "compiled", False):
+            for name, value in compile_arguments(model).items():
+                self.visit(name, value)
+
+    def visit(self, path: str, value: Any) -> None:
+        """Adds `value` under `path`."""
+        if value is None or isinstance(value, str | bool | int | float | complex | bytes):
+            # As text, because NaN is not equal to itself, and 1 is equal to True.
+            self.result[path] = repr(value)
+        elif isinstance(value, np.ndarray | np.generic):
+            self.result[path] = (str(value.dtype), value.shape, value.tobytes())
+        elif isinstance(value, keras.Variable):
+            self.result[path] = ("variable", str(value.dtype), tuple(value.shape), value.trainable)
+        elif isinstance(value, _ONLY_INITIAL_VALUES):
+            self.result[path] = "initial values"
+        elif isinstance(value, keras.dtype_policies.DTypePolicy):
+            self.result[path] = value.name
+        elif isinstance(value, type):
+            self.result[path] = _class_name(value)
+        elif isinstance(value, types.ModuleType | types.BuiltinFunctionType):
+            self.result[path] = value.__name__
+        elif isinstance(value, slice):
+            self.entries(path, enumerate((value.start, value.stop, value.step)))
+        else:
+            self.once(path, value)
+
+    def once(self, path: str, value: Any) -> None:
+        """Adds an object that may be met again, or that leads back to itself."""
+        if id(value) in self.seen:
+            self.result[path] = f"same as {self.seen[id(value)]}"
+            return
+        self.seen[id(value)] = path
+        self.kept.append(value)
+        if isinstance(value, dict):
+            self.entries(path, value.items())
+        elif isinstance(value, list | tuple):
+            self.entries(path, enumerate(value))
+        elif isinstance(value, set | frozenset):
+            self.result[path] = sorted(map(repr, value))
+        elif isinstance(value, functools.partial):
+            self.entries(path, vars_of_partial(value))
+        elif isinstance(value, types.MethodType):
+            self.entries(path, (("self", value.__self__), ("function", value.__func__)))
+        elif isinstance(value, types.FunctionType):
+            self.function(path, value)
+        elif isinstance(value, keras.KerasTensor):
+            self.result[path] = (str(value.dtype), tuple(value.shape))
+        elif hasattr(value, "__array__"):
+            self.visit(path, np.asarray(value))
+        else:
+            self.object(path, value)
+
+    def entries(self, path: str, items: Any) -> None:
+        """Adds the parts of a container."""
+        items = list(items)
+        self.result[path or "."] = f"{len(items)} entries"
+        for key, value in items:
+            self.visit(f"{path}.{key}", value)
+
+    def function(self, path: str, function: types.FunctionType) -> None:
+        """Adds a function: its code, what it closes over, and the plain globals it reads."""
+        self.result[path] = f"function {function.__qualname__}"
+        if _is_library(function.__module__):
+            return
+        self.code(path, function.__code__)
+        self.visit(f"{path}.defaults", function.__defaults__)
+        self.visit(f"{path}.keyword_defaults", function.__kwdefaults__)
+        for name, cell in zip(
+            function.__code__.co_freevars, function.__closure__ or (), strict=True
+        ):
+            self.visit(f"{path}.{name}", cell.cell_contents)
+        for name in function.__code__.co_names:
+            value = function.__globals__.get(name)
+            if isinstance(value, str | int | float | np.ndarray | types.FunctionType):
+                self.visit(f"{path}.{name}", value)
+
+    def code(self, path: str, code: types.CodeType) -> None:
+        """Adds compiled Python: what it does, its constants, and the functions within."""
+        self.result[f"{path}.code"] = (code.co_code, code.co_names)
+        for i, constant in enumerate(code.co_consts):
+            if isinstance(constant, types.CodeType):
+                self.code(f"{path}.{i}", constant)
+            else:
+                self.result[f"{path}.constant.{i}"] = repr(constant)
+
+    def object(self, path: str, value: Any) -> None:
+        """Adds an object: its class, its configuration, and what its own class keeps beside it."""
+        self.result[path or "."] = _class_name(type(value))
+        library = _is_library(type(value).__module__)
+        if isinstance(value, keras.Layer):
+            self.visit(f"{path}.trainable", value.trainable)
+        if isinstance(value, keras.Model):
+            self.graph(path, value)
+        sequential = isinstance(value, keras.Sequential)  # Has no inputs before it is built.
+        if library and isinstance(value, keras.Model) and (sequential or value.inputs):
+            return
+        if isinstance(value, keras.layers.Normalization) and value.built:
+            # Constants of the compiled step, worked out of the variables.
+            self.visit(f"{path}.adapted_mean", value.mean)
+            self.visit(f"{path}.adapted_variance", value.variance)
+        if library and hasattr(value, "get_config"):
+            self.configuration(path, value)
+            return
+        if not library:
+            self.attributes(path, value)
+
+    def attributes(self, path: str, value: Any) -> None:
+        """Adds what an object keeps beyond what every layer or model keeps."""
+        inherited = _inherited_attributes(value)
+        own = {k: v for k, v in getattr(value, "__dict__", {}).items() if k not in inherited}
+        if not own and not hasattr(value, "__dict__"):
+            # Nothing of it can be read. It knows what it is equal to (a range, a dtype, a path), or
+            # is equal to itself only (`...`, an object of a C extension).
+            says = type(value).__eq__ is not object.__eq__ and type(value).__hash__ is not None
+            self.result[path] = (_class_name(type(value)), value if says else id(value))
+        for name, attribute in own.items():
+            self.visit(f"{path}.{name}", attribute)
+
+    def graph(self, path: str, model: keras.Model) -> None:
+        """Adds the layers of `model`, and who feeds whom."""
+        graph = graph_nodes(model)
+        if graph is None:
+            self.entries(f"{path}.layers", [(layer.name, layer) for layer in model.layers])
+            return
+        nodes, outputs = graph
+        for i, (layer, arguments, keywords) in enumerate(nodes):
+            self.visit(f"{path}.layer.{layer.name}", layer)
+            self.result[f"{path}.call.{i}"] = layer.name
+            self.visit(f"{path}.call.{i}.arguments", (arguments, keywords))
+        self.visit(f"{path}.outputs", outputs)
+
+    def configuration(self, path: str, value: Any) -> None:
+        """Adds the configuration of one of Keras's or our own objects, without live numbers."""
+        try:
+            config = value.get_config() | vocabulary_of(value)
+        except (NotImplementedError, TypeError, ValueError):
+            self.attributes(path, value)  # It was given something that cannot be saved.
+            return
+        for key, entry in config.items():
+            if key == "seed" or key.endswith("_initializer"):
+                continue
+            if is_live(value, key) or (id(value) in self.live and key in NUMBERS[type(value)]):
+                self.result[f"{path}.{key}"] = "live"
+            elif isinstance(entry, dict):
+                self.visit(f"{path}.{key}", _unsaved(value, key, entry))
+            else:
+                self.visit(f"{path}.{key}", entry)
+
+
+def is_live(value: Any, name: str) -> bool:
+    """Whether the number that `value` was given as `name` is held in a variable."""
+    if isinstance(value, MutableOptimizer):
+        return name in value.live_numbers()
+    if isinstance(value, keras.optimizers.Optimizer) and name != "learning_rate":
+        return False
+    if isinstance(value, keras.optimizers.Optimizer | keras.Layer):
+        return isinstance(getattr(value, name, None), keras.Variable)
+    return False
+
+
+def _unsaved(value: Any, name: str, saved: Any) -> Any:
+    """Returns what `value` was given as `name` and would save as the dictionary `saved`."""
+    if not isinstance(value, keras.optimizers.Optimizer):
+        return getattr(value, name, saved)
+    if isinstance(getattr(value, name, None), keras.optimizers.Optimizer):
+        return getattr(value, name)
+    # The attribute is a function's value in this step; meant is the function.
+    if name == "learning_rate":
+        return learning_rate_source(value)
+    return getattr(value, getattr(getattr(type(value), name, None), "attribute", ""), saved)
+
+
+def vars_of_partial(partial: functools.partial) -> list[tuple[str, Any]]:
+    """Returns the parts of a `functools.partial`."""
+    return [("function", partial.func), ("args", partial.args), ("kwargs", partial.keywords)]
+
+
+def _class_name(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _is_library(module: str | None) -> bool:
+    """Whether `module` is one whose classes tell all in their configuration."""
+    return str(module).split(".")[0] in ("keras", "kerastools", "tensorflow", "jax", "numpy")
+
+
+@functools.cache
+def _attributes(base: type) -> frozenset[str]:
+    plain = base(name="plain")
+    if isinstance(plain, keras.Model):
+        plain.compile("sgd", "mse")
+    return frozenset(vars(plain))
+
+
+def _inherited_attributes(value: Any) -> frozenset[str]:
+    """Returns the attributes that every layer or model has, which are Keras's bookkeeping."""
+    for base in (keras.Model, keras.Layer):
+        if isinstance(value, base):
+            return _attributes(base) | {"_functional"}
+    return frozenset()

@@ -1,0 +1,144 @@
+"""The numbers of a model that somebody has already built, searched."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import keras_tuner
+
+from kerastools._core.graph.calls import has_graph, sublayers
+from kerastools._core.graph.rebuild import rebuild
+from kerastools._core.keras_private.compiled_model import compile_arguments
+from kerastools.layers import AlphaDropout, Dropout, SpatialDropout
+from kerastools.layers._mutable_rate import LiveRateLayer
+from kerastools.optimizers import SGD, Adam
+from kerastools.search._checks import require_compiled_model
+from kerastools.search._reuse.adapted import adapted_like
+from kerastools.search._spaces import betas, dropout, learning_rate, momentum
+
+_CALLER = "LiveNumbers"
+_LIVE = {
+    keras.layers.Dropout: Dropout,
+    keras.layers.AlphaDropout: AlphaDropout,
+    keras.layers.SpatialDropout1D: SpatialDropout,
+    keras.layers.SpatialDropout2D: SpatialDropout,
+    keras.layers.SpatialDropout3D: SpatialDropout,
+}
+
+
+class LiveNumbers(keras_tuner.HyperModel):
+    """Searches dropout rate, learning rate and momentum or betas of a model as it is.
+
+    For a model that was not written for a search: each trial trains a copy of it, of the same
+    layers, loss and metrics, with new weights and these numbers of its own (what a layer learned of
+    the data in `adapt`, as `Normalization` does, is kept):
+
+    - `dropout`, one rate for all dropout layers, in nested models too, in the range for its kind of
+      net (recurrent 0.2 to 0.3, convolutional 0.4 to 0.5, else 0.1 to 0.5). Keras's `Dropout`,
+      `AlphaDropout` and `SpatialDropout1D` to `3D` are replaced by those of `kerastools.layers`,
+      whose rate is live. What is within another layer (dropout of recurrent cells and attention, a
+      wrapped layer) and `GaussianDropout` stay as they are, a model without dropout without;
+    - `learning_rate`, from a tenth of the model's to ten times it, unless it is a schedule;
+    - `1 - momentum` for SGD; `1 - beta_1` and `1 - beta_2` for Adam and its kin. Keras's SGD and
+      Adam are replaced by this package's, with the same rule (and ε where Keras has it).
+
+    Args:
+        model: A compiled functional or Sequential model, or a function without arguments that
+            returns one.
+
+    Raises:
+        TypeError: If it is neither.
+        ValueError: If the model is not compiled, or subclassed; from `build`, if a layer cannot be
+            made again as it was adapted.
+
+    Example:
+
+    >>> model = keras.Sequential([
+    ...     keras.Input((4,)), keras.layers.Dense(8), keras.layers.Dropout(0.5),
+    ...     keras.layers.Dense(1)])
+    >>> model.compile("adam", "mse")
+    >>> hp = keras_tuner.HyperParameters()
+    >>> copy = LiveNumbers(model).build(hp)
+    >>> sorted(hp.values)
+    ['1 - beta_1', '1 - beta_2', 'dropout', 'learning_rate']
+    """
+
+    def __init__(self, model: keras.Model | Callable[[], keras.Model]) -> None:
+        super().__init__()
+        if not isinstance(model, keras.Model) and callable(model):
+            model = model()
+        require_compiled_model(model, _CALLER)
+        if not isinstance(model, keras.Sequential) and not getattr(model, "operations", None):
+            raise ValueError(
+                "LiveNumbers needs a functional or Sequential model, which it can copy. Received "
+                f'"{model.name}" of class {type(model).__name__}. Write a builder build(hp) for it.'
+            )
+        self.model = model
+
+    def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
+        """Returns a compiled copy of the model for the hyperparameters of one trial."""
+        rate: list[float] = []  # Asked for once, and only if there is a layer for it.
+
+        def copy(layer: Any) -> Any:
+            if type(layer) is keras.Sequential:  # It is not built.
+                return _sequential([copy(part) for part in layer.layers], layer)
+            cls: Any = _LIVE.get(type(layer), type(layer))
+            if issubclass(cls, LiveRateLayer):
+                if not rate:
+                    rate.append(dropout(hp, _kind(self.model)))
+                config = layer.get_config() | {"rate": rate[0]}
+                if type(layer) is keras.layers.SpatialDropout1D:
+                    config["data_format"] = "channels_last"  # It knows no other.
+                return cls.from_config(config)
+            return adapted_like(layer, _CALLER)
+
+        model: Any
+        if has_graph(self.model):
+            model = rebuild(self.model, _CALLER, lambda path, layer: (copy(layer), False))
+            if isinstance(self.model, keras.Sequential):
+                model = _sequential(model.layers, self.model)
+        else:
+            model = copy(self.model)
+        arguments = compile_arguments(self.model)
+        arguments["optimizer"] = _optimizer(self.model.optimizer, hp)
+        for name in ("metrics", "weighted_metrics"):
+            arguments[name] = keras.tree.map_structure(_fresh, arguments[name])
+        model.compile(**arguments)
+        return model
+
+
+def _sequential(layers: list[Any], like: Any) -> Any:
+    return keras.Sequential(layers, trainable=like.trainable, name=like.name)
+
+
+def _optimizer(given: Any, hp: keras_tuner.HyperParameters) -> Any:
+    config = given.get_config()
+    cls = type(given)
+    if cls in (keras.optimizers.SGD, keras.optimizers.Adam):
+        config.pop("ema_overwrite_frequency", None)
+        if cls is keras.optimizers.SGD:
+            cls, config["nesterov"] = SGD, "shifted" if config["nesterov"] else False
+        else:
+            cls, config["epsilon_mode"] = Adam, "hat"
+    rate = config["learning_rate"]
+    if isinstance(rate, float | int) and rate > 0:
+        config["learning_rate"] = learning_rate(hp, float(f"{rate / 10:.4g}"), min(1.0, rate * 10))
+    if "beta_1" in config and "beta_2" in config:
+        config["beta_1"], config["beta_2"] = betas(hp)
+    elif "momentum" in config and "rho" not in config:
+        config["momentum"] = momentum(hp)
+    return cls.from_config(config)
+
+
+def _fresh(metric: Any) -> Any:
+    """Returns a metric without the state of the model it was in."""
+    if isinstance(metric, keras.metrics.Metric):
+        return type(metric).from_config(metric.get_config())
+    return metric
+
+
+def _kind(model: Any) -> str:
+    layers = list(sublayers(model))
+    if any(isinstance(layer, keras.layers.RNN | keras.layers.Bidirectional) for layer in layers):
+        return "recurrent"
+    return "convolutional" if any("Conv" in type(layer).__name__ for layer in layers) else "dense"

@@ -1,0 +1,144 @@
+"""When trials can be trained together, and doing it."""
+
+from typing import Any
+
+import keras
+import keras_tuner
+import numpy as np
+
+from kerastools._core.keras_private.compiled_model import compile_arguments, graph_nodes
+from kerastools.optimizers import SGD, Adagrad, Adam, Adamax, Nadam, RAdam, RMSprop
+from kerastools.optimizers._base.slots import learning_rate_source
+from kerastools.search._stacked.penalties import NUMBERS
+from kerastools.search._stacked.stacked_layers import why_layer_cannot_stack
+
+_FIT_ARGUMENTS = {"x", "y", "validation_data", "batch_size", "epochs", "shuffle", "callbacks"}
+# They look at what an epoch reports, and at nothing in the model.
+_CALLBACKS = (keras.callbacks.EarlyStopping, keras.callbacks.TerminateOnNaN)
+
+
+def why_search_cannot_stack(
+    tuner: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> str | None:
+    """Returns what in the arguments of `search` asks for one model after the other, or `None`."""
+    if keras.backend.backend() not in ("tensorflow", "jax"):
+        return f"the backend is {keras.backend.backend()}"
+    if type(tuner.hypermodel).fit is not keras_tuner.HyperModel.fit:
+        return "the hypermodel has a fit of its own"
+    for name in ("on_epoch_begin", "on_epoch_end", "on_batch_begin", "on_batch_end", "run_trial"):
+        if getattr(type(tuner), name) is not getattr(keras_tuner.Tuner, name) and not getattr(
+            type(tuner), name
+        ).__module__.startswith("kerastools."):
+            return f"the tuner has {name} of its own"
+    if tuner.executions_per_trial != 1:
+        return "executions_per_trial is not 1"
+    if tuner.distribution_strategy is not None:
+        return "there is a distribution strategy"
+    given = bound_fit_arguments(args, kwargs)
+    if given is None:
+        return f"search was given more than {', '.join(sorted(_FIT_ARGUMENTS))}"
+    for callback in given.get("callbacks", ()):
+        if type(callback) not in _CALLBACKS:
+            return f"the callback {type(callback).__name__} may look into the model"
+    validation = given.get("validation_data")
+    arrays = [given.get("x"), given.get("y"), *(validation if validation is not None else ())]
+    if len(arrays) not in (2, 4) or not all(isinstance(a, np.ndarray) for a in arrays):
+        return "the data are not NumPy arrays x, y and validation_data=(x, y)"
+    return None
+
+
+def bound_fit_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any] | None:
+    """Returns the arguments of `fit` by name; `None` if there are others than can be stacked."""
+    given = dict(zip(("x", "y"), args, strict=False)) | {
+        name: value for name, value in kwargs.items() if value is not None and name != "verbose"
+    }
+    if len(args) > 2 or set(given) - _FIT_ARGUMENTS:
+        return None
+    return given
+
+
+def why_model_cannot_stack(model: Any) -> str | None:
+    """Returns what in `model` asks for training it alone, or `None`."""
+    if keras.backend.backend() == "jax":  # Which vectorises whatever it can train.
+        if not model.built:
+            return "the model is not built"
+        return "compile was given run_eagerly" if model.run_eagerly else None
+    graph = graph_nodes(model) if model.built else None
+    if graph is None:
+        return "the model has no graph of layers"
+    if type(model) not in (keras.Model, keras.Sequential) and not type(model).__module__.startswith(
+        "keras."
+    ):
+        return "the model is of a class of its own"
+    if len(model.inputs) != 1 or len(model.outputs) != 1:
+        return "the model has several inputs or outputs"
+    for layer, _, _ in graph[0]:
+        if (reason := why_layer_cannot_stack(layer)) is not None:
+            return reason
+    for variable in model.trainable_variables:
+        for holder in (variable.regularizer, variable.constraint):
+            if holder is not None and type(holder) not in _PENALTIES:
+                return f"{variable.path} has a {type(holder).__name__}"
+    return _why_compiled_cannot_stack(model)
+
+
+_PENALTIES = (*NUMBERS, keras.constraints.NonNeg)
+
+
+def _why_compiled_cannot_stack(model: Any) -> str | None:
+    arguments = compile_arguments(model)
+    if arguments["weighted_metrics"] or arguments["loss_weights"] or arguments["run_eagerly"]:
+        return "compile was given weighted_metrics, loss_weights or run_eagerly"
+    loss = arguments["loss"]
+    if (isinstance(loss, str) and loss in ("crossentropy", "ce")) or isinstance(loss, list | dict):
+        return f"the loss is {loss!r}"
+    name = loss if isinstance(loss, str) else getattr(loss, "name", getattr(loss, "__name__", ""))
+    if name.lower() in _ACROSS_ROWS:
+        return f"the loss {name!r} is no mean over rows"
+    if isinstance(loss, keras.losses.Loss) and loss.reduction != "sum_over_batch_size":
+        return f"the loss has reduction={loss.reduction!r}"
+    module = (
+        getattr(loss, "__module__", "keras")
+        if not isinstance(loss, keras.losses.Loss)
+        else (type(loss).__module__)
+    )
+    if not isinstance(loss, str) and not module.startswith("keras."):
+        return "the loss is a function of its own"
+    for metric in keras.tree.flatten(arguments["metrics"]):
+        stock = isinstance(metric, str) and not isinstance(_metric(metric), keras.metrics.Metric)
+        if metric is not None and not (stock or isinstance(_metric(metric), _MEANS)):
+            return f"the metric {getattr(metric, 'name', metric)!r} is no mean over rows"
+    return _why_optimizer_cannot_stack(model.optimizer)
+
+
+_ACROSS_ROWS = {"dice", "tversky", "circle", "ctc"}
+_MEANS = keras.metrics.MeanMetricWrapper
+
+
+def _metric(metric: Any) -> Any:
+    if metric in ("accuracy", "acc"):
+        return keras.metrics.CategoricalAccuracy()
+    return keras.metrics.get(metric) if isinstance(metric, str) else metric
+
+
+_OPTIMIZERS = (SGD, Adagrad, Adam, Adamax, Nadam, RAdam, RMSprop)
+
+
+def _why_optimizer_cannot_stack(optimizer: Any) -> str | None:
+    name = type(optimizer).__name__
+    if type(optimizer) not in _OPTIMIZERS:
+        return f"the optimizer is {type(optimizer).__module__.split('.')[0]}'s {name}"
+    if getattr(optimizer, "nesterov", None) == "exact":
+        return "exact Nesterov momentum evaluates at other weights"
+    for option in ("skip_nonfinite", "use_ema", "gradient_accumulation_steps", "param_groups"):
+        if getattr(optimizer, option, None):
+            return f"the optimizer has {option}"
+    for option in ("adaptive_clipnorm", "loss_scale_factor"):
+        if getattr(optimizer, option, None) is not None:
+            return f"the optimizer has {option}"
+    held = {name: getattr(optimizer, d.attribute) for name, d in optimizer.declared().items()}
+    held["learning_rate"] = learning_rate_source(optimizer)
+    for name, source in held.items():
+        if callable(source):
+            return f"the optimizer's {name} is a function of the step"
+    return None

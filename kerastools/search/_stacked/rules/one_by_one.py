@@ -1,0 +1,47 @@
+"""Any layer: one call for each model, in one program."""
+
+import inspect
+from typing import Any
+
+import keras
+from keras import ops, tree
+
+from kerastools.search._stacked.stacked_tensor import StackedTensor, joined
+
+
+def one_by_one(layer: Any, values: Any, training: bool, /, *args: Any, **kwargs: Any) -> Any:
+    """Returns what `layer` makes of the tensors of each model, with that model's weights."""
+    outputs, after = [], []
+    is_layer = isinstance(layer, keras.Layer)
+    # UnstackCache once: the gradients of K slices would be K whole arrays of zeros.
+    leaves = [_each(leaf, values.size) for leaf in tree.flatten((args, kwargs))]
+    trained, others = (
+        [ops.unstack(values.get(v), values.size) for v in variables]
+        for variables in (
+            (layer.trainable_variables, layer.non_trainable_variables) if is_layer else ((), ())
+        )
+    )
+    for k in range(values.size):
+        inputs = tree.pack_sequence_as((args, kwargs), [each[k] for each in leaves])
+        if is_layer:
+            if "training" in inspect.signature(layer.call).parameters:
+                inputs[1]["training"] = training
+            y, new = layer.stateless_call(
+                [each[k] for each in trained],
+                [each[k] for each in others],
+                *inputs[0],
+                **inputs[1],
+            )
+            after.append(new)
+        else:
+            y = layer(*inputs[0], **inputs[1])
+        outputs.append(y)
+    if after:
+        moved = zip(layer.non_trainable_variables, zip(*after, strict=True), strict=True)
+        for variable, new in moved:
+            values.set(variable, ops.stack(new))
+    return tree.map_structure(lambda *each: joined(each), *outputs)
+
+
+def _each(leaf: Any, size: int) -> list[Any]:
+    return leaf.each() if isinstance(leaf, StackedTensor) else [leaf] * size

@@ -1,0 +1,220 @@
+"""One step of the optimizer for the weights of many models."""
+
+from functools import partial
+from itertools import chain
+from types import SimpleNamespace
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import ops
+
+from kerastools._core.keras_private.optimizer_hooks import dense
+from kerastools.optimizers._base.clipping import clip_by_value
+from kerastools.optimizers._base.hyperparameter import Average, Hyperparameter
+from kerastools.optimizers._base.per_variable import UnstackCache, VariableView
+from kerastools.search._stacked.penalties import NUMBERS, penalties, with_numbers
+from kerastools.search._stacked.weight_buffers import Pieces
+
+
+class StackedUpdate:
+    """The optimizer's own rule on the weights of K models, which lie in a few arrays (`Pieces`).
+
+    Its numbers are columns (K, 1), so that every model has its own. Where the rule has a kernel of
+    TensorFlow's, which takes single numbers, large variables are apart: each model's is moved by
+    the kernel, in a third of the time. Those that are clipped or bounded are not.
+
+    Args:
+        template: The compiled model whose optimizer it is.
+        size: K.
+    """
+
+    def __init__(self, template: Any, size: int) -> None:
+        self.optimizer = optimizer = template.optimizer
+        self.size = size
+        self.has_kernel = optimizer.fuses and optimizer.has_kernel()
+        self.variables = list(template.trainable_variables)
+        shapes = [tuple(v.shape) for v in self.variables]
+        self.pieces = Pieces(shapes, list(map(self._may_be_apart, self.variables)))
+        self.declared = optimizer.declared()
+        self.places = {(id(h), name): i for i, (h, name) in enumerate(penalties(template))}
+        decays = [
+            optimizer.weight_decay is not None and optimizer.decays(v) for v in self.variables
+        ]
+        self.decays = self._piecewise(decays)
+
+        self.scalar_slots = [self._zeros(1) for _ in optimizer.scalar_slots]
+        self.slots = [self.pieces.zeros(size) for _ in optimizer.slots]
+        self.numbers = {name: self._zeros(1) for name in ("learning_rate", *self.declared)}
+        self.readings = {
+            name: self._zeros(1)
+            for name in ("_gradient_norm", "_clipped_steps")
+            if hasattr(optimizer, name)
+        }
+        self.state = [*self.scalar_slots, *chain(*self.slots), *self.readings.values()]
+
+    def held(self, optimizer: Any) -> dict[str, float]:
+        """Returns what the numbers of `optimizer`, one of the same kind, are held as."""
+        variables = {name: number_variable(optimizer, name, self.declared) for name in self.numbers}
+        return {
+            name: 0.0 if variable is None else float(ops.convert_to_numpy(variable))
+            for name, variable in variables.items()
+        }
+
+    def __call__(self, theta: list[Any], parts: list[Any], penalty_numbers: Any) -> None:
+        """Moves the weights and the slots by one step.
+
+        Args:
+            theta: The pieces.
+            parts: The gradient of each variable, as `Pieces.split` has them. A variable whose
+                gradient is `None` stays as it is, without decay or bound, as in Keras.
+            penalty_numbers: The numbers of each model's penalties and bounds.
+        """
+        optimizer = self.optimizer
+        still = [part is None or (isinstance(part, list) and part[0] is None) for part in parts]
+        stays = self._piecewise(still)
+        held = {d.attribute: None for d in self.declared.values()}
+        for name, number in self.declared.items():
+            if getattr(optimizer, number.attribute) is not None:
+                held[number.attribute] = tf.convert_to_tensor(self.numbers[name])
+        columns = SimpleNamespace(**held)
+        h = SimpleNamespace()
+        for name, number in self.declared.items():
+            value = number.in_update(columns, "float32")
+            # As the kernels take it, with which each of the models would be trained alone.
+            rounded = self.has_kernel and isinstance(value, Average)
+            setattr(h, name, value.rounded() if rounded else value)
+        h.learning_rate = tf.convert_to_tensor(self.numbers["learning_rate"])
+        h.kept = None if h.weight_decay is None else 1 - h.learning_rate * h.weight_decay
+        h.zero = tf.constant(0.0)
+
+        filled = [
+            tf.zeros((self.size, *shape)) if stay else part
+            for part, stay, shape in zip(parts, still, self.pieces.shapes, strict=True)
+        ]
+        g = self._clip(self.pieces.join(filled), h)
+        scalars = optimizer.advance(h, *map(tf.convert_to_tensor, self.scalar_slots))
+        for slot, new in zip(self.scalar_slots, scalars, strict=True):
+            slot.assign(new)
+        numbers = self._of_each(h)
+        moved: list[Any] = []
+        for i, (weights, gradient) in enumerate(zip(theta, g, strict=True)):
+            slots = [slot[i] for slot in self.slots]
+            if stays[i].all():
+                moved.append(weights)
+                continue
+            if isinstance(weights, list):
+                self._move_apart(weights, gradient, slots, numbers, bool(self.decays[i].any()))
+                moved.append(weights)
+                continue
+            delta, *new_slots = optimizer.rule(gradient, h, *map(tf.convert_to_tensor, slots))
+            if h.weight_decay is not None:
+                decays = self.decays[i].astype("float32")
+                delta = delta + h.learning_rate * h.weight_decay * weights * decays
+            for slot, new in zip(slots, new_slots, strict=True):
+                slot.assign(new)
+            new = weights - delta
+            moved.append(tf.where(stays[i], weights, new) if stays[i].any() else new)
+        bounded = self._constrain(moved, still, penalty_numbers)
+        for piece, new in zip(theta, bounded, strict=True):
+            if not isinstance(piece, list):
+                piece.assign(new)
+
+    def _move_apart(
+        self, theta: list[Any], g: list[Any], slots: list[Any], numbers: list[Any], decays: bool
+    ) -> None:
+        """Moves one variable of each model with the optimizer's kernel."""
+        rows = zip(theta, g, numbers, zip(*slots, strict=True), strict=True)
+        for weights, gradient, h, own in rows:
+            if decays and h.kept is not None:
+                weights.assign(weights * h.kept)
+            self.optimizer.fused(weights, dense(gradient), h, *own)
+
+    def _of_each(self, h: SimpleNamespace) -> list[Any]:
+        """Returns the numbers of each model, without decay, which is done before the kernel."""
+        self.optimizer.begin_kernels()
+        parts = UnstackCache(self.size)
+        each = [VariableView(h, partial(parts.at, k), "float32") for k in range(self.size)]
+        for numbers in each:
+            numbers.weight_decay = None
+        return each
+
+    def _may_be_apart(self, variable: Any) -> bool:
+        optimizer = self.optimizer
+        limits = (optimizer.clipvalue, optimizer.clipnorm, optimizer.global_clipnorm)
+        unbounded = variable.constraint is None and all(limit is None for limit in limits)
+        return self.has_kernel and unbounded
+
+    def _clip(self, g: list[Any], h: SimpleNamespace) -> list[Any]:
+        if self.readings:
+            self.readings["_gradient_norm"].assign(_norm(g))
+        if h.clipvalue is not None:
+            g = [clip_by_value(piece, h.clipvalue) for piece in g]
+        if h.clipnorm is not None:
+            parts = [tf.reshape(p, (self.size, -1)) for p in self.pieces.split(g)]
+            g = self.pieces.join([p * _shrink(_norm([p]), h.clipnorm) for p in parts])
+        if h.global_clipnorm is not None:
+            length = _norm(g)
+            long = tf.math.is_finite(length) & (length > h.global_clipnorm)
+            self.readings["_clipped_steps"].assign_add(tf.cast(long, "float32"))
+            g = [piece * _shrink(length, h.global_clipnorm) for piece in g]
+        return g
+
+    def _constrain(self, theta: list[Any], still: list[bool], penalty_numbers: Any) -> list[Any]:
+        if all(v.constraint is None for v in self.variables):
+            return theta
+        parts = self.pieces.split(theta)
+        for i, variable in enumerate(self.variables):
+            if variable.constraint is not None and not still[i]:
+                shape = self.pieces.shapes[i]
+                constraint = self._for_all(variable.constraint, shape, penalty_numbers)
+                parts[i] = constraint(parts[i])
+        return self.pieces.join(parts)
+
+    def _for_all(self, constraint: Any, shape: tuple[int, ...], penalty_numbers: Any) -> Any:
+        """Returns `constraint` for weights of `shape` behind one more axis."""
+        if isinstance(constraint, keras.constraints.NonNeg):
+            return constraint
+        rank = len(shape)
+        find = getattr(constraint, "_axis_of", lambda shape: constraint.axis)
+        axes = find(shape)
+        axes = (axes,) if isinstance(axes, int) else axes
+        column = (self.size,) + (1,) * rank
+        numbers = {
+            name: tf.reshape(penalty_numbers[:, self.places[id(constraint), name]], column)
+            for name in NUMBERS[type(constraint)]
+        }
+        return with_numbers(constraint, numbers, axis=tuple(axis % rank + 1 for axis in axes))
+
+    def _piecewise(self, of_variables: list[bool]) -> list[np.ndarray]:
+        """Returns the pieces of one model that say of every number what is said of its variable."""
+        pairs = zip(of_variables, self.pieces.lengths, strict=True)
+        return self.pieces.of_one([np.full(n, said) for said, n in pairs])
+
+    def _zeros(self, width: int) -> Any:
+        return tf.Variable(tf.zeros((self.size, width)))
+
+
+def number_variable(optimizer: Any, name: str, numbers: dict[str, Hyperparameter]) -> Any:
+    """Returns the variable that holds a number of `optimizer`, or `None`."""
+    if name == "learning_rate":
+        return optimizer.learning_rate
+    return getattr(optimizer, numbers[name].attribute)
+
+
+def _norm(pieces: list[Any]) -> Any:
+    """Returns the norm of each model's numbers, as a column; their squares could overflow."""
+    largest = tf.reduce_max(
+        tf.stack([tf.reduce_max(tf.abs(g), axis=1, keepdims=True) for g in pieces]), axis=0
+    )
+    unit = tf.where(largest > 0, largest, tf.ones_like(largest))
+    squares = [tf.reduce_sum(tf.square(g / unit), axis=1, keepdims=True) for g in pieces]
+    return unit * tf.sqrt(tf.add_n(squares))
+
+
+def _shrink(length: Any, limit: Any) -> Any:
+    """Returns by what a gradient of `length` is multiplied so that it is no longer than `limit`."""
+    factor = limit / tf.maximum(length, limit)
+    # An infinite limit is no limit, and inf / inf no number.
+    return tf.where(tf.math.is_inf(limit), tf.ones_like(factor), factor)

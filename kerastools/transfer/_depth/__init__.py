@@ -1,0 +1,1 @@
+"""How many layers to reuse."""

@@ -1,0 +1,74 @@
+"""These fail when Keras moves what `_stacked_keras` reads."""
+
+import keras
+import numpy as np
+
+from kerastools._core.keras_private.compiled_model import (
+    built_metrics,
+    compile_arguments,
+    count_names_anew,
+    graph_nodes,
+    per_row_metric,
+    run_through_graph,
+)
+
+
+def residual():
+    inputs = keras.Input((4,), name="inputs")
+    hidden = keras.layers.Dense(4, name="hidden")(inputs)
+    return keras.Model(inputs, keras.layers.Add(name="sum")([inputs, hidden]))
+
+
+def test_names_are_counted_anew():
+    keras.layers.Dense(1)
+    count_names_anew()
+    assert [keras.layers.Dense(1).name for _ in range(2)] == ["dense", "dense_1"]
+
+
+def test_compile_arguments_are_those_that_were_passed():
+    def loss(y_true, y_pred):
+        return keras.ops.mean(y_true - y_pred)
+
+    model = residual()
+    model.compile("sgd", loss, metrics=["mae"])
+    arguments = compile_arguments(model)
+    assert arguments["loss"] is loss
+    assert arguments["metrics"] == ["mae"]
+
+
+def test_nodes_tell_who_feeds_whom():
+    nodes, outputs = graph_nodes(residual())
+    calls = {layer.name: arguments for layer, arguments, _ in nodes}
+    assert calls["hidden"] == ("inputs, 0, 0",)
+    assert calls["sum"] == (["inputs, 0, 0", "hidden, 0, 0"],)
+    assert outputs == ["sum, 0, 0"]
+
+
+def test_subclassed_models_have_no_nodes():
+    class Own(keras.Model):
+        def call(self, x):
+            return x
+
+    assert graph_nodes(Own()) is None
+
+
+def test_the_graph_runs_with_other_calls():
+    def call(layer, x):
+        return 10 * x if layer.name == "hidden" else layer(x)
+
+    x = np.ones((2, 4), "float32")
+    y = run_through_graph(residual(), x, call)
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(y), 11.0)
+    sequential = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4, name="hidden")])
+    np.testing.assert_array_equal(run_through_graph(sequential, x, call), 10.0)
+
+
+def test_a_metric_that_is_a_mean_over_rows_tells_its_function():
+    y_true, y_pred = np.array([[0], [1]]), np.array([[0.9, 0.1], [0.8, 0.2]], "float32")
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    model.compile("sgd", "mse", metrics=["accuracy", keras.metrics.AUC()])
+    accuracy, auc = built_metrics(model, y_true, y_pred)
+    assert accuracy.name == "accuracy"
+    assert per_row_metric(auc) is None
+    values = keras.ops.convert_to_numpy(per_row_metric(accuracy)(y_true, y_pred))
+    np.testing.assert_array_equal(values, [1.0, 0.0])
