@@ -6,7 +6,8 @@ import pytest
 
 from kerastools.layers import Dropout
 from kerastools.optimizers import SGD
-from kerastools.search import PopulationTuner, SuccessiveHalving, _population, dropout
+from kerastools.search import PopulationTuner, SuccessiveHalving, dropout
+from kerastools.search._stacked import population
 
 pytestmark = pytest.mark.tensorflow
 
@@ -89,7 +90,7 @@ def test_a_population_has_no_more_places_than_there_are_trials(instant, tmp_path
 
 
 def test_an_interrupted_population_repeats_what_was_not_finished(instant, tmp_path, monkeypatch):
-    done, names = _population.Population._done, []
+    done, names = population.Population._done, []
 
     def interrupted(population, member, way, arrays):
         if len(names) == 4:
@@ -97,7 +98,7 @@ def test_an_interrupted_population_repeats_what_was_not_finished(instant, tmp_pa
         names.append(member.name)
         return done(population, member, way, arrays)
 
-    monkeypatch.setattr(_population.Population, "_done", interrupted)
+    monkeypatch.setattr(population.Population, "_done", interrupted)
     with pytest.raises(KeyboardInterrupt):
         tuner_in(tmp_path).search(**FIT)
     first = [names.pop() for _ in range(4)]
@@ -114,7 +115,7 @@ def test_where_steps_are_long_one_trial_alone_decides_which_way_is_cheaper(
 ):
     """Together an epoch of all three takes 3 seconds, 1 for each, as the clocks have it here."""
     clock = iter(range(0, 100_000, 3))
-    monkeypatch.setattr(_population.time, "process_time", lambda: next(clock))
+    monkeypatch.setattr(population.time, "process_time", lambda: next(clock))
 
     def train_alone(tuner, hp, model, *args, **kwargs):
         tuner_now._clock.seconds = alone

@@ -16,12 +16,12 @@ from kerastools.search import (
     OptunaOracle,
     PopulationTuner,
     SuccessiveHalving,
-    _population,
     _progress,
     dropout,
     learning_rate,
     momentum,
 )
+from kerastools.search._stacked import population
 
 pytestmark = pytest.mark.tensorflow
 
@@ -359,7 +359,7 @@ def together(tmp_path_factory):
     folder = tmp_path_factory.mktemp("together")
     tuner = tuner_in(folder, stackable, max_trials=8, population=3)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_population, "_SURELY_PAYS", np.inf)
+        patch.setattr(population, "_SURELY_PAYS", np.inf)
         with pytest.warns(UserWarning, match="diverged: the loss is not finite"):
             tuner.search(**IN_ORDER)
     return tuner
@@ -447,7 +447,7 @@ def test_its_shape_may_come_with_a_dataset(tmp_path):
 def halved(tmp_path_factory):
     # On a busy machine nothing is measured here: it would be another search each time.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_population, "_SURELY_PAYS", np.inf)
+        patch.setattr(population, "_SURELY_PAYS", np.inf)
         return search_halved(tmp_path_factory.mktemp("halved"))
 
 
