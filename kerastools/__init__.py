@@ -17,6 +17,7 @@ from kerastools import (
     regularization,
     transfer,
 )
+from kerastools._core.notices import KerastoolsNotice
 
 __version__ = "0.1.0"
 
@@ -24,6 +25,7 @@ __version__ = "0.1.0"
 _LAZY = ("search", "export")
 
 __all__ = [
+    "KerastoolsNotice",
     "acceleration",
     "calibration",
     "callbacks",

@@ -16,7 +16,7 @@ def run(code):
 
 @pytest.mark.tensorflow  # Importing is the same on both.
 def test_import_leaves_optional_dependencies_alone_and_rooms_are_reached_as_attributes():
-    rooms = ", ".join(f"kerastools.{room}" for room in kerastools.__all__)
+    rooms = ", ".join(f"kerastools.{name}" for name in kerastools.__all__)
     run(
         "import sys, keras\n"  # Keras itself imports what it finds of these.
         "before = set(sys.modules)\n"
