@@ -8,7 +8,7 @@ from kerastools._core.graph.activations import activation_name, own_activation
 from kerastools._core.graph.calls import Call, Graph, has_graph, read_graph
 from kerastools._core.graph.fans import is_kernel
 from kerastools._core.graph.rebuild import rebuild
-from kerastools.layers import AlphaDropout, Dropout, SpatialDropout
+from kerastools import layers
 from kerastools.layers._mutable_rate import DROPOUTS
 from kerastools.regularization._config import penalised
 
@@ -35,7 +35,7 @@ def regularize(
         dropout                    of the units that feed each of the top layers
 
     Dropped are the inputs of the last `top_layers` layers with kernels, the output layer among
-    them, in a live layer of `kerastools.layers`: `SpatialDropout` before a convolution,
+    them, in a layer of `kerastools.layers`, whose rate is mutable: spatial dropout before a convolution,
     `AlphaDropout` behind SELU, `Dropout` elsewhere. The model's inputs and outputs are never
     dropped, and a layer that has a dropout before it already gets no second one.
 
@@ -151,7 +151,13 @@ def _dropout_for(call: Call, source: str, rate: float) -> keras.layers.Layer:
     layer = call.operation
     arguments = {"rate": rate, "name": f"{layer.name}_dropout", "dtype": layer.dtype_policy}
     if source == "selu":
-        return AlphaDropout(**arguments)
-    if getattr(layer, "rank", 0) and hasattr(layer, "data_format"):
-        return SpatialDropout(data_format=layer.data_format, **arguments)
-    return Dropout(**arguments)
+        return layers.AlphaDropout(**arguments)
+    rank = getattr(layer, "rank", 0)
+    if not (rank and hasattr(layer, "data_format")):
+        return layers.Dropout(**arguments)
+    if rank > 1:
+        spatial = getattr(layers, f"SpatialDropout{rank}D")
+        return spatial(data_format=layer.data_format, **arguments)
+    if layer.data_format == "channels_last":
+        return layers.SpatialDropout1D(**arguments)
+    return layers.Dropout(noise_shape=(None, None, 1), **arguments)
