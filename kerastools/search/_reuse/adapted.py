@@ -5,7 +5,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from kerastools._core.graph.calls import copy_operation, copy_state, layer_from_config, sublayers
+from kerastools._core.graph.calls import sublayers
+from kerastools._core.graph.rebuild import copy_operation, copy_state, layer_from_config
 
 _LOOKUPS = (
     keras.layers.StringLookup,
