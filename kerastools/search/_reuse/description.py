@@ -10,8 +10,8 @@ import numpy as np
 
 from kerastools._core.graph.calls import sublayers
 from kerastools._core.keras_private.compiled_model import compile_arguments, graph_nodes
+from kerastools._core.keras_private.optimizer_hooks import learning_rate_source
 from kerastools.optimizers._base.mutable_optimizer import MutableOptimizer
-from kerastools.optimizers._base.slots import learning_rate_source
 from kerastools.search._reuse.adapted import vocabulary_of
 from kerastools.search._stacked.penalties import NUMBERS, live_holders
 

@@ -7,8 +7,8 @@ import keras_tuner
 import numpy as np
 
 from kerastools._core.keras_private.compiled_model import compile_arguments, graph_nodes
+from kerastools._core.keras_private.optimizer_hooks import learning_rate_source
 from kerastools.optimizers import SGD, Adagrad, Adam, Adamax, Nadam, RAdam, RMSprop
-from kerastools.optimizers._base.slots import learning_rate_source
 from kerastools.search._stacked.penalties import NUMBERS
 from kerastools.search._stacked.stacked_layers import why_layer_cannot_stack
 
