@@ -117,7 +117,7 @@ def _optimizer(given: Any, hp: keras_tuner.HyperParameters) -> Any:
     if cls in (keras.optimizers.SGD, keras.optimizers.Adam):
         config.pop("ema_overwrite_frequency", None)
         if cls is keras.optimizers.SGD:
-            cls, config["nesterov"] = SGD, "shifted" if config["nesterov"] else False
+            cls = SGD
         else:
             cls, config["epsilon_mode"] = Adam, "hat"
     rate = config["learning_rate"]
