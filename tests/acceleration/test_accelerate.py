@@ -302,7 +302,7 @@ def test_learning_rate_set_between_epochs_is_live(shared):
 
 def test_numbers_of_an_optimizer_set_between_epochs_are_live():
     def build():
-        return net(optimizer=SGD(0.05, momentum=0.5, nesterov="shifted", global_clipnorm=1.0))
+        return net(optimizer=SGD(0.05, momentum=0.5, nesterov=True, global_clipnorm=1.0))
 
     plain, fast = pair(build)
     for model in (plain, fast):
