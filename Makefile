@@ -1,6 +1,6 @@
 # Everything here makes .venv by itself; nothing is needed but make and Python 3.11 or newer.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types docs bench clean
+.PHONY: help demo test test-quick corpora keras-next check lint types docs bench clean
 
 # The first interpreter that runs and is new enough.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
@@ -12,7 +12,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 unexport PYTHONDONTWRITEBYTECODE
 
 help: ## show this
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 # pip compiles 12,000 modules one after the other; here are those that are used, on all cores.
 COMPILED := tensorflow keras jax numpy scipy sklearn
@@ -29,12 +29,31 @@ demo: $(READY) ## the main job from diagnosis to serving, on scikit-learn's digi
 	@$(BIN)/python examples/end_to_end.py --output demo
 
 # Two processes on two cores: threads inside each would only wait for one another.
-test: export TF_NUM_INTRAOP_THREADS ?= 1
-test: export TF_NUM_INTEROP_THREADS ?= 1
-test: export OMP_NUM_THREADS ?= 1
+test test-quick corpora keras-next: export TF_NUM_INTRAOP_THREADS ?= 1
+test test-quick corpora keras-next: export TF_NUM_INTEROP_THREADS ?= 1
+test test-quick corpora keras-next: export OMP_NUM_THREADS ?= 1
+PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
+ON_JAX := -m 'not tensorflow'
+
 test: $(READY) ## all tests, on TensorFlow and then on JAX
-	$(BIN)/python -m pytest -n 2 --dist worksteal --durations 15
-	KERAS_BACKEND=jax $(BIN)/python -m pytest tests -n 2 --dist worksteal --durations 15 -m 'not tensorflow'
+	$(PYTEST) --durations 15
+	KERAS_BACKEND=jax $(PYTEST) tests --durations 15 $(ON_JAX)
+
+test-quick: $(READY) ## a few tests of every file, on TensorFlow: for the edit loop
+	$(PYTEST) tests --quick
+
+# Only what `make test` takes a sample of: every model of the zoo with every procedure, long fuzzing.
+corpora: $(READY) ## the long corpora, on both backends; results in benchmarks/results/
+	$(PYTEST) tests --corpora --results benchmarks/results/corpora_tensorflow.txt
+	KERAS_BACKEND=jax $(PYTEST) tests --corpora --results benchmarks/results/corpora_jax.txt $(ON_JAX)
+	$(BIN)/python benchmarks/diagnosis/run.py
+
+# A checkout of Keras stands before the installed one: make keras-next KERAS=/path/to/keras
+keras-next: $(READY) ## all tests on another Keras, such as its master: KERAS=/path/to/keras
+	@test -d "$(KERAS)/keras/src" || { echo "Say where Keras is unpacked: make keras-next KERAS=/path/to/keras"; exit 1; }
+	@PYTHONPATH=$(KERAS) $(BIN)/python -c 'import keras; print("Keras", keras.version(), "of", keras.__file__)'
+	PYTHONPATH=$(KERAS) $(PYTEST); status=$$?; \
+	KERAS_BACKEND=jax PYTHONPATH=$(KERAS) $(PYTEST) tests $(ON_JAX) && exit $$status
 
 check: lint types ## format, lint, docstrings, types, architecture, reference
 

@@ -11,8 +11,8 @@ from keras import ops
 from kerastools._core.compiled import compiled
 from kerastools._core.graph.calls import read_graph
 from kerastools._core.graph.fans import is_kernel
+from kerastools._core.keras_private.optimizer_hooks import learning_rate_source
 from kerastools.diagnosis._probe.signals import LossFunction, differentiate, training_pass
-from kerastools.optimizers._base.slots import learning_rate_source
 
 
 @dataclass(frozen=True)
