@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from kerastools._core.graph.kinds import kind
 from kerastools._core.registration import register
 from kerastools.layers._mutable_rate import MutableRateLayer
 
@@ -13,6 +14,7 @@ _FLOOR = -1.6732632423543772848170429916717 * 1.0507009873554804934193349852946
 
 
 @register
+@kind("alpha_dropout")
 class AlphaDropout(MutableRateLayer, keras.layers.AlphaDropout):
     """Keras's alpha dropout with a mutable rate: keeps mean 0 and variance 1 behind SELU.
 

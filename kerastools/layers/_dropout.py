@@ -4,11 +4,13 @@ from typing import Any
 
 import keras
 
+from kerastools._core.graph.kinds import kind
 from kerastools._core.registration import register
 from kerastools.layers._mutable_rate import ScaledDropout
 
 
 @register
+@kind("dropout")
 class Dropout(ScaledDropout, keras.layers.Dropout):
     """Keras's dropout with a mutable rate: sets each input unit to 0 with probability `rate`.
 

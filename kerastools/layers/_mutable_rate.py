@@ -141,7 +141,3 @@ class ScaledDropout(MutableRateLayer):
             kept = drawn < number
             scaled = inputs / ops.cast(ops.maximum(number, 1e-7), inputs.dtype)
         return ops.where(kept, scaled, ops.zeros((), inputs.dtype))
-
-
-# Ours are among them, and Keras's SpatialDropout1D to 3D, which are subclasses.
-DROPOUTS = (keras.layers.Dropout, keras.layers.AlphaDropout, keras.layers.GaussianDropout)

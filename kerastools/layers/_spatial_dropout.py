@@ -4,10 +4,12 @@ from typing import Any
 
 import keras
 
+from kerastools._core.graph.kinds import kind
 from kerastools._core.registration import register
 from kerastools.layers._mutable_rate import ScaledDropout
 
 
+@kind("spatial_dropout")
 class FeatureMapDropout(ScaledDropout):
     """Base of those that drop one feature map, of one row and channel, as a whole."""
 

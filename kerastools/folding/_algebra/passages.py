@@ -75,7 +75,7 @@ _INFERENCE_NO_OPS = (
     keras.layers.SpatialDropout1D,
     keras.layers.SpatialDropout2D,
     keras.layers.SpatialDropout3D,
-    *(getattr(layers, name) for name in layers.__all__),
+    *(cls for cls in vars(layers).values() if isinstance(cls, type)),
 )
 # Exactly these: a subclass may compute something else.
 _PASSAGES: dict[type, Passage] = {
