@@ -6,29 +6,20 @@ from typing import Any
 import keras
 import keras_tuner
 
-from kerastools._core.graph.calls import (
-    copy_operation,
-    copy_state,
-    has_graph,
-    layer_from_config,
-    sublayers,
-)
-from kerastools._core.graph.rebuild import rebuild
+from kerastools import layers
+from kerastools._core.graph.calls import has_graph, sublayers
+from kerastools._core.graph.rebuild import copy_operation, copy_state, layer_from_config, rebuild
 from kerastools._core.keras_private.compiled_model import compile_arguments
-from kerastools.layers import AlphaDropout, Dropout, SpatialDropout
-from kerastools.layers._mutable_rate import LiveRateLayer
+from kerastools.layers._mutable_rate import MutableRateLayer
 from kerastools.optimizers import SGD, Adam
 from kerastools.search._checks import require_compiled_model
 from kerastools.search._reuse.description import vocabulary_of
 from kerastools.search._spaces import betas, dropout, learning_rate, momentum
 
 _CALLER = "MutableHyperModel"
+# Keras's layers and ours of the same name.
 _MUTABLE = {
-    keras.layers.Dropout: Dropout,
-    keras.layers.AlphaDropout: AlphaDropout,
-    keras.layers.SpatialDropout1D: SpatialDropout,
-    keras.layers.SpatialDropout2D: SpatialDropout,
-    keras.layers.SpatialDropout3D: SpatialDropout,
+    getattr(keras.layers, name): getattr(layers, name) for name in layers.__all__ if name != "kind"
 }
 
 
@@ -89,13 +80,10 @@ class MutableHyperModel(keras_tuner.HyperModel):
             if type(layer) is keras.Sequential:  # It is not built.
                 return _sequential([copy(part) for part in layer.layers], layer)
             cls: Any = _MUTABLE.get(type(layer), type(layer))
-            if issubclass(cls, LiveRateLayer):
+            if issubclass(cls, MutableRateLayer):
                 if not rate:
                     rate.append(dropout(hp, _kind(self.model)))
-                config = layer.get_config() | {"rate": rate[0]}
-                if type(layer) is keras.layers.SpatialDropout1D:
-                    config["data_format"] = "channels_last"  # It supports no other.
-                return cls.from_config(config)
+                return cls.from_config(layer.get_config() | {"rate": rate[0]})
             return adapted_like(layer, _CALLER)
 
         model: Any
@@ -123,7 +111,7 @@ def _optimizer(given: Any, hp: keras_tuner.HyperParameters) -> Any:
     if cls in (keras.optimizers.SGD, keras.optimizers.Adam):
         config.pop("ema_overwrite_frequency", None)
         if cls is keras.optimizers.SGD:
-            cls, config["nesterov"] = SGD, "shifted" if config["nesterov"] else False
+            cls = SGD
         else:
             cls, config["epsilon_mode"] = Adam, "hat"
     rate = config["learning_rate"]

@@ -8,8 +8,8 @@ import numpy as np
 
 from kerastools._core.graph.calls import sublayers
 from kerastools._core.keras_private.compiled_model import compile_arguments, graph_nodes
+from kerastools._core.keras_private.optimizer_hooks import learning_rate_source
 from kerastools.optimizers import SGD, Adagrad, Adam, Adamax, Nadam, RAdam, RMSprop
-from kerastools.optimizers._base.slots import learning_rate_source
 from kerastools.search._reuse.penalties import PENALTY_ARGUMENTS
 from kerastools.search._stacked.rules.elementwise import is_keras_function
 from kerastools.search._stacked.stacked_layers import is_graph

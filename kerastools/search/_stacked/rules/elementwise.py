@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from kerastools.layers import AlphaDropout, Dropout, SpatialDropout
+from kerastools import layers
 from kerastools.search._stacked.rules.registry import stacks
 from kerastools.search._stacked.stacked_tensor import Layout, StackedTensor
 
@@ -47,19 +47,22 @@ def prelu(layer: Any, values: Any, training: bool, x: StackedTensor) -> StackedT
     return x.like(ops.relu(x.value) - alpha * ops.relu(-x.value))
 
 
-@stacks(Dropout, AlphaDropout, where=lambda layer: layer.noise_shape is None)
-@stacks(SpatialDropout, where=lambda layer: layer.data_format == "channels_last")
+@stacks(layers.Dropout, layers.AlphaDropout, where=lambda layer: layer.noise_shape is None)
+@stacks(layers.SpatialDropout1D)
+@stacks(
+    layers.SpatialDropout2D,
+    layers.SpatialDropout3D,
+    where=lambda layer: layer.data_format == "channels_last",
+)
 def dropout(layer: Any, values: Any, training: bool, x: StackedTensor) -> StackedTensor:
     """Applies dropout, with each model's own rate and seed."""
     if not training:
         return x
     x = x.without_sharing()
-    shape = x.shape
-    if isinstance(layer, SpatialDropout):
-        shape = (shape[0], *(1,) * (len(shape) - 2), shape[-1])
-    drawn = values.uniform(layer.seed_generator.state, shape, x.layout)
-    rate = ops.reshape(values.get(layer.rate), (-1,) + (1,) * x.rank)
+    drawn = values.uniform(layer.seed_generator.state, layer.mask_shape(x.shape), x.layout)
+    numbers = ops.unstack(values.get(layer.rate_variable), axis=-1)
     if x.layout is Layout.GROUPED:
-        rate = ops.broadcast_to(ops.reshape(rate, (-1, 1)), (x.size, x.channels))
-        rate = ops.reshape(rate, (-1,))
-    return x.like(layer.drop(x.value, drawn < 1.0 - rate, rate))
+        numbers = [ops.repeat(number, x.channels) for number in numbers]
+    else:
+        numbers = [ops.reshape(number, (-1,) + (1,) * x.rank) for number in numbers]
+    return x.like(layer.drop(x.value, drawn, *numbers))
