@@ -9,7 +9,7 @@ from keras import ops, tree
 from kerastools._core.checks import require_finite
 from kerastools._core.compiled import compiled
 from kerastools._core.graph.calls import Call, Graph, as_recorded, read_graph, replay, sublayers
-from kerastools.layers._mutable_rate import DROPOUTS
+from kerastools._core.graph.kinds import is_kind
 
 _NAME = "predict_with_dropout"
 
@@ -95,7 +95,7 @@ def predict_with_dropout(
 
 def _drops(layer: Any) -> bool:
     rates = (getattr(layer, name, 0) for name in ("dropout", "recurrent_dropout", "_dropout"))
-    return isinstance(layer, DROPOUTS) or any(isinstance(r, float) and r > 0 for r in rates)
+    return is_kind(layer, "dropout") or any(isinstance(r, float) and r > 0 for r in rates)
 
 
 def _with_dropout(call: Call, args: Any, kwargs: Any) -> Any:

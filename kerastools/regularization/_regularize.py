@@ -4,12 +4,12 @@ from typing import Any
 
 import keras
 
+from kerastools import layers
 from kerastools._core.graph.activations import activation_name, own_activation
 from kerastools._core.graph.calls import Call, Graph, has_graph, read_graph
 from kerastools._core.graph.fans import is_kernel
+from kerastools._core.graph.kinds import is_kind
 from kerastools._core.graph.rebuild import rebuild
-from kerastools.layers import AlphaDropout, Dropout, SpatialDropout
-from kerastools.layers._mutable_rate import DROPOUTS
 from kerastools.regularization._config import penalised
 
 _NAME = "regularize"
@@ -35,9 +35,9 @@ def regularize(
         dropout                    of the units that feed each of the top layers
 
     Dropped are the inputs of the last `top_layers` layers with kernels, the output layer among
-    them, in a live layer of `kerastools.layers`: `SpatialDropout` before a convolution,
-    `AlphaDropout` behind SELU, `Dropout` elsewhere. The model's inputs and outputs are never
-    dropped, and a layer that has a dropout before it already gets no second one.
+    them, by layers of `kerastools.layers`, whose rate is mutable: spatial dropout before a
+    convolution, `AlphaDropout` behind SELU, `Dropout` elsewhere. The model's inputs and outputs are
+    never dropped, and a layer that has a dropout before it already gets no second one.
 
     Args:
         model: A built functional or Sequential model; nested models are entered.
@@ -137,7 +137,7 @@ def _source(graph: Graph, tensor: Any) -> str:
     """
     while (call := graph.producer(tensor)) is not None:
         operation = call.operation
-        if isinstance(operation, DROPOUTS):
+        if is_kind(operation, "dropout"):
             return "dropout"
         activation = activation_name(own_activation(operation))
         weights = operation.weights if isinstance(operation, keras.Layer) else []
@@ -151,7 +151,13 @@ def _dropout_for(call: Call, source: str, rate: float) -> keras.layers.Layer:
     layer = call.operation
     arguments = {"rate": rate, "name": f"{layer.name}_dropout", "dtype": layer.dtype_policy}
     if source == "selu":
-        return AlphaDropout(**arguments)
-    if getattr(layer, "rank", 0) and hasattr(layer, "data_format"):
-        return SpatialDropout(data_format=layer.data_format, **arguments)
-    return Dropout(**arguments)
+        return layers.AlphaDropout(**arguments)
+    rank = getattr(layer, "rank", 0)
+    if not (rank and hasattr(layer, "data_format")):
+        return layers.Dropout(**arguments)
+    if rank > 1:
+        spatial = getattr(layers, f"SpatialDropout{rank}D")
+        return spatial(data_format=layer.data_format, **arguments)
+    if layer.data_format == "channels_last":
+        return layers.SpatialDropout1D(**arguments)
+    return layers.Dropout(noise_shape=(None, None, 1), **arguments)
