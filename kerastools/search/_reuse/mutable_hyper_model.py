@@ -89,8 +89,6 @@ class MutableHyperModel(keras_tuner.HyperModel):
         model: Any
         if has_graph(self.model):
             model = rebuild(self.model, _CALLER, lambda path, layer: (copy(layer), False))
-            if isinstance(self.model, keras.Sequential):
-                model = _sequential(model.layers, self.model)
         else:
             model = copy(self.model)
         arguments = compile_arguments(self.model)
