@@ -59,7 +59,8 @@ def for_layer(
             `TimeDistributed`, `MultiHeadAttention`) each of those; `initialize` enters them.
         scheme: `"auto"`, or one of `"glorot_normal"`, `"glorot_uniform"`, `"he_normal"`,
             `"he_uniform"`, `"lecun_normal"`, `"lecun_uniform"` for all kernels of the layer.
-        seed: Integer from which each kernel gets a seed of its own; `None` gives new values each time.
+        seed: Integer from which each kernel gets a seed of its own; `None` gives new values each
+            time.
         activation: The activation that follows the layer, where it is not the layer's own: a
             name, a function or a layer. By default the layer's own.
         spatial_shape: Positions of the input, such as `(8, 8)`, for convolutions with

@@ -1,4 +1,4 @@
-"""The schemes of Glorot, He and LeCun: `VarianceScaling` with fixed scale, mode and distribution."""
+"""The schemes of Glorot, He and LeCun: `VarianceScaling` with two numbers fixed."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar

@@ -16,11 +16,9 @@ from kerastools._core.registration import register
 from kerastools.callbacks._freeze.phase import Phase
 from kerastools.callbacks._freeze.phase_backup import PhaseBackup
 from kerastools.callbacks._freeze.phase_rate import PhaseRate
-from kerastools.callbacks._freeze.phase_states import PhaseStates, find_states
 from kerastools.callbacks._freeze.plot_phases import plot_phases
-from kerastools.callbacks._freeze.progress import Progress
+from kerastools.callbacks._freeze.progress import PhaseStates, Progress, Transition, find_states
 from kerastools.callbacks._freeze.schedule_data import ScheduleData
-from kerastools.callbacks._freeze.transition import Transition
 from kerastools.optimizers._base.rate_factors import set_factors
 from kerastools.optimizers._base.slots import optimizer_tree
 from kerastools.optimizers._rebind import forget_slots, rebind
