@@ -225,8 +225,8 @@ class FreezeSchedule(ScheduleData, keras.callbacks.Callback):
         """Draws the losses of the last training, and below them which layer trained when.
 
         Args:
-            target: The path of a picture to write (its ending says the format, such as `.png`). By
-                default the figure is neither written nor shown.
+            target: The path of a picture to write, or matplotlib axes to draw on. By default a new
+                figure, which is neither written nor shown.
 
         Returns:
             The matplotlib figure.

@@ -77,7 +77,8 @@ class Plateau:
         """Returns the plateau that `get_config` described."""
         return cls(**config)
 
-    def __str__(self) -> str:
+    def words(self) -> str:
+        """Returns when it ends a phase, in words."""
         return f"{self.monitor} plateau of {self.patience}"
 
     def _sign(self) -> int | None:
@@ -196,7 +197,7 @@ class Phase:
         ends = [
             "" if self.epochs is None else f"{self.epochs} epoch{'s' * (self.epochs > 1)}",
             "" if self.steps is None else f"{self.steps} step{'s' * (self.steps > 1)}",
-            "" if self.until is None else getattr(self.until, "__name__", str(self.until)),
+            "" if self.until is None else _words(self.until),
         ]
         return " or ".join(filter(None, ends)) or "to the end"
 
@@ -226,6 +227,10 @@ class Phase:
         """Returns the phase that `get_config` described."""
         until = keras.saving.deserialize_keras_object(config["until"])
         return cls(**{**config, "until": until})
+
+
+def _words(until: Any) -> str:
+    return until.words() if isinstance(until, Plateau) else getattr(until, "__name__", str(until))
 
 
 def _as_names(layers: Any) -> Any:
