@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kerastools._core.table import format_table
+from kerastools._core.table import Printed, format_table
 from kerastools.folding import FoldReport
 
 
-@dataclass(frozen=True)
-class ExportReport:
+@dataclass(frozen=True, repr=False)
+class ExportReport(Printed):
     """What `export_savedmodel` wrote; printed, it is a table.
 
     Attributes:
