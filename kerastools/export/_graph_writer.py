@@ -100,7 +100,7 @@ def _by_name(serve: Any, endpoint: Endpoint) -> Any:
 
 
 def _is_flat(outputs: Any) -> bool:
-    """Whether TensorFlow takes them for a signature: tensors, alone or in one list or dictionary."""
+    """Whether TensorFlow takes them for a signature: tensors in one list or dictionary at most."""
     return all(len(path) <= 1 for path, _ in keras.tree.flatten_with_path(outputs))
 
 
