@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from kerastools._core.table import format_table
+from kerastools._core.table import Printed, format_table
 from kerastools.search._oracle.importance import importance
 from kerastools.search._report.scale import Scale, scales_of
 
@@ -25,8 +25,8 @@ class TrialRecord:
     message: str | None = None
 
 
-@dataclass(frozen=True)
-class SearchReport:
+@dataclass(frozen=True, repr=False)
+class SearchReport(Printed):
     """Results of a search, which print as a table of the best trials.
 
     `tune` returns one; `SearchReport.of(tuner)` makes one from any keras-tuner tuner, even if the
@@ -171,8 +171,8 @@ class SearchReport:
         A slice is the score over one hyperparameter, with its importance; the best trial is a star.
 
         Args:
-            target: Path of an image file to write, or a matplotlib Axes to draw only the best score
-                so far on. By default, a new figure is drawn and not saved.
+            target: Path of an image file to write, or matplotlib axes to draw on. By default, a new
+                figure is drawn and not saved.
 
         Returns:
             The matplotlib figure.

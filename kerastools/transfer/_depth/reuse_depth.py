@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from kerastools._core.table import format_table
+from kerastools._core.plotting import axes_for, finished
+from kerastools._core.table import Printed, format_table
 
 # Two-sided 95 % quantiles of Student's t for 1, 2, 3 ... degrees of freedom.
 _STUDENT = (12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
@@ -68,8 +69,8 @@ class DepthResult:
         return self.difference is not None and self.difference[0] > self.difference[1]
 
 
-@dataclass(frozen=True)
-class ReuseDepth:
+@dataclass(frozen=True, repr=False)
+class ReuseDepth(Printed):
     """Result of `search_reuse_depth`, which prints as tables.
 
     Attributes:
@@ -138,8 +139,8 @@ class ReuseDepth:
         """Plots probe and validation accuracies over the depth of the cut.
 
         Args:
-            target: Path of an image file to write, or a matplotlib Axes to draw on. By default, a
-                new figure is drawn and not saved.
+            target: Path of an image file to write, or matplotlib axes to draw on. By default, a new
+                figure is drawn and not saved.
 
         Returns:
             The matplotlib figure.
@@ -147,17 +148,7 @@ class ReuseDepth:
         Raises:
             ImportError: If matplotlib is missing; `pip install 'kerastools[plot]'` brings it.
         """
-        try:
-            from matplotlib.axes import Axes
-            from matplotlib.figure import Figure
-        except ImportError as error:
-            raise ImportError(
-                "ReuseDepth.plot needs matplotlib. Install it with pip install 'kerastools[plot]'."
-            ) from error
-        figure: Any = Figure((8, 4.5), layout="constrained")
-        axes: Any = figure.subplots()
-        if isinstance(target, Axes):
-            axes, figure = target, target.figure
+        axes = axes_for(target, "ReuseDepth.plot")
         names = [s.upto for s in self.scores]
         probe = [np.mean(s.probe) for s in self.scores]
         axes.plot(range(1, len(names) + 1), probe, "^:", color="gray", label="linear probe")
@@ -191,9 +182,7 @@ class ReuseDepth:
         axes.set_xlabel("reused up to")
         axes.set_ylabel("accuracy ± standard deviation (and epochs trained)")
         axes.legend()
-        if target is not None and axes is not target:
-            figure.savefig(target, dpi=150)
-        return figure
+        return finished(axes.figure, target)
 
 
 def score_of(accuracy: float, loss: float) -> float:
