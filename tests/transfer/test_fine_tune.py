@@ -74,7 +74,7 @@ def test_the_cache_changes_no_number():
         tuned = fine_tune(model, X, Y, epochs=1, head_epochs=2, shuffle=False, verbose=0)
         assert (tuned.uncached is None) == (dropout == 0)
         runs.append(tuned)
-    assert '"drop" of type Dropout draws at random' in str(runs[1])
+    assert '"drop" of type Dropout is random in every step' in str(runs[1])
     np.testing.assert_allclose(*(run.history.history["loss"] for run in runs), rtol=1e-5)
 
 
