@@ -11,6 +11,7 @@ from keras import ops, tree
 from kerastools._core.checks import require_finite
 from kerastools._core.graph.calls import read_graph
 from kerastools._core.graph.fans import kernel_axes, num_gates
+from kerastools._core.graph.kinds import unwrapped
 from kerastools._core.graph.replay import call_in_training, run_graph
 from kerastools._core.table import format_table
 
@@ -114,7 +115,7 @@ class _Scaling:
 
 def _calibrated_layer(operation: Any) -> Any:
     """Returns the layer whose kernel makes the output of `operation`, or `None`."""
-    layer = operation.layer if isinstance(operation, keras.layers.Wrapper) else operation
+    layer = unwrapped(operation)
     if not isinstance(layer, keras.Layer) or not layer.trainable or num_gates(layer):
         return None
     kernels = kernel_axes(layer)

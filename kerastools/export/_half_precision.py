@@ -5,6 +5,7 @@ from typing import Any
 import keras
 
 from kerastools._core.graph.calls import Graph, sublayers
+from kerastools._core.graph.kinds import parent_kind
 
 
 def in_bfloat16(model: Any, copied: bool) -> Any:
@@ -18,7 +19,7 @@ def in_bfloat16(model: Any, copied: bool) -> Any:
         model.set_weights(original.get_weights())
     kept = {id(layer) for layer in Graph(model).output_layers}
     for layer in sublayers(model):
-        exact = id(layer) in kept or isinstance(layer, keras.layers.Normalization)
+        exact = id(layer) in kept or parent_kind(layer).name == "standardization"
         if (
             not exact
             and not isinstance(layer, keras.Model)

@@ -93,17 +93,6 @@ class NoiseShapeLayer(LiveRateLayer):
         return {**super().get_config(), "noise_shape": self.noise_shape}
 
 
-DROPOUTS = (
-    LiveRateLayer,
-    keras.layers.Dropout,
-    keras.layers.SpatialDropout1D,
-    keras.layers.SpatialDropout2D,
-    keras.layers.SpatialDropout3D,
-    keras.layers.AlphaDropout,
-    keras.layers.GaussianDropout,
-)
-
-
 def scaled(inputs: Any, kept: Any, rate: Any) -> Any:
     """Returns `inputs` / (1 − rate) where `kept`, else 0."""
     # At rate 1 nothing is kept: 0 / 0 must not reach the output.

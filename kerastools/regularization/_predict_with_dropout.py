@@ -9,8 +9,8 @@ from keras import ops, tree
 from kerastools._core.checks import require_finite
 from kerastools._core.compiled import compiled
 from kerastools._core.graph.calls import Graph, read_graph, sublayers
+from kerastools._core.graph.kinds import is_kind, parent_kind
 from kerastools._core.graph.replay import call_in_training, run_graph
-from kerastools.layers._mutable_rate import DROPOUTS
 
 _NAME = "predict_with_dropout"
 
@@ -96,7 +96,7 @@ def predict_with_dropout(
 
 def _drops(layer: Any) -> bool:
     rates = (getattr(layer, name, 0) for name in ("dropout", "recurrent_dropout", "_dropout"))
-    return isinstance(layer, DROPOUTS) or any(isinstance(r, float) and r > 0 for r in rates)
+    return is_kind(layer, "dropout") or any(isinstance(r, float) and r > 0 for r in rates)
 
 
 def _call(path: str, operation: Any, args: Any, kwargs: Any) -> Any:
@@ -105,7 +105,7 @@ def _call(path: str, operation: Any, args: Any, kwargs: Any) -> Any:
     parts = sublayers(operation)
     if not any(_drops(part) for part in parts):
         return operation(*args, **kwargs)
-    if any(isinstance(part, keras.layers.BatchNormalization) for part in parts):
+    if any(parent_kind(part).moving_statistics for part in parts):
         raise ValueError(
             f'{_NAME} cannot switch on the dropout inside layer "{path}" without its batch '
             "normalisation. Build that part from Keras layers in a functional model."

@@ -7,9 +7,9 @@ import keras
 from kerastools._core.graph.activations import activation_name, own_activation
 from kerastools._core.graph.calls import Call, Graph, has_graph, read_graph
 from kerastools._core.graph.fans import is_kernel
+from kerastools._core.graph.kinds import is_kind
 from kerastools._core.graph.rebuild import rebuild
 from kerastools.layers import AlphaDropout, Dropout, SpatialDropout
-from kerastools.layers._mutable_rate import DROPOUTS
 from kerastools.regularization._config import penalised
 
 _NAME = "regularize"
@@ -137,7 +137,7 @@ def _source(graph: Graph, tensor: Any) -> str:
     """
     while (call := graph.producer(tensor)) is not None:
         operation = call.operation
-        if isinstance(operation, DROPOUTS):
+        if is_kind(operation, "dropout"):
             return "dropout"
         activation = activation_name(own_activation(operation))
         weights = operation.weights if isinstance(operation, keras.Layer) else []

@@ -246,7 +246,7 @@ class PopulationTuner(keras_tuner.Tuner):
         histories = []
         for execution in range(self.executions_per_trial):
             own = self._deepcopy_callbacks(callbacks)
-            if any(type(callback).__name__ == "TensorBoard" for callback in own):
+            if any(isinstance(callback, keras.callbacks.TensorBoard) for callback in own):
                 self._configure_tensorboard_dir(own, trial, execution)
             stop = StopAtRung(self._rungs, trial.trial_id, best)
             own += [self._hooks(trial), best, *([stop] if execution == 0 else []), self._clock]

@@ -11,6 +11,7 @@ from keras import ops
 from keras.src.backend.common.masking import get_keras_mask
 
 from kerastools._core.graph.calls import read_graph
+from kerastools._core.graph.kinds import kind_of
 from kerastools._core.graph.replay import run_graph, takes_training
 
 
@@ -72,7 +73,7 @@ def measure_batch_norm(
     sums: dict[int, _Sums] = {}
 
     def apply(path: str, operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if isinstance(operation, keras.layers.BatchNormalization) and measures(operation, kwargs):
+        if kind_of(operation).moving_statistics and measures(operation, kwargs):
             mean, variance = _moments(operation, args[0], kwargs.get("mask"))
             if id(operation) not in sums:
                 before = _to_numpy(operation.moving_mean), _to_numpy(operation.moving_variance)

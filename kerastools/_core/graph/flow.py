@@ -8,14 +8,7 @@ import keras
 
 from kerastools._core.graph.calls import Graph, has_graph, read_graph, sublayers
 from kerastools._core.graph.fans import is_kernel
-
-NORMALISATIONS = (
-    keras.layers.BatchNormalization,
-    keras.layers.LayerNormalization,
-    keras.layers.GroupNormalization,
-    keras.layers.UnitNormalization,
-    keras.layers.RMSNormalization,
-)
+from kerastools._core.graph.kinds import is_kind
 
 # The layers that a tensor comes from, back to the nearest kernels: (path, whether it has one).
 _State = set[tuple[str, bool]]
@@ -60,7 +53,7 @@ def _run(graph: Graph, inputs: Sequence[_State], prefix: str, flow: Flow) -> lis
         if has_graph(layer):
             outputs = _run(Graph(layer), [states[id(t)] for t in call.inputs], f"{path}/", flow)
         elif isinstance(layer, keras.Layer):
-            if any(isinstance(part, NORMALISATIONS) for part in sublayers(layer)):
+            if any(is_kind(part, "normalization") for part in sublayers(layer)):
                 flow.normalised.update(name for name, has_kernel in entering if has_kernel)
             if any(is_kernel(v) for v in layer.weights):
                 if _INPUT in entering:

@@ -91,8 +91,9 @@ _TABLE: tuple[tuple[Kind, str], ...] = (
     ),
     (
         Kind("layer_normalization", "normalization"),
-        "LayerNormalization GroupNormalization RMSNormalization UnitNormalization",
+        "LayerNormalization GroupNormalization RMSNormalization",
     ),
+    (Kind("unit_normalization", "normalization"), "UnitNormalization"),
     (Kind("dropout", "dropout", **_NOISE), "Dropout"),
     (
         Kind("spatial_dropout", "dropout", **_NOISE),
@@ -257,6 +258,28 @@ def is_kind(layer: Any, *names: str) -> bool:
     """Whether the kind of `layer`, or the group of its kind, is one of `names`."""
     kind = kind_of(layer)
     return kind.name in names or kind.group in names
+
+
+def parent_kind(layer: Any) -> Kind:
+    """Returns the kind of the first known class that `layer` inherits from, whatever it changes."""
+    return next((_KIND_OF_CLASS[c] for c in type(layer).__mro__ if c in _KIND_OF_CLASS), UNKNOWN)
+
+
+def known_class(layer: Any) -> type | None:
+    """Returns the class, Keras's own or one with `@kind`, that `layer` behaves as, or `None`."""
+    if kind_of(layer) is UNKNOWN:
+        return None
+    return next((c for c in type(layer).__mro__ if c in _KIND_OF_CLASS), None)
+
+
+def layer_classes(*names: str) -> list[type]:
+    """Returns Keras's classes of some kinds, for rules that are registered by class."""
+    return [c for n in names for c, kind in _KIND_OF_CLASS.items() if kind is KINDS[n]]
+
+
+def unwrapped(layer: Any) -> Any:
+    """Returns the layer that makes the output of `layer`: inside a wrapper, or itself."""
+    return layer.layer if is_kind(layer, "time_distributed", "spectral_normalization") else layer
 
 
 def _kind_of_class(cls: type) -> Kind:

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 
 from kerastools._core.graph.calls import sublayers
+from kerastools._core.graph.kinds import is_kind
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ class LayerTree:
             groups = []
             for _, layer in self.owners():
                 if id(layer) in inside:
-                    if groups and "Normalization" in type(layer).__name__:
+                    if groups and is_kind(layer, "normalization"):
                         groups[-1].append(layer)
                     else:
                         groups.append([layer])

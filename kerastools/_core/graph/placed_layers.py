@@ -8,6 +8,7 @@ import keras
 from kerastools._core.graph.activations import activation_name, is_activation, own_activation
 from kerastools._core.graph.calls import Call, Graph, has_graph, read_graph, sublayers
 from kerastools._core.graph.fans import is_kernel
+from kerastools._core.graph.kinds import unwrapped
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,15 +68,14 @@ def _place(
     operation: Any, call: Call, scope: _Scope, prefix: str, found: dict[int, PlacedLayer]
 ) -> None:
     """Adds `operation` and the layers inside it."""
-    # What TimeDistributed(Dense(...)) returns is what its Dense returns.
-    wrapped = operation.layer if isinstance(operation, keras.layers.Wrapper) else None
+    wrapped = unwrapped(operation)
     for layer in sublayers(operation):
         inner = {id(v) for child in sublayers(layer)[1:] for v in child.weights}
         weights = tuple(v for v in layer.weights if id(v) not in inner)
         if not weights:
             continue
         activation = own_activation(layer)
-        if activation is None and (layer is operation or layer is wrapped):
+        if activation is None and layer is wrapped:
             activation = next(
                 (a for t in call.outputs if (a := _following(t, scope)) is not None), None
             )

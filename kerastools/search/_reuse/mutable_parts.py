@@ -18,6 +18,7 @@ from kerastools._core.keras_private.compiled_model import compile_arguments
 from kerastools.layers import AlphaDropout, Dropout, SpatialDropout
 from kerastools.layers._mutable_rate import LiveRateLayer
 from kerastools.optimizers import SGD, Adam
+from kerastools.regularization._live_layers import net_kind
 from kerastools.search._checks import require_compiled_model
 from kerastools.search._reuse.description import vocabulary_of
 from kerastools.search._spaces import betas, dropout, learning_rate, momentum
@@ -91,7 +92,7 @@ class LiveNumbers(keras_tuner.HyperModel):
             cls: Any = _LIVE.get(type(layer), type(layer))
             if issubclass(cls, LiveRateLayer):
                 if not rate:
-                    rate.append(dropout(hp, _kind(self.model)))
+                    rate.append(dropout(hp, net_kind(self.model)))
                 config = layer.get_config() | {"rate": rate[0]}
                 if type(layer) is keras.layers.SpatialDropout1D:
                     config["data_format"] = "channels_last"  # It knows no other.
@@ -141,13 +142,6 @@ def _fresh(metric: Any) -> Any:
     if isinstance(metric, keras.metrics.Metric):
         return type(metric).from_config(metric.get_config())
     return metric
-
-
-def _kind(model: Any) -> str:
-    layers = list(sublayers(model))
-    if any(isinstance(layer, keras.layers.RNN | keras.layers.Bidirectional) for layer in layers):
-        return "recurrent"
-    return "convolutional" if any("Conv" in type(layer).__name__ for layer in layers) else "dense"
 
 
 def adapted_like(layer: Any, caller: str) -> Any:
