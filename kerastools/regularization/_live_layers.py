@@ -6,7 +6,7 @@ from typing import Any
 from kerastools._core.graph.calls import sublayers
 from kerastools._core.graph.kinds import is_kind
 from kerastools._core.graph.layer_tree import LayerTree
-from kerastools.layers._mutable_rate import LiveRateLayer
+from kerastools.layers._mutable_rate import MutableRateLayer
 
 _CONVOLUTIONS = (
     "convolution",
@@ -16,10 +16,10 @@ _CONVOLUTIONS = (
 )
 
 
-def live_layers(model: Any, selector: Any, caller: str) -> list[LiveRateLayer]:
+def live_layers(model: Any, selector: Any, caller: str) -> list[MutableRateLayer]:
     """Returns the live dropout layers among those that `selector` names, or raises."""
     chosen = LayerTree(model).select(selector, caller)
-    live = [layer for layer in chosen if isinstance(layer, LiveRateLayer)]
+    live = [layer for layer in chosen if isinstance(layer, MutableRateLayer)]
     if not live:
         raise ValueError(
             f'{caller} found no live dropout layer in model "{model.name}" for '
@@ -30,7 +30,7 @@ def live_layers(model: Any, selector: Any, caller: str) -> list[LiveRateLayer]:
     return live
 
 
-def set_rate(layers: Iterable[LiveRateLayer], rate: float) -> None:
+def set_rate(layers: Iterable[MutableRateLayer], rate: float) -> None:
     """Sets the rate of every layer."""
     for layer in layers:
         layer.rate = rate

@@ -134,18 +134,10 @@ def findings(path: Path) -> list[str]:
     return list(Reader(path.read_text(), inside.startswith(RULES)).findings())
 
 
-# Files that still have to ask `kinds` instead.
-STILL_TO_DO = {
-    "_core/graph/calls.py",
-    "search/_reuse/mutable_parts.py",
-}
-
-
 def test_only_kinds_knows_the_layer_classes_of_keras():
     paths = {path.relative_to(PACKAGE).as_posix(): path for path in PACKAGE.rglob("*.py")}
     found = {name: findings(path) for name, path in paths.items() if name != CATALOGUE}
-    assert {name: lines for name, lines in found.items() if lines and name not in STILL_TO_DO} == {}
-    assert {name for name in STILL_TO_DO if not found[name]} == set()
+    assert {name: lines for name, lines in found.items() if lines} == {}
 
 
 @pytest.mark.parametrize(
