@@ -1,7 +1,7 @@
 """Rule: batch normalisation whose last batch holds a handful of rows."""
 
+from kerastools._core.graph.flow import walk
 from kerastools._core.graph.kinds import kind_of
-from kerastools._core.graph.placed_layers import walk
 from kerastools.diagnosis._finding import Finding
 from kerastools.diagnosis._rules.evidence import Evidence
 
