@@ -123,6 +123,18 @@ def test_the_layer_that_knows_the_task_is_found(tmp_path):
     assert labels == ["nothing", "relu", "useless"]
 
 
+@pytest.mark.parametrize("normalisation", ["BatchNormalization", "RMSNormalization"])
+def test_every_kernel_is_a_cut_and_normalisations_belong_to_the_one_below(normalisation):
+    layers = [
+        keras.layers.SpectralNormalization(keras.layers.Dense(8, "relu"), name="wrapped"),
+        keras.layers.Dense(8, "relu", name="plain"),
+        getattr(keras.layers, normalisation)(name="norm"),
+        keras.layers.Dense(3),
+    ]
+    graph = Graph(keras.Sequential([keras.Input((4,)), *layers]))
+    assert [call.operation.name for call in _candidates(graph)] == ["wrapped", "norm"]
+
+
 def test_a_contestant_that_was_set_aside_goes_on_as_if_it_had_not_been():
     source, _ = make_source()
     graph = Graph(source)
