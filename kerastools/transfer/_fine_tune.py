@@ -196,8 +196,8 @@ def _with_head(model: keras.Model, y: Any, learning_rate: float) -> keras.Model:
     features = graph.outputs[0]
     rank = len(features.shape)
     if rank > 2:
-        pooling = getattr(keras.layers, f"GlobalAveragePooling{rank - 2}D")
-        features = pooling(name="new_pooling")(features)
+        pooling = getattr(keras.layers, f"GlobalAveragePooling{rank - 2}D")(name="new_pooling")
+        features = pooling(features)
     # Float32 for any dtype policy, as Keras's guide to mixed precision recommends for outputs.
     head = keras.layers.Dense(units, activation, dtype="float32", name="new_head")
     whole = keras.Model(graph.input_structure, head(features), name=f"{model.name}_fine_tuned")

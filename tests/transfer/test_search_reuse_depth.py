@@ -122,6 +122,18 @@ def test_the_layer_that_knows_the_task_is_found(tmp_path):
     assert labels == ["nothing", "relu", "useless"]
 
 
+@pytest.mark.parametrize("normalisation", ["BatchNormalization", "RMSNormalization"])
+def test_every_kernel_is_a_cut_and_normalisations_belong_to_the_one_below(normalisation):
+    layers = [
+        keras.layers.SpectralNormalization(keras.layers.Dense(8, "relu"), name="wrapped"),
+        keras.layers.Dense(8, "relu", name="plain"),
+        getattr(keras.layers, normalisation)(name="norm"),
+        keras.layers.Dense(3),
+    ]
+    graph = Graph(keras.Sequential([keras.Input((4,)), *layers]))
+    assert [call.operation.name for call in _candidates(graph)] == ["wrapped", "norm"]
+
+
 def test_training_of_a_candidate_continues_bit_identically_after_a_break():
     source, _ = make_source()
     graph = Graph(source)
