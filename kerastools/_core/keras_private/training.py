@@ -1,6 +1,9 @@
 """What `fit` does and keeps to itself: where it begins, and what it calls."""
 
+import inspect
 from typing import Any
+
+from keras.src.trainers.epoch_iterator import EpochIterator
 
 
 def is_inside_fit(arguments: dict[str, Any]) -> bool:
@@ -18,3 +21,32 @@ def begin_at_epoch(model: Any, epoch: int | None) -> None:
     too, until it is called with None.
     """
     model._initial_epoch = epoch
+
+
+def data_epoch() -> int | None:
+    """Returns which epoch the `fit` that calls takes its data for the next to be.
+
+    Keras 3.16 shuffles by this number, which counts from the start of each `fit`; None before,
+    and for data that Keras does not shuffle. A callback has no public way to the data.
+    """
+    return next((adapter._epoch for adapter in _adapters()), None)
+
+
+def set_data_epoch(epoch: int | None) -> None:
+    """Lets the `fit` that calls take its data as in this epoch, and those that follow."""
+    for adapter in _adapters():
+        if epoch is not None:
+            adapter._epoch = epoch
+
+
+def _adapters() -> list[Any]:
+    """Returns the adapters that count epochs of the innermost `fit` that is running."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        iterator = frame.f_locals.get("epoch_iterator")
+        if isinstance(iterator, EpochIterator):
+            adapter = iterator.data_adapter
+            found = getattr(adapter, "adapters", [adapter])
+            return [part for part in found if hasattr(part, "_epoch")]
+        frame = frame.f_back
+    return []

@@ -3,7 +3,13 @@
 import keras
 import numpy as np
 
-from kerastools._core.keras_private.training import begin_at_epoch, is_inside_fit
+from kerastools._core.keras_private.data_adapters import get_data_adapter
+from kerastools._core.keras_private.training import (
+    begin_at_epoch,
+    data_epoch,
+    is_inside_fit,
+    set_data_epoch,
+)
 
 
 def small_model():
@@ -43,3 +49,48 @@ def test_the_validation_of_fit_is_known_from_an_evaluation_of_the_user():
     model.fit(*data, validation_data=data, verbose=0)
     model.evaluate(*data, verbose=0)
     assert told == [True, False]
+
+
+class Rows(keras.callbacks.Callback):
+    """Notes the epoch of the data, sets it at first if asked to, and stops when told."""
+
+    def __init__(self, begin=None):
+        super().__init__()
+        self.begin, self.epochs = begin, []
+
+    def on_train_begin(self, logs=None):
+        if self.begin is not None:
+            begin_at_epoch(self.model, 2)
+            set_data_epoch(self.begin)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.epochs.append(data_epoch())
+
+
+class Blocks(keras.utils.PyDataset):
+    def __init__(self, seen):
+        super().__init__()
+        self.seen = seen
+
+    def __len__(self):
+        return 7
+
+    def __getitem__(self, i):
+        if not self.seen or self.seen[-1] != i:  # Keras looks at the first twice.
+            self.seen.append(i)
+        return np.ones((1, 2), "float32"), np.ones((1, 1), "float32")
+
+
+def test_data_go_on_in_the_epoch_that_they_are_set_to():
+    seen, whole = [], Rows()
+    small_model().fit(Blocks(seen), epochs=4, verbose=0, callbacks=[whole], shuffle=True)
+    assert data_epoch() is None  # No fit is running.
+    if not hasattr(get_data_adapter(Blocks([])), "_epoch"):
+        assert whole.epochs == [None] * 4  # Up to Keras 3.15.
+        return
+    assert np.diff(whole.epochs).tolist() == [1, 1, 1]
+    again, resumed = [], Rows(begin=whole.epochs[1])
+    small_model().fit(Blocks(again), epochs=4, verbose=0, callbacks=[resumed], shuffle=True)
+    assert resumed.epochs == whole.epochs[2:]
+    assert again[-14:] == seen[-14:]
+    assert seen[-14:-7] != seen[-7:]
