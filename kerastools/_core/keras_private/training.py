@@ -50,3 +50,12 @@ def _adapters() -> list[Any]:
             return [part for part in found if hasattr(part, "_epoch")]
         frame = frame.f_back
     return []
+
+
+def is_detached(variable: Any) -> bool:
+    """Returns whether the value of `variable` is held by a running `fit` on JAX.
+
+    Within an epoch the trainer takes the values out of the variables and puts them back at its end
+    or in `model.jax_state_sync()`; what is assigned in between is lost. Nothing public says so.
+    """
+    return variable._value is None
