@@ -59,3 +59,12 @@ def is_detached(variable: Any) -> bool:
     or in `model.jax_state_sync()`; what is assigned in between is lost. Nothing public says so.
     """
     return variable._value is None
+
+
+def batch_moments(layer: Any, inputs: Any, mask: Any) -> tuple[Any, Any]:
+    """Returns mean and variance as a `BatchNormalization` takes them of a batch in training.
+
+    Its own method knows of masks and of replicas; calling the layer would move its statistics.
+    """
+    mean, variance = layer._moments(inputs, mask)
+    return mean, variance
