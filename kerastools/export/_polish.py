@@ -16,7 +16,8 @@ def polish(model: Any) -> None:
     for part in sublayers(model):
         if has_graph(part):
             _merge_zero_padding(Graph(part))
-        if getattr(part, "activation", None) is keras.activations.silu:
+        # A recurrent layer only shows that of its cell.
+        if vars(part).get("activation") is keras.activations.silu:
             part.activation = _silu
 
 
@@ -27,7 +28,7 @@ def keep_apart(model: Any) -> None:
     eight times as slowly as after it (TensorFlow 2.21 with oneDNN; not where they are constants).
     """
     for part in sublayers(model):
-        activation = getattr(part, "activation", None)
+        activation = vars(part).get("activation")
         if activation is _silu:
             part.activation = keras.activations.silu  # its own gradient keeps it apart
         elif type(part) is keras.layers.Conv2D and activation in _SLOW_FUSED:

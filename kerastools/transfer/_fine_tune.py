@@ -8,7 +8,7 @@ import numpy as np
 
 from kerastools._core.checks import require_finite
 from kerastools._core.graph.calls import read_graph
-from kerastools._core.table import format_table
+from kerastools._core.table import Printed, format_table
 from kerastools.callbacks import FreezeSchedule
 from kerastools.callbacks._freeze.phase_follower import PhaseFollower
 from kerastools.transfer._features.feature_cache import FeatureCache
@@ -22,8 +22,8 @@ _GROUPS = 4
 _LAYER_DECAY, _LOWEST = 0.9, 0.01
 
 
-@dataclass(frozen=True, eq=False)
-class FineTuning:
+@dataclass(frozen=True, eq=False, repr=False)
+class FineTuning(Printed):
     """What `fine_tune` has done.
 
     Attributes:
