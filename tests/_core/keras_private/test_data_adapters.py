@@ -40,7 +40,7 @@ def test_rows_come_in_the_order_of_keras(shuffle):
 
 def test_what_has_no_order_of_rows_has_no_rows():
     assert array_rows(adapter(shuffle="batch")) is None
-    assert array_rows(get_data_adapter(x=(rows for rows in [X]))) is None
+    assert array_rows(get_data_adapter(x=((rows,) for rows in [X]))) is None
 
 
 def test_rows_are_cast_and_known_to_be_dense():

@@ -13,6 +13,7 @@ from kerastools._core.keras_private.graph_nodes import (
     mask_of,
     recorded_nodes,
     set_mask,
+    shape_of_lambda,
     twin_of_function,
 )
 
@@ -87,3 +88,7 @@ def test_a_function_has_a_twin_without_calls():
     assert maker_of(y) is twin
     assert twin.axis == -1
     assert recorded_nodes(keras.Model(x, ops.softmax(x)))[0] is not node
+
+
+def test_the_shape_that_a_lambda_was_given():
+    assert shape_of_lambda(layers.Lambda(lambda x: x, output_shape=(3,))) == (3,)

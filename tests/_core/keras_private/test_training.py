@@ -6,6 +6,7 @@ import pytest
 
 from kerastools._core.keras_private.data_adapters import get_data_adapter
 from kerastools._core.keras_private.training import (
+    batch_moments,
     begin_at_epoch,
     data_epoch,
     is_detached,
@@ -113,3 +114,16 @@ def test_data_go_on_in_the_epoch_that_they_are_set_to():
     assert resumed.epochs == whole.epochs[2:]
     assert again[-14:] == seen[-14:]
     assert seen[-14:-7] != seen[-7:]
+
+
+def test_moments_of_a_batch_heed_the_mask():
+    layer = keras.layers.BatchNormalization()
+    layer.build((None, 2, 3))
+    x = np.random.default_rng(0).normal(size=(4, 2, 3)).astype("float32")
+    mask = np.array([[True, True], [True, False], [True, True], [False, True]])
+    moments = batch_moments(
+        layer, keras.ops.convert_to_tensor(x), keras.ops.convert_to_tensor(mask)
+    )
+    rows = x[mask].astype("float64")
+    for found, expected in zip(moments, (rows.mean(0), rows.var(0)), strict=True):
+        np.testing.assert_allclose(keras.ops.convert_to_numpy(found), expected, rtol=1e-5)
