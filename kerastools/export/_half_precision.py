@@ -5,6 +5,7 @@ from typing import Any
 import keras
 
 from kerastools._core.graph.calls import Graph, sublayers
+from kerastools._core.graph.kinds import parent_kind
 from kerastools.folding import FoldReport
 
 
@@ -20,7 +21,8 @@ def compute_in_bfloat16(model: Any, fold: FoldReport | None) -> None:
     takers = " ".join(o.into for o in outcomes if o.into and o.kind == "Normalization")
     names = {name.rpartition("/")[2] for name in takers.replace(",", " ").split()}
     for layer in sublayers(model):
-        exact = id(layer) in kept or layer.name in names or hasattr(layer, "input_mean")
+        adapted = parent_kind(layer).name == "standardization"
+        exact = id(layer) in kept or layer.name in names or adapted
         if (
             not exact
             and not isinstance(layer, keras.Model)
