@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from kerastools._core.table import format_table
+from kerastools._core.table import Printed, format_table
 from kerastools.diagnosis._examine import examine
 from kerastools.diagnosis._finding import Finding
 from kerastools.diagnosis._layer_signal import LayerSignal
@@ -13,8 +13,8 @@ from kerastools.diagnosis._rules import RULES
 from kerastools.diagnosis._subject import Subject
 
 
-@dataclass(frozen=True)
-class Diagnosis:
+@dataclass(frozen=True, repr=False)
+class Diagnosis(Printed):
     """What `diagnose` found; printing it shows the findings as a table.
 
     Attributes:
@@ -66,11 +66,11 @@ class Diagnosis:
         """Draws the forward signal and the gradient of each layer with a kernel, on a log scale.
 
         Args:
-            target: Matplotlib axes to draw on, or the path of a picture to write (its ending says
-                the format, such as `.png`). By default a new figure, which is not shown.
+            target: The path of a picture to write, or matplotlib axes to draw on. By default a new
+                figure, which is neither written nor shown.
 
         Returns:
-            The matplotlib axes.
+            The matplotlib figure.
 
         Raises:
             ImportError: If matplotlib is missing; `pip install 'kerastools[plot]'` brings it.
