@@ -42,7 +42,7 @@ PAIRS = {
     ),
     "SGD, Nesterov's": (
         lambda: keras.optimizers.SGD(0.01, 0.9, nesterov=True),
-        lambda: optimizers.SGD(0.01, 0.9, nesterov="shifted"),
+        lambda: optimizers.SGD(0.01, 0.9, nesterov=True),
     ),
     "SGD, exact Nesterov": (
         lambda: keras.optimizers.SGD(0.01, 0.9, nesterov=True),

@@ -95,7 +95,7 @@ def cnn(hp):
             keras.layers.Dense(10, activation="softmax"),
         ]
     )
-    return compiled(model, SGD(learning_rate(hp, 1e-3, 0.3), momentum(hp), nesterov="shifted"))
+    return compiled(model, SGD(learning_rate(hp, 1e-3, 0.3), momentum(hp), nesterov=True))
 
 
 def compiled(model, optimizer):

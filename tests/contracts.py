@@ -48,7 +48,7 @@ SAMPLES = {
     "layers.Dropout": lambda cls: cls(0.3, seed=7),
     "layers.SpatialDropout": lambda cls: cls(0.3, seed=7),
     "layers.GaussianDropout": lambda cls: cls(0.3, seed=7),
-    "optimizers.SGD": lambda cls: cls(0.05, momentum=0.9, nesterov="shifted"),
+    "optimizers.SGD": lambda cls: cls(0.05, momentum=0.9, nesterov=True),
     "optimizers.Lookahead": lambda cls: cls(Adam(0.05), sync_period=3),
     "optimizers.SAM": lambda cls: cls(Adam(0.05)),
     "regularization.DropoutSchedule": lambda cls: cls.early(0.2, epochs=4),

@@ -29,7 +29,7 @@ OPTIMIZERS: dict[str, Callable[..., Any]] = {
     "kt.ScheduleFreeAdamW, λ = 2": lambda **clip: kt.optimizers.ScheduleFreeAdamW(
         weight_decay=2.0, **clip
     ),
-    "kt.SGD": lambda rate=0.01, **clip: kt.optimizers.SGD(rate, 0.9, nesterov="shifted", **clip),
+    "kt.SGD": lambda rate=0.01, **clip: kt.optimizers.SGD(rate, 0.9, nesterov=True, **clip),
 }
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 from keras import ops
 
+from kerastools._core.graph.kinds import kind
 from kerastools._core.registration import register
 from kerastools.layers._mutable_rate import NoiseShapeLayer
 
@@ -12,6 +13,7 @@ _FLOOR = -1.7580993408473766
 
 
 @register
+@kind("alpha_dropout")
 class AlphaDropout(NoiseShapeLayer):
     """Drops units of a SELU net to SELU's floor, and keeps mean 0 and variance 1.
 

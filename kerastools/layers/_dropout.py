@@ -2,11 +2,13 @@
 
 from typing import Any
 
+from kerastools._core.graph.kinds import kind
 from kerastools._core.registration import register
 from kerastools.layers._mutable_rate import NoiseShapeLayer, scaled
 
 
 @register
+@kind("dropout")
 class Dropout(NoiseShapeLayer):
     """Drops each input unit with probability `rate`, which may change in training.
 

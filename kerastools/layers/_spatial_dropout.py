@@ -5,11 +5,13 @@ from typing import Any
 import keras
 from keras import ops
 
+from kerastools._core.graph.kinds import kind
 from kerastools._core.registration import register
 from kerastools.layers._mutable_rate import LiveRateLayer, scaled
 
 
 @register
+@kind("spatial_dropout")
 class SpatialDropout(LiveRateLayer):
     """Drops whole channels with probability `rate`, which may change in training.
 

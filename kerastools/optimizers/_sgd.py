@@ -21,11 +21,11 @@ class SGD(MutableOptimizer):
 
         nesterov=False      v ← γv + η g(θ);         θ ← θ − v
         nesterov="exact"    v ← γv + η g(θ − γv);    θ ← θ − v
-        nesterov="shifted"  v ← γv + η g(θ);         θ ← θ − (γv + η g(θ))
+        nesterov=True       v ← γv + η g(θ);         θ ← θ − (γv + η g(θ))
 
-    `"shifted"` is what Keras and PyTorch call Nesterov: it walks along φ = θ − γv, the points at
-    which the exact form takes its gradients, and never comes back to θ. `"exact"` trains at φ, too,
-    at the same cost, and keeps the look-ahead d = −γv beside it, so that θ = φ − d is known:
+    `True` is what Keras and PyTorch call Nesterov: it walks along φ = θ − γv, the points at which
+    the exact form takes its gradients, and never comes back to θ. `"exact"` trains at φ, too, at
+    the same cost, and keeps the look-ahead d = −γv next to it, so that θ = φ − d is known:
 
         d ← γ(d − η g(φ));    φ ← φ − ηg + d
 
@@ -40,7 +40,7 @@ class SGD(MutableOptimizer):
         learning_rate: η, at least 0; a number, a `keras.optimizers.schedules.LearningRateSchedule`
             or a function of the step.
         momentum: γ in [0, 1).
-        nesterov: `False`, `"shifted"` or `"exact"`.
+        nesterov: `False`, `True` (as in Keras) or `"exact"`.
         weight_decay: λ of decoupled decay, θ ← θ − ηλθ, at each step; `None` for none.
         clipvalue: Gradients are clipped to [−c, c], element by element.
         clipnorm: Each variable's gradient is scaled back to this norm where it is longer.
@@ -92,9 +92,9 @@ class SGD(MutableOptimizer):
         nesterov: bool | str = False,
         **kwargs: Any,
     ) -> None:
-        if nesterov not in (False, "shifted", "exact"):
+        if nesterov not in (False, True, "exact"):
             raise ValueError(
-                'SGD needs nesterov to be False, "shifted" (as in Keras) or "exact". '
+                'SGD needs nesterov to be False, True (as in Keras) or "exact". '
                 f"Received nesterov={nesterov!r}."
             )
         super().__init__(learning_rate, **kwargs)
@@ -111,7 +111,7 @@ class SGD(MutableOptimizer):
             d = gamma * (slot - eta * g)
             return eta * g - d, d
         d = gamma * slot - eta * g
-        if self.nesterov == "shifted":
+        if self.nesterov:
             return eta * g - gamma * d, d
         return -d, d
 
@@ -128,7 +128,7 @@ class SGD(MutableOptimizer):
             tf_kernels.momentum(theta, d, g, gamma * eta, gamma, nesterov=False)
             tf_kernels.subtract(theta, eta, g)
         else:
-            tf_kernels.momentum(theta, d, g, eta, gamma, nesterov=self.nesterov == "shifted")
+            tf_kernels.momentum(theta, d, g, eta, gamma, nesterov=bool(self.nesterov))
 
     def evaluation_weights(self, trained: Any, d: Any) -> Any:
         """Returns θ = φ − d."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from kerastools._core.keras_private.compiled_model import compile_arguments
 from kerastools.acceleration._loop_programs import build_metrics
-from kerastools.search._oracle.same_space import difference as difference_of_spaces
+from kerastools.search._oracle.space import difference as difference_of_spaces
 from kerastools.search._reuse.description import describe, difference
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ import numpy as np
 
 from kerastools._core.keras_private.compiled_model import count_names_anew
 from kerastools._core.keras_private.random_state import seed_and_keep_kernels
+from kerastools.search._callbacks import BatchHooks, BestState, Clock, Hooks, StopAtRung
 from kerastools.search._checks import (
     require_compiled_model,
     require_live,
@@ -21,16 +23,11 @@ from kerastools.search._checks import (
     require_reported,
     require_same_space,
 )
-from kerastools.search._clock import Clock
 from kerastools.search._decorrelated_seed import decorrelated_seed
-from kerastools.search._nets.input_shape import input_shape_of, with_input
 from kerastools.search._oracle.oracle import OptunaOracle
-from kerastools.search._oracle.rungs import Rungs, StopAtRung
-from kerastools.search._progress import Progress
-from kerastools.search._reuse.model_cache import BestState, LiveModels, state_of
+from kerastools.search._reuse.model_cache import LiveModels, state_of
 from kerastools.search._stacked.eligibility import bound_fit_arguments, why_search_cannot_stack
-from kerastools.search._stacked.member import Member
-from kerastools.search._stacked.population import Population
+from kerastools.search._stacked.population import Member, Population
 from kerastools.search._state_files import (
     drop_unrecorded,
     read_arrays,
@@ -38,7 +35,7 @@ from kerastools.search._state_files import (
     write_arrays,
     write_json,
 )
-from kerastools.search._successive_halving import SuccessiveHalving
+from kerastools.search._successive_halving import Rungs, SuccessiveHalving
 
 # What keras_tuner.RandomSearch takes, too, and gives to its oracle.
 _OF_ORACLE = (
@@ -403,7 +400,7 @@ class PopulationTuner(keras_tuner.Tuner):
     def _hooks(self, trial: Any) -> keras.callbacks.Callback:
         hooks = (type(self).on_batch_begin, type(self).on_batch_end)
         stock = (keras_tuner.Tuner.on_batch_begin, keras_tuner.Tuner.on_batch_end)
-        return (_Hooks if hooks == stock else _BatchHooks)(self, trial)
+        return (Hooks if hooks == stock else BatchHooks)(self, trial)
 
     def _require_a_success(self) -> None:
         trials = [self.oracle.trials[name] for name in self.oracle.end_order]
@@ -417,31 +414,6 @@ class PopulationTuner(keras_tuner.Tuner):
 
     def _build_config_path(self, trial: Any) -> str:
         return os.path.join(self.get_trial_dir(trial.trial_id), "build_config.json")
-
-
-class _Hooks(keras.callbacks.Callback):
-    """Calls the tuner's own hooks, which a subclass may use."""
-
-    def __init__(self, tuner: PopulationTuner, trial: Any) -> None:
-        super().__init__()
-        self.tuner = tuner
-        self.trial = trial
-
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self.tuner.on_epoch_begin(self.trial, self.model, epoch, logs=logs)
-
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        self.tuner.on_epoch_end(self.trial, self.model, epoch, logs=logs)
-
-
-class _BatchHooks(_Hooks):
-    """The hooks of single batches, too, which cost time."""
-
-    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        self.tuner.on_batch_begin(self.trial, self.model, batch, logs)
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        self.tuner.on_batch_end(self.trial, self.model, batch, logs)
 
 
 @contextmanager
@@ -468,3 +440,57 @@ def _require_numbers(history: Any) -> None:
 def _last_line(trial: Any) -> str:
     message = (trial.message or "the objective is NaN").strip()
     return message.splitlines()[-1]
+
+
+def input_shape_of(x: Any) -> tuple[int | None, ...] | None:
+    """Returns the shape of batches of `x`; `None` unless it is an array of numbers."""
+    if isinstance(x, np.ndarray) and x.ndim > 1 and x.dtype.kind in "biuf":
+        return (None, *x.shape[1:])
+    return None
+
+
+def with_input(model: Any, shape: tuple[int | None, ...] | None) -> Any:
+    """Returns `model`, built for batches of `shape` if it is a `Sequential` that has no input.
+
+    Its weights are those that `fit` would have drawn: Keras's initializers and dropout layers are
+    seeded when they are made, not when they are built.
+    """
+    if shape is not None and isinstance(model, keras.Sequential) and not model.built:
+        model.build(shape)
+    return model
+
+
+class Progress:
+    """Prints trials done and running, the best score so far and the time left.
+
+    Trials of other processes that work on the same search count as well.
+    """
+
+    def __init__(self, oracle: Any) -> None:
+        self.oracle = oracle
+        self.started = time.perf_counter()
+        self.before = len(oracle.end_order)
+
+    def show(self, trial: Any, way: str) -> None:
+        """Prints where the search stands after `trial`, which was trained the `way` it says."""
+        done, total = len(self.oracle.end_order), self.oracle.max_trials
+        running = sum(t.status == "RUNNING" for t in self.oracle.trials.values())
+        best = [t.score for t in self.oracle.get_best_trials(1) if t.score is not None]
+        here = time.perf_counter() - self.started
+        left = here / max(1, done - self.before) * (total - done) if total else None
+        score = "failed" if trial.status != "COMPLETED" else f"{trial.score:.4f}"
+        print(
+            f"trial {trial.trial_id}  {done}/{total or '?'}  {self.oracle.objective.name} {score}"
+            f"  best {f'{best[0]:.4f}' if best else '-'}"
+            + (f"  {running} running" if running else "")
+            + ("" if left is None else f"  about {_duration(left)} left")
+            + f"  ({way})",
+            flush=True,
+        )
+
+
+def _duration(seconds: float) -> str:
+    minutes = seconds / 60
+    if minutes < 2:
+        return f"{seconds:.0f} s"
+    return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"

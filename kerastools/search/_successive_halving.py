@@ -1,7 +1,8 @@
-"""Stopping the worse part of the trials early, again and again."""
+"""Asynchronous successive halving (ASHA): early stopping of trials."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -67,3 +68,51 @@ class SuccessiveHalving:
         """Returns whether the trial `name` passes the rung at which trials had these `values`."""
         better: int = sum(better_than(value, values[name]) for value in values.values())  # type: ignore[operator]
         return not np.isnan(values[name]) and better < max(1, int(len(values) / self.factor))
+
+
+class Rungs:
+    """Remembers the values at each rung and says who goes on.
+
+    Args:
+        halving: The rule, or `None`: then everybody goes on.
+        objective: The search's objective.
+        share: Tells other processes what trials have reached after an epoch, and returns what all
+            have, by their names. By default no other process works on the search.
+    """
+
+    def __init__(
+        self,
+        halving: SuccessiveHalving | None,
+        objective: Any,
+        share: Callable[[int, dict[str, float]], dict[str, float]] = lambda epoch, best: best,
+    ) -> None:
+        self.halving = halving
+        self.objective = objective
+        self.share = share
+        self.values: dict[int, dict[str, float]] = {}
+
+    def arrive(self, epoch: int, epochs: int, best: dict[str, float]) -> list[str]:
+        """Returns which trials stop after `epoch` epochs, where `best` are their best values."""
+        if self.halving is None or epoch not in self.halving.rungs(epochs):
+            return []
+        rung = self.values.setdefault(epoch, {})
+        rung.update(self.share(epoch, best) | best)
+        # A trial that has diverged is behind all others.
+        numbers = {name: value for name, value in rung.items() if not np.isnan(value)}
+        better = self.objective.better_than
+        return [
+            name
+            for name in best
+            if name not in numbers or not self.halving.stays(name, numbers, better)
+        ]
+
+    def state(self) -> list[Any]:
+        """Returns the values as plain data."""
+        return [[epoch, values] for epoch, values in self.values.items()]
+
+    def load(self, state: Sequence[Any], finished: Sequence[str]) -> None:
+        """Takes over what `state` returned, of the trials that are finished."""
+        self.values = {
+            epoch: {name: value for name, value in values.items() if name in finished}
+            for epoch, values in state
+        }

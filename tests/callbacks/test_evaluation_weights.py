@@ -122,7 +122,7 @@ def test_restored_best_weights_are_evaluation_weights():
 
 
 def test_nothing_happens_where_evaluation_and_training_weights_are_the_same():
-    for make in (lambda: SGD(0.1, 0.9, nesterov="shifted"), lambda: keras.optimizers.SGD(0.1)):
+    for make in (lambda: SGD(0.1, 0.9, nesterov=True), lambda: keras.optimizers.SGD(0.1)):
         plain, watched = exact(make()), exact(make())
         fit(plain, 2, validation_data=data())
         fit(watched, 2, EvaluationWeights(), validation_data=data())

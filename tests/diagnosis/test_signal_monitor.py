@@ -106,6 +106,44 @@ def test_it_works_with_several_steps_in_one_call():
     assert monitor.steps == [0, 4, 8, 12]
 
 
+class Interrupt(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_loss_that_the_user_has_put_on_the_model_stays(number):
+    model = net(keras.optimizers.SGD(0.0))
+    plain = model.compute_loss
+
+    def with_constant(x, y, y_pred, sample_weight=None, training=True):
+        loss = plain(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training)
+        return loss + 100.0
+
+    model.compute_loss = with_constant
+    monitors = [SignalMonitor(X, Y, every=2) for _ in range(number)]
+    assert fit(model, *monitors).history["loss"][0] > 100
+    assert vars(model)["compute_loss"] is with_constant
+    assert "fit" not in vars(model)
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, *monitors, Interrupt())
+    assert fit(model).history["loss"][0] > 100
+    assert vars(model)["compute_loss"] is with_constant
+    assert "fit" not in vars(model)
+
+
+def test_a_loss_that_does_not_take_training_is_watched():
+    class Own(keras.Sequential):
+        def compute_loss(self, x, y, y_pred, sample_weight=None):
+            return ops.mean((y - y_pred) ** 2)
+
+    model = Own([keras.Input((8,)), layers.Dense(1, name="output")])
+    model.compile(keras.optimizers.SGD(1e30), "mse")
+    monitor = SignalMonitor(X, Y, every=2)
+    fit(model, monitor, epochs=3)
+    assert monitor.culprit is not None
+
+
 def test_the_heat_map_shows_layers_over_time(tmp_path):
     pytest.importorskip("matplotlib")
     monitor = SignalMonitor(X, Y, every=2)

@@ -23,7 +23,7 @@ RULES = {
     "rmsprop with momentum": lambda **k: RMSprop(0.01, momentum=0.9, **k),
     "sgd": lambda **k: SGD(0.1, 0.9, **k),
     "exact nesterov": lambda **k: SGD(0.1, 0.9, nesterov="exact", **k),
-    "nesterov": lambda **k: SGD(0.1, 0.9, nesterov="shifted", **k),
+    "nesterov": lambda **k: SGD(0.1, 0.9, nesterov=True, **k),
 }
 
 

@@ -124,7 +124,7 @@ def test_setting_every_number_traces_nothing_again():
     "make",
     [
         pytest.param(lambda: Adam(0.1, beta_2=0.9999, amsgrad=True, clipnorm=1.0), id="Adam"),
-        pytest.param(lambda: SGD(0.01, momentum=0.9, nesterov="shifted"), id="SGD"),
+        pytest.param(lambda: SGD(0.01, momentum=0.9, nesterov=True), id="SGD"),
         pytest.param(lambda: SGD(0.01, momentum=0.9, nesterov="exact"), id="exact"),
     ],
 )

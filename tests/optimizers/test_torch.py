@@ -25,7 +25,7 @@ def torch_weights(make):
 TWINS = {
     "momentum": (lambda: SGD(0.1, 0.9), lambda w: torch.optim.SGD(w, 0.1, 0.9)),
     "nesterov": (
-        lambda: SGD(0.1, 0.9, nesterov="shifted"),
+        lambda: SGD(0.1, 0.9, nesterov=True),
         lambda w: torch.optim.SGD(w, 0.1, 0.9, nesterov=True),
     ),
     "adagrad": (

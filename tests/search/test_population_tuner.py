@@ -53,7 +53,7 @@ def build(hp, units=12, **penalties):
             keras.layers.Dense(3, activation="softmax"),
         ]
     )
-    optimizer = SGD(learning_rate(hp, 1e-3), momentum(hp), nesterov="shifted")
+    optimizer = SGD(learning_rate(hp, 1e-3), momentum(hp), nesterov=True)
     model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
     return model
 

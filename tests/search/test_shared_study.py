@@ -17,7 +17,7 @@ import pytest
 from keras_tuner.engine.base_tuner import BaseTuner
 
 from kerastools.search import OptunaOracle, PopulationTuner, SuccessiveHalving
-from kerastools.search._oracle.rungs import Rungs
+from kerastools.search._successive_halving import Rungs
 
 pytestmark = pytest.mark.tensorflow  # keras-tuner's; no tensor of the backend is touched.
 

@@ -277,7 +277,7 @@ def test_a_member_with_this_layer_equals_its_model_trained_alone(kind):
 def test_the_first_of_the_largest_of_a_block_gets_its_gradient(size):
     import tensorflow as tf
 
-    from kerastools.search._stacked.rules.max_pooling import largest_of_blocks
+    from kerastools.search._stacked.rules.rows import largest_of_blocks
 
     # Most blocks have several largest numbers; rows and columns are left over.
     x = rng.integers(3, size=(2, 7, 5, 3)).astype("float32")

@@ -63,7 +63,7 @@ def deep(optimizer, rate=0.2, seed=0):
 
 
 OPTIMIZERS = {
-    "sgd": lambda k: SGD(0.02 * (k + 1), 0.5 + 0.1 * k, nesterov="shifted", clipnorm=0.5 + k),
+    "sgd": lambda k: SGD(0.02 * (k + 1), 0.5 + 0.1 * k, nesterov=True, clipnorm=0.5 + k),
     # ε is large because a bias before batch normalisation has a gradient of rounding errors only;
     # divided by their own size they would be steps of η, in another direction for each program.
     "adam": lambda k: Adam(
@@ -205,7 +205,7 @@ def test_each_optimizer_penalty_and_bound_has_the_numbers_of_its_member(rule):
 
 
 APART = RULES | {
-    "sgd": lambda k: SGD(0.01 * (k + 1), 0.5 + 0.1 * k, nesterov="shifted", weight_decay=0.1 * k),
+    "sgd": lambda k: SGD(0.01 * (k + 1), 0.5 + 0.1 * k, nesterov=True, weight_decay=0.1 * k),
     "adam": lambda k: Adam(1e-3 * (k + 1), 0.8 + 0.05 * k, 0.99, 10.0 ** -(k + 2)),
     "amsgrad": lambda k: Adam(1e-3, 0.8, 0.99, 1e-2, "outside", amsgrad=True, weight_decay=0.1 * k),
     "rmsprop": lambda k: RMSprop(1e-3, 0.8 + 0.05 * k, 1e-2),

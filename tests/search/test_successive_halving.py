@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from kerastools.search import SuccessiveHalving
-from kerastools.search._oracle.rungs import Rungs
+from kerastools.search._successive_halving import Rungs
 
 pytestmark = pytest.mark.tensorflow  # keras-tuner's; no tensor of the backend is touched.
 

@@ -7,7 +7,7 @@ pytestmark = pytest.mark.tensorflow  # On JAX the models are mapped.
 
 
 def test_large_variables_lie_alone_and_small_ones_together_and_all_come_back():
-    from kerastools.search._stacked.weight_buffers import Pieces, rows_of, set_rows
+    from kerastools.search._stacked.stacked_update import Pieces, rows_of, set_rows
 
     shapes = [(3,), (80, 60), (2, 2), (), (64, 64)]
     pieces = Pieces(shapes, [False, True, False, False, False])

@@ -1,6 +1,7 @@
 """The underscored hooks of Keras's optimizer, under public names."""
 
 import contextlib
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
@@ -113,6 +114,70 @@ class OptimizerHooks(keras.optimizers.Optimizer):
             reduced = super()._all_reduce_sum_gradients(grads_and_vars)
         gradients, variables = zip(*reduced, strict=True)
         return list(zip(self.clip_gradients(list(gradients)), variables, strict=True))
+
+
+def known_variables(optimizer: Any) -> list[Any]:
+    """Returns the variables that `optimizer` was built for, in its order."""
+    return list(optimizer._trainable_variables)
+
+
+def own_variables(optimizer: Any) -> list[Any]:
+    """Returns what `optimizer` itself saves; the public `variables` may hold a wrapped one's."""
+    return list(optimizer._variables)
+
+
+def variable_index(optimizer: Any, variable: Any) -> int:
+    """Returns the place in that order of what `update_step` receives; see `index_of`."""
+    return int(optimizer._get_variable_index(variable))
+
+
+def learning_rate_source(optimizer: Any) -> Any:
+    """Returns what gives the learning rate: a variable, a schedule or a callable.
+
+    The public `learning_rate` is the rate of this step.
+    """
+    while hasattr(optimizer, "inner_optimizer"):
+        optimizer = optimizer.inner_optimizer
+    return optimizer._learning_rate
+
+
+def moving_averages(optimizer: Any) -> list[Any]:
+    """Returns the moving average of each variable, or None, in the optimizer's order."""
+    return list(optimizer._model_variables_moving_average)
+
+
+def slot_attributes(optimizer: Any) -> dict[str, Any]:
+    """Returns the attributes of `optimizer` that may hold slots.
+
+    Slots are lists parallel to the variables, and so are two lists of variables that Keras keeps.
+    """
+    lists = ("_variables", "_trainable_variables")
+    return {name: value for name, value in vars(optimizer).items() if name not in lists}
+
+
+def unbuild(optimizer: Any) -> Callable[[], None]:
+    """Lets `optimizer` be built again, and returns what puts it back as it was.
+
+    Keras builds an optimizer once.
+    """
+    attributes, number = dict(vars(optimizer)), len(own_variables(optimizer))
+    indices = dict(optimizer._trainable_variables_indices)
+
+    def put_back() -> None:
+        forget_variables(optimizer, own_variables(optimizer)[number:])
+        vars(optimizer).clear()
+        vars(optimizer).update(attributes)
+        optimizer._trainable_variables_indices.update(indices)
+
+    optimizer._trainable_variables_indices.clear()
+    optimizer.built = False
+    return put_back
+
+
+def forget_variables(optimizer: Any, variables: Iterable[Any]) -> None:
+    """Takes variables from among those of `optimizer` that are saved."""
+    for variable in variables:
+        optimizer._untrack_variable(variable)
 
 
 def is_distributed() -> bool:

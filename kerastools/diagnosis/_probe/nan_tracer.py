@@ -7,6 +7,7 @@ from keras import ops, tree
 
 from kerastools._core.graph.calls import Graph, has_graph, read_graph
 from kerastools._core.graph.replay import call_in_training, run_graph
+from kerastools._core.keras_private.patched import patched
 
 
 class Trap:
@@ -45,28 +46,24 @@ class Trap:
 
     def set(self) -> None:
         """Puts the trap into the training step, which is traced again."""
-        compute_loss = self.model.compute_loss
 
-        def trapped(
-            x: Any = None,
-            y: Any = None,
-            y_pred: Any = None,
-            sample_weight: Any = None,
-            training: bool = True,
-        ) -> Any:
-            loss = compute_loss(
-                x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training
-            )
+        def trapped(compute_loss: Any, x: Any = None, *args: Any, **kwargs: Any) -> Any:
+            loss = compute_loss(x, *args, **kwargs)
+            training = args[3] if len(args) > 3 else kwargs.get("training", True)
             if training and loss is not None:
                 self._spring(loss, x)
             return loss
 
-        self.model.compute_loss = trapped
+        def fit_after_an_interrupted_one(fit: Any, *args: Any, **kwargs: Any) -> Any:
+            self.release()
+            return fit(*args, **kwargs)
+
+        self._patches = patched(self.model, compute_loss=trapped, fit=fit_after_an_interrupted_one)
         self.model.train_function = None
 
     def release(self) -> None:
         """Takes the trap out again."""
-        vars(self.model).pop("compute_loss", None)
+        self._patches.undo()
         self.model.train_function = None
 
     def culprit(self) -> tuple[str, bool, int] | None:

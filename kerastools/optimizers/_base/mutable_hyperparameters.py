@@ -7,6 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from kerastools._core.keras_private.optimizer_hooks import known_variables, learning_rate_source
 from kerastools.optimizers._base.hyperparameter import (
     Average,
     Hyperparameter,
@@ -15,7 +16,6 @@ from kerastools.optimizers._base.hyperparameter import (
     shortest,
 )
 from kerastools.optimizers._base.param_groups import group_numbers, set_group_number
-from kerastools.optimizers._base.slots import known_variables, learning_rate_source
 
 _RATE = ("[0, inf)", "learning_rate")
 

@@ -1,7 +1,7 @@
 """The state that optimizers keep per variable, built again for another set of variables.
 
-Keras has no public way to do this: an optimizer is built once, and its slots are lists parallel to
-the variables of that moment. What reaches into Keras for it is here and nowhere else.
+An optimizer of Keras is built once, and its slots are lists parallel to the variables of that
+moment.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,12 +10,14 @@ from typing import Any
 import keras
 import numpy as np
 
-_VARIABLE_LISTS = ("_variables", "_trainable_variables")
-
-
-def known_variables(optimizer: Any) -> list[Any]:
-    """Returns the variables that `optimizer` was built for, in its order."""
-    return list(optimizer._trainable_variables)
+from kerastools._core.keras_private.optimizer_hooks import (
+    forget_variables,
+    known_variables,
+    moving_averages,
+    own_variables,
+    slot_attributes,
+    unbuild,
+)
 
 
 def optimizer_tree(optimizer: Any) -> Iterator[Any]:
@@ -32,8 +34,8 @@ def slot_variables(optimizer: Any) -> list[Any]:
     return [
         slot
         for part in optimizer_tree(optimizer)
-        for name, value in vars(part).items()
-        if name not in _VARIABLE_LISTS and _is_slots(value, len(known_variables(part)))
+        for value in slot_attributes(part).values()
+        if _is_slots(value, len(known_variables(part)))
         for slot in value
         if slot is not None
     ] + [slot for part in optimizer_tree(optimizer) for slot in vector_slots(part)]
@@ -43,13 +45,6 @@ def vector_slots(optimizer: Any) -> list[Any]:
     """Returns the variables of `optimizer` that hold one number per variable."""
     names = [f"{name}_slots" for name in getattr(optimizer, "scalar_slots", ())]
     return [getattr(optimizer, name) for name in [*names, "group_slots"] if name in vars(optimizer)]
-
-
-def learning_rate_source(optimizer: Any) -> Any:
-    """Returns what gives the learning rate: a variable, a schedule or a callable."""
-    while hasattr(optimizer, "inner_optimizer"):
-        optimizer = optimizer.inner_optimizer
-    return optimizer._learning_rate
 
 
 def rebuild_slots(optimizer: Any, variables: Sequence[Any]) -> None:
@@ -65,18 +60,16 @@ def rebuild_slots(optimizer: Any, variables: Sequence[Any]) -> None:
     """
     parts = list(optimizer_tree(optimizer))
     snapshots = [_Snapshot(part) for part in parts]
+    put_back = [unbuild(part) for part in parts]
     try:
-        for part in parts:
-            part._trainable_variables_indices.clear()
-            part.built = False
         optimizer.build(list(variables))
         for part in parts:
             if not part.built:  # An optimizer of a MultiOptimizer that has no variable left.
                 part.build([])
         carried = [snapshot.pairs() for snapshot in snapshots]
     except Exception:
-        for snapshot in snapshots:
-            snapshot.restore()
+        for part in put_back:
+            part()
         raise
     for snapshot, pairs in zip(snapshots, carried, strict=True):
         for new, value in pairs:
@@ -91,15 +84,14 @@ class _Snapshot:
     def __init__(self, optimizer: Any) -> None:
         self.optimizer = optimizer
         self.known = known_variables(optimizer)
-        self.attributes = dict(vars(optimizer))
-        self.variables = list(optimizer._variables)
-        self.indices = dict(optimizer._trainable_variables_indices)
+        self.attributes = slot_attributes(optimizer)
+        self.variables = own_variables(optimizer)
 
     def rebuilt(self) -> Iterator[tuple[Any, Any]]:
         """Yields (old value, new value) of each attribute that `build` has set anew."""
-        for name, new in vars(self.optimizer).items():
+        for name, new in slot_attributes(self.optimizer).items():
             old = self.attributes.get(name)
-            if new is not old and name not in _VARIABLE_LISTS:
+            if new is not old:
                 yield old, new
 
     def pairs(self) -> list[tuple[Any, Any]]:
@@ -121,7 +113,7 @@ class _Snapshot:
                     if i is not None and slot is not None and old[i] is not None:
                         # JAX may not be given one buffer under two names.
                         pairs.append((slot, keras.ops.copy(old[i])))
-        strays = [v for v in self.optimizer._variables if id(v) not in accounted]
+        strays = [v for v in own_variables(self.optimizer) if id(v) not in accounted]
         strays += [new for new, old in pairs if tuple(new.shape) != tuple(old.shape)]
         if strays:
             raise ValueError(
@@ -148,7 +140,7 @@ class _Snapshot:
         if not self.optimizer.use_ema:
             return
         before = {id(v) for v in self.known}
-        averages = self.optimizer._model_variables_moving_average
+        averages = moving_averages(self.optimizer)
         for variable, average in zip(known_variables(self.optimizer), averages, strict=True):
             if average is not None and id(variable) not in before:
                 average.assign(keras.ops.copy(variable))
@@ -156,17 +148,9 @@ class _Snapshot:
     def drop_replaced(self) -> None:
         """Forgets the variables that `build` has made anew."""
         for old, _ in self.rebuilt():
-            for variable in old if isinstance(old, list | tuple) else [old]:
-                if isinstance(variable, keras.Variable):
-                    self.optimizer._untrack_variable(variable)
-
-    def restore(self) -> None:
-        """Puts the optimizer back as it was."""
-        for variable in self.optimizer._variables[len(self.variables) :]:
-            self.optimizer._untrack_variable(variable)
-        vars(self.optimizer).clear()
-        vars(self.optimizer).update(self.attributes)
-        self.optimizer._trainable_variables_indices.update(self.indices)
+            variables = old if isinstance(old, list | tuple) else [old]
+            found = [v for v in variables if isinstance(v, keras.Variable)]
+            forget_variables(self.optimizer, found)
 
 
 def _is_slots(value: Any, num_variables: int) -> bool:

@@ -19,5 +19,5 @@ def choose_optimizer(hp: keras_tuner.HyperParameters, clipnorm: float | None = N
         adam_rate = learning_rate(hp, 1e-4, 3e-2, name="adam_learning_rate")
         beta_1, beta_2 = betas(hp)
     if kind == "sgd":
-        return SGD(sgd_rate, momentum=gamma, nesterov="shifted", clipnorm=clipnorm)
+        return SGD(sgd_rate, momentum=gamma, nesterov=True, clipnorm=clipnorm)
     return Adam(adam_rate, beta_1=beta_1, beta_2=beta_2, clipnorm=clipnorm)

@@ -9,7 +9,7 @@ import keras_tuner
 import numpy as np
 from keras_tuner.engine.trial import Trial
 
-from kerastools.search._oracle.same_space import difference
+from kerastools.search._oracle.space import difference
 
 # Configurations drawn in search of one that is new, before the space counts as searched through.
 _DRAWS = 20
@@ -230,7 +230,7 @@ class OptunaOracle(keras_tuner.Oracle):
             return  # It is a file in the project's own directory.
         import optuna
 
-        from kerastools.search._oracle.storages import storage_for
+        from kerastools.search._oracle.shared_study import storage_for
 
         storage = storage_for(self.storage, self.heartbeat, self.grace, "")
         name = self.study_name or project_name
@@ -250,9 +250,7 @@ class OptunaOracle(keras_tuner.Oracle):
             return self._study
         import optuna
 
-        from kerastools.search._oracle.per_trial_sampler import PerTrialSampler
-        from kerastools.search._oracle.shared_study import SharedStudy
-        from kerastools.search._oracle.storages import storage_for
+        from kerastools.search._oracle.shared_study import PerTrialSampler, SharedStudy, storage_for
 
         file = os.path.join(self._project_dir, "optuna.journal")
         storage = storage_for(self.storage, self.heartbeat, self.grace, file)
@@ -361,7 +359,7 @@ class OptunaOracle(keras_tuner.Oracle):
     def _by_chance(self) -> Any:
         from optuna.samplers import RandomSampler
 
-        from kerastools.search._oracle.per_trial_sampler import PerTrialSampler
+        from kerastools.search._oracle.shared_study import PerTrialSampler
 
         return PerTrialSampler(lambda seed: RandomSampler(seed=seed), self.seed)
 

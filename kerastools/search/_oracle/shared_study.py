@@ -1,4 +1,4 @@
-"""A study of Optuna whose trials outlive the processes that run them."""
+"""An Optuna study that several processes share, and the storage it is kept in."""
 
 import atexit
 import os
@@ -12,9 +12,14 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.exceptions import ExperimentalWarning, StorageInternalError, UpdateFinishedTrialError
+from optuna.samplers import BaseSampler
+from optuna.storages import JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 # How often a trial is begun again whose process died with it.
 _MOST_ATTEMPTS = 4
@@ -327,3 +332,112 @@ def _is_away(error: BaseException | None) -> bool:
     while error is not None and not isinstance(error, InterfaceError | OperationalError):
         error = error.__cause__ or error.__context__
     return error is not None
+
+
+def storage_for(storage: Any, heartbeat: int, grace: int, own_file: str) -> Any:
+    """Returns an Optuna storage for a URL, for a storage, or for `None`, which means `own_file`."""
+    if storage is None:
+        _mend(own_file)
+        return JournalStorage(JournalFileBackend(own_file, JournalFileOpenLock(own_file)))
+    if isinstance(storage, str):
+        return _database(storage, heartbeat, grace)
+    if getattr(storage, "get_heartbeat_interval", lambda: None)() is None:
+        raise ValueError(
+            "OptunaOracle needs a storage with heartbeats, by which it finds trials whose process "
+            f"died. Received {storage!r}. Pass its URL, an RDBStorage(url, heartbeat_interval=15, "
+            "grace_period=60), or nothing for a file in the search's directory."
+        )
+    return storage
+
+
+def _database(url: str, heartbeat: int, grace: int) -> RDBStorage:
+    for pause in (0.2, 0.5, 1.0, 2.0, None):
+        try:
+            with quiet():
+                return RDBStorage(
+                    _with_driver(url),
+                    engine_kwargs=_engine_arguments(url),
+                    heartbeat_interval=heartbeat,
+                    grace_period=grace,
+                )
+        except ImportError as error:
+            raise ImportError(
+                f"OptunaOracle needs the driver of {url.partition(':')[0]}; for PostgreSQL: "
+                "pip install 'kerastools[distributed]'."
+            ) from error
+        except (SQLAlchemyError, StorageInternalError) as error:
+            # Processes that begin at the same moment make the same tables.
+            if pause is None:
+                reason = str(error.__cause__ or error).splitlines()[0]
+                raise ConnectionError(
+                    f"OptunaOracle cannot use the storage: {reason}. Is the server running, is "
+                    "there such a database, and is the URL right?"
+                ) from error
+            time.sleep(pause)
+    raise AssertionError
+
+
+def _mend(path: str) -> None:
+    """Removes what a killed process may have left: its lock, and a last line that is not whole."""
+    with suppress(FileNotFoundError):
+        os.unlink(f"{path}.lock")
+    with suppress(FileNotFoundError), open(path, "rb+") as file:
+        text = file.read()
+        file.truncate(text.rfind(b"\n") + 1)
+
+
+def _with_driver(url: str) -> str:
+    for prefix in ("postgresql://", "postgres://"):
+        if url.startswith(prefix):
+            return f"postgresql+psycopg://{url.removeprefix(prefix)}"
+    return url
+
+
+def _engine_arguments(url: str) -> dict[str, Any]:
+    # SQLite: how long to wait for another's writing. Others: a restarted server is noticed.
+    return (
+        {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
+    )
+
+
+class PerTrialSampler(BaseSampler):
+    """Makes a new sampler for every trial, seeded by `SeedSequence([seed, trial.number])`.
+
+    A search that is resumed would otherwise repeat the draws it began with, and processes with one
+    seed would all draw the same.
+    """
+
+    def __init__(self, make: Callable[[int], BaseSampler], seed: int) -> None:
+        self.make = make
+        self.seed = seed
+        self._number: int | None = None
+        self._sampler: Any = None
+
+    def _of(self, trial: Any) -> BaseSampler:
+        if trial.number != self._number:
+            sequence = np.random.SeedSequence([self.seed, trial.number])
+            self._sampler = self.make(int(sequence.generate_state(1)[0]))
+            self._number = trial.number
+        return self._sampler
+
+    def infer_relative_search_space(self, study: Any, trial: Any) -> Any:
+        """Returns what the trial's sampler does."""
+        return self._of(trial).infer_relative_search_space(study, trial)
+
+    def sample_relative(self, study: Any, trial: Any, search_space: Any) -> Any:
+        """Returns what the trial's sampler does."""
+        return self._of(trial).sample_relative(study, trial, search_space)
+
+    def sample_independent(self, study: Any, trial: Any, name: str, distribution: Any) -> Any:
+        """Returns what the trial's sampler does."""
+        return self._of(trial).sample_independent(study, trial, name, distribution)
+
+    def before_trial(self, study: Any, trial: Any) -> None:
+        """Does what the trial's sampler does."""
+        self._of(trial).before_trial(study, trial)
+
+    def after_trial(
+        self, study: Any, trial: Any, state: optuna.trial.TrialState, values: Any
+    ) -> None:
+        """Does what the trial's sampler does."""
+        self._of(trial).after_trial(study, trial, state, values)

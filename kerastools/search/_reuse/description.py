@@ -10,10 +10,9 @@ import numpy as np
 
 from kerastools._core.graph.calls import sublayers
 from kerastools._core.keras_private.compiled_model import compile_arguments, graph_nodes
+from kerastools._core.keras_private.optimizer_hooks import learning_rate_source
 from kerastools.optimizers._base.mutable_optimizer import MutableOptimizer
-from kerastools.optimizers._base.slots import learning_rate_source
-from kerastools.search._reuse.adapted import vocabulary_of
-from kerastools.search._stacked.penalties import NUMBERS, live_holders
+from kerastools.search._reuse.penalties import NUMBERS, live_holders
 
 Description = dict[str, Any]
 
@@ -262,3 +261,26 @@ def _inherited_attributes(value: Any) -> frozenset[str]:
         if isinstance(value, base):
             return _attributes(base) | {"_functional"}
     return frozenset()
+
+
+_LOOKUPS = (
+    keras.layers.StringLookup,
+    keras.layers.IntegerLookup,
+    keras.layers.TextVectorization,
+)
+
+
+def vocabulary_of(layer: Any) -> dict[str, Any]:
+    """Returns what `get_config` of a lookup layer leaves out: the vocabulary it was adapted to."""
+    if not isinstance(layer, _LOOKUPS) or layer.get_config()["vocabulary"] is not None:
+        return {}
+    words = np.asarray(layer.get_vocabulary(include_special_tokens=False)).tolist()
+    if not words:
+        return {}
+    store: dict[str, Any] = {}
+    layer.save_own_variables(store)
+    if "idf_weights" not in store:
+        return {"vocabulary": words}
+    special = layer.vocabulary_size() - len(words)
+    weights = store["idf_weights"][special : special + len(words)]
+    return {"vocabulary": words, "idf_weights": weights.tolist()}

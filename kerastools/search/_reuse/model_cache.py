@@ -2,11 +2,8 @@
 
 from typing import Any
 
-import keras
-import numpy as np
-
 from kerastools.search._reuse.description import Description, describe, difference
-from kerastools.search._stacked.penalties import LivePenalties
+from kerastools.search._reuse.penalties import LivePenalties
 
 _KEPT = 4
 
@@ -69,30 +66,3 @@ def copy_state(source: Any, target: Any) -> None:
         if old is not new:
             old.assign(new)
     target.stop_training = False
-
-
-class BestState(keras.callbacks.Callback):
-    """Remembers the state of the model in its best epoch; all executions of a trial together.
-
-    keras-tuner writes a file in every epoch that improves, which takes as long as the epoch itself
-    in small nets. Here the state is copied, and written once.
-    """
-
-    def __init__(self, objective: Any) -> None:
-        super().__init__()
-        self.objective = objective
-        self.value: float | None = None
-        self.arrays: list[Any] = []
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Copies the state if this epoch is the best."""
-        if not self.objective.has_value(logs):
-            value = None  # Computed after fit: the last epoch counts.
-        else:
-            value = float(self.objective.get_value(logs))
-            if np.isnan(value):
-                return
-            if self.value is not None and not self.objective.better_than(value, self.value):
-                return
-        self.value = value
-        self.arrays = [keras.ops.convert_to_numpy(v) for v in state_of(self.model)]

@@ -6,14 +6,20 @@ from typing import Any
 import keras
 import keras_tuner
 
-from kerastools._core.graph.calls import has_graph, sublayers
+from kerastools._core.graph.calls import (
+    copy_operation,
+    copy_state,
+    has_graph,
+    layer_from_config,
+    sublayers,
+)
 from kerastools._core.graph.rebuild import rebuild
 from kerastools._core.keras_private.compiled_model import compile_arguments
 from kerastools.layers import AlphaDropout, Dropout, SpatialDropout
 from kerastools.layers._mutable_rate import LiveRateLayer
 from kerastools.optimizers import SGD, Adam
 from kerastools.search._checks import require_compiled_model
-from kerastools.search._reuse.adapted import adapted_like
+from kerastools.search._reuse.description import vocabulary_of
 from kerastools.search._spaces import betas, dropout, learning_rate, momentum
 
 _CALLER = "LiveNumbers"
@@ -117,7 +123,7 @@ def _optimizer(given: Any, hp: keras_tuner.HyperParameters) -> Any:
     if cls in (keras.optimizers.SGD, keras.optimizers.Adam):
         config.pop("ema_overwrite_frequency", None)
         if cls is keras.optimizers.SGD:
-            cls, config["nesterov"] = SGD, "shifted" if config["nesterov"] else False
+            cls = SGD
         else:
             cls, config["epsilon_mode"] = Adam, "hat"
     rate = config["learning_rate"]
@@ -142,3 +148,21 @@ def _kind(model: Any) -> str:
     if any(isinstance(layer, keras.layers.RNN | keras.layers.Bidirectional) for layer in layers):
         return "recurrent"
     return "convolutional" if any("Conv" in type(layer).__name__ for layer in layers) else "dense"
+
+
+def adapted_like(layer: Any, caller: str) -> Any:
+    """Returns a new layer of the configuration of `layer`, adapted as that and its parts are.
+
+    Raises:
+        ValueError: If it cannot be made, or comes back with other variables.
+    """
+    found = vocabulary_of(layer)
+    new = layer_from_config(layer, found, caller) if found else copy_operation(layer, caller)
+    parts = sublayers(layer)
+    if any(hasattr(part, "adapt") for part in parts):
+        for part, twin in zip(parts, sublayers(new), strict=True):
+            if hasattr(part, "adapt") and part.built:
+                if not twin.built:
+                    twin.build_from_config(part.get_build_config())
+                copy_state(part, twin, caller)
+    return new

@@ -6,11 +6,13 @@ import keras
 import keras_tuner
 import numpy as np
 
+from kerastools._core.graph.calls import sublayers
 from kerastools._core.keras_private.compiled_model import compile_arguments, graph_nodes
+from kerastools._core.keras_private.optimizer_hooks import learning_rate_source
 from kerastools.optimizers import SGD, Adagrad, Adam, Adamax, Nadam, RAdam, RMSprop
-from kerastools.optimizers._base.slots import learning_rate_source
-from kerastools.search._stacked.penalties import NUMBERS
-from kerastools.search._stacked.stacked_layers import why_layer_cannot_stack
+from kerastools.search._reuse.penalties import NUMBERS
+from kerastools.search._stacked.rules.elementwise import is_keras_function
+from kerastools.search._stacked.stacked_layers import is_graph
 
 _FIT_ARGUMENTS = {"x", "y", "validation_data", "batch_size", "epochs", "shuffle", "callbacks"}
 # They look at what an epoch reports, and at nothing in the model.
@@ -141,4 +143,43 @@ def _why_optimizer_cannot_stack(optimizer: Any) -> str | None:
     for name, source in held.items():
         if callable(source):
             return f"the optimizer's {name} is a function of the step"
+    return None
+
+
+_MASKS = "it masks time steps, which the layers behind it must know of"
+
+
+def why_layer_cannot_stack(layer: Any) -> str | None:
+    """Returns what hinders `layer` from being stacked, or `None`."""
+    if is_graph(layer):
+        reasons = (why_layer_cannot_stack(node) for node, _, _ in graph_nodes(layer)[0])  # type: ignore[index]
+        return next((reason for reason in reasons if reason), None)
+    name = f"layer {layer.name!r}"
+    if not type(layer).__module__.startswith(("keras.", "kerastools.")):
+        return f"{name} is a {type(layer).__name__}, a layer of its own kind"
+    if not isinstance(layer, keras.Layer):
+        return None  # An operation of keras.ops.
+    parts = sublayers(layer)
+    if any(part.compute_dtype != "float32" or part.variable_dtype != "float32" for part in parts):
+        return f"{name} computes in {layer.compute_dtype}"
+    for part in parts:
+        if getattr(part, "activity_regularizer", None) is not None:
+            return f"{name} has an activity regularizer"
+        if type(part) is keras.layers.Masking or getattr(part, "mask_zero", False):
+            return f"{name}: {_MASKS}"
+        if getattr(part, "recurrent_dropout", 0) or (
+            isinstance(part, keras.layers.RNN) and getattr(part, "dropout", 0)
+        ):
+            return f"{name} draws its dropout within its cell"
+        if getattr(part, "stateful", False):
+            return f"{name} keeps its state from batch to batch"
+        if not type(part).__module__.startswith(("keras.", "kerastools.")):
+            return f"{name} has a {type(part).__name__}, a layer of its own kind"
+    for attribute in ("activation", "recurrent_activation", "function"):
+        function = getattr(layer, attribute, None)
+        if function is not None and not is_keras_function(function):
+            return f"{name} has an {attribute} of its own"
+    prepares = ".preprocessing." in type(layer).__module__ and layer.variables
+    if prepares and type(layer) is not keras.layers.Normalization:
+        return f"{name} is a {type(layer).__name__}, which prepares data"
     return None

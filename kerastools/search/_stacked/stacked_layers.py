@@ -1,16 +1,17 @@
-"""The layers of a model, computed for many models at once."""
+"""The forward pass of K models through one model's graph."""
 
+import json
+from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from kerastools._core.graph.calls import sublayers
 from kerastools._core.keras_private.compiled_model import graph_nodes, run_through_graph
 from kerastools.search._stacked.rules import find_rule, one_by_one
-from kerastools.search._stacked.rules.activation import is_keras_function
-from kerastools.search._stacked.stacked_tensor import StackedTensor
-
-_MASKS = "it masks time steps, which the layers behind it must know of"
+from kerastools.search._stacked.stacked_tensor import StackedTensor, StackedValues
 
 
 def call_stacked(
@@ -23,7 +24,7 @@ def call_stacked(
     """
     # Keras, too, puts its own `training` in place of the one with which the graph was made.
     kwargs = {name: v for name, v in kwargs.items() if v is not None and name != "training"}
-    if _is_graph(layer) and not kwargs:
+    if is_graph(layer) and not kwargs:
         return forward(layer, values, training, *args)
     rule = find_rule(layer)
     if rule is None or kwargs or len(args) != 1:
@@ -42,44 +43,68 @@ def forward(model: Any, values: Any, training: bool, inputs: Any) -> Any:
     )
 
 
-def why_layer_cannot_stack(layer: Any) -> str | None:
-    """Returns what hinders `layer` from being stacked, or `None`."""
-    if _is_graph(layer):
-        reasons = (why_layer_cannot_stack(node) for node, _, _ in graph_nodes(layer)[0])  # type: ignore[index]
-        return next((reason for reason in reasons if reason), None)
-    name = f"layer {layer.name!r}"
-    if not type(layer).__module__.startswith(("keras.", "kerastools.")):
-        return f"{name} is a {type(layer).__name__}, a layer of its own kind"
-    if not isinstance(layer, keras.Layer):
-        return None  # An operation of keras.ops.
-    parts = sublayers(layer)
-    if any(part.compute_dtype != "float32" or part.variable_dtype != "float32" for part in parts):
-        return f"{name} computes in {layer.compute_dtype}"
-    for part in parts:
-        if getattr(part, "activity_regularizer", None) is not None:
-            return f"{name} has an activity regularizer"
-        if type(part) is keras.layers.Masking or getattr(part, "mask_zero", False):
-            return f"{name}: {_MASKS}"
-        if getattr(part, "recurrent_dropout", 0) or (
-            isinstance(part, keras.layers.RNN) and getattr(part, "dropout", 0)
-        ):
-            return f"{name} draws its dropout within its cell"
-        if getattr(part, "stateful", False):
-            return f"{name} keeps its state from batch to batch"
-        if not type(part).__module__.startswith(("keras.", "kerastools.")):
-            return f"{name} has a {type(part).__name__}, a layer of its own kind"
-    for attribute in ("activation", "recurrent_activation", "function"):
-        function = getattr(layer, attribute, None)
-        if function is not None and not is_keras_function(function):
-            return f"{name} has an {attribute} of its own"
-    prepares = ".preprocessing." in type(layer).__module__ and layer.variables
-    if prepares and type(layer) is not keras.layers.Normalization:
-        return f"{name} is a {type(layer).__name__}, which prepares data"
-    return None
-
-
-def _is_graph(layer: Any) -> bool:
+def is_graph(layer: Any) -> bool:
     kept = type(layer) in (keras.Sequential, keras.Model) or type(layer).__module__.startswith(
         "keras."
     )
     return isinstance(layer, keras.Model) and kept and graph_nodes(layer) is not None
+
+
+class SharedTraces:
+    """The functions of layers of which a model has several: a deep net is traced in less time.
+
+    Args:
+        model: The model whose layers they are.
+    """
+
+    def __init__(self, model: Any) -> None:
+        kinds = {id(layer): _kind(layer) for layer in sublayers(model)}
+        count = Counter(kinds.values())
+        self.kinds = {name: kind for name, kind in kinds.items() if kind and count[kind] > 1}
+        self.functions: dict[Any, _LayerFunction] = {}
+
+    def __contains__(self, layer: Any) -> bool:
+        return id(layer) in self.kinds
+
+    def call(
+        self, rule: Callable[..., Any], layer: Any, values: Any, training: bool, x: StackedTensor
+    ) -> StackedTensor:
+        """Returns what `rule` makes of `x` for `layer`, by the trace of one of its kind."""
+        kind = self.kinds[id(layer)], training, values.common_seeds, x.held, tuple(x.value.shape)
+        if kind not in self.functions:
+            self.functions[kind] = _LayerFunction(rule, layer, values, training, x.held)
+        return self.functions[kind](layer, values, x)
+
+
+class _LayerFunction:
+    def __init__(
+        self, rule: Callable[..., Any], layer: Any, values: Any, training: bool, held: str
+    ) -> None:
+        def call(value: Any, variables: list[Any]) -> tuple[Any, dict[str, Any]]:
+            ids = [id(v) for v in layer.variables]
+            inner = StackedValues(
+                values.size, dict(zip(ids, variables, strict=True)), values.common_seeds
+            )
+            y = rule(layer, inner, training, StackedTensor(values.size, **{held: value}))
+            self.held = y.held
+            return y.value, {str(ids.index(name)): new for name, new in inner.new.items()}
+
+        self.function = tf.function(call, autograph=False)
+
+    def __call__(self, layer: Any, values: Any, x: StackedTensor) -> StackedTensor:
+        variables = layer.variables
+        y, new = self.function(x.value, [values.now(v) for v in variables])
+        for index, value in new.items():
+            values.set(variables[int(index)], value)
+        return StackedTensor(x.size, **{self.held: y})
+
+
+def _kind(layer: Any) -> str:
+    """Returns the same for two layers that compute the same of the same numbers, or ""."""
+    if not isinstance(layer, keras.Layer) or len(sublayers(layer)) > 1:
+        return ""
+    if hasattr(layer, "adapt"):  # What it learned of the data is not in its configuration.
+        return ""
+    config = {name: value for name, value in layer.get_config().items() if name != "name"}
+    shapes = [tuple(v.shape) for v in layer.variables]
+    return f"{type(layer)} {json.dumps(config, sort_keys=True, default=repr)} {shapes}"

@@ -13,13 +13,16 @@ from kerastools._core.keras_private.compiled_model import (
     per_row_metric,
 )
 from kerastools.search._reuse.model_cache import state_of
-from kerastools.search._reuse.shared_traces import SharedTraces
-from kerastools.search._stacked.penalties import NUMBERS, numbers_of, penalties
-from kerastools.search._stacked.stacked_layers import forward
-from kerastools.search._stacked.stacked_tensor import StackedTensor
-from kerastools.search._stacked.stacked_update import StackedUpdate, number_variable
-from kerastools.search._stacked.stacked_values import StackedValues
-from kerastools.search._stacked.weight_buffers import read, rows_of, set_rows
+from kerastools.search._reuse.penalties import NUMBERS, numbers_of, penalties
+from kerastools.search._stacked.stacked_layers import SharedTraces, forward
+from kerastools.search._stacked.stacked_tensor import StackedTensor, StackedValues
+from kerastools.search._stacked.stacked_update import (
+    StackedUpdate,
+    number_variable,
+    read,
+    rows_of,
+    set_rows,
+)
 
 # Of all models together, in one call of evaluation.
 _ROWS_OF_EVALUATION = 1024

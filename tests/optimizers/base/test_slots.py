@@ -1,12 +1,12 @@
-"""What `_slots` and `_step_sizes` reach into Keras for: these fail when Keras changes it."""
+"""Slots and rates of Keras's optimizers: these fail when Keras changes what they reach for."""
 
 import keras
 import pytest
 
+from kerastools._core.keras_private.optimizer_hooks import learning_rate_source
 from kerastools.optimizers._base.rate_factors import joined_at, set_factors, set_joined
 from kerastools.optimizers._base.slots import (
     known_variables,
-    learning_rate_source,
     optimizer_tree,
     rebuild_slots,
     slot_variables,
@@ -77,3 +77,20 @@ def test_factors_scale_the_steps_of_single_variables():
     set_factors(optimizer, {})
     optimizer.apply([keras.ops.ones(2), keras.ops.ones(2)], variables)
     assert [v.numpy().tolist() for v in variables] == [[-1.0, 0.0], [-0.25, 0.75]]
+
+
+def test_an_update_step_that_the_user_has_replaced_stays():
+    variables, optimizer = make_variables(2), keras.optimizers.SGD(1.0)
+    optimizer.build(variables)
+    plain = optimizer.update_step
+
+    def doubled(gradient, variable, learning_rate):
+        plain(2 * gradient, variable, learning_rate)
+
+    optimizer.update_step = doubled
+    for _ in range(2):
+        set_factors(optimizer, {id(variables[1]): 0.25})
+    optimizer.apply([keras.ops.ones(2), keras.ops.ones(2)], variables)
+    assert [v.numpy().tolist() for v in variables] == [[-1.0, 0.0], [0.5, 1.5]]
+    set_factors(optimizer, {})
+    assert optimizer.update_step is doubled

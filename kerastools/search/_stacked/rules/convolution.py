@@ -7,9 +7,8 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from kerastools.search._stacked.rules.activation import activate, is_keras_function
-from kerastools.search._stacked.rules.one_by_one import one_by_one
-from kerastools.search._stacked.rules.registry import stacks
+from kerastools.search._stacked.rules.elementwise import activate, is_keras_function
+from kerastools.search._stacked.rules.registry import one_by_one, stacks
 from kerastools.search._stacked.stacked_tensor import StackedTensor
 
 

@@ -1,4 +1,4 @@
-"""Layers that are a product with a matrix."""
+"""Stacking rules of Dense, EinsumDense and Embedding: layers with one matrix."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from kerastools.search._stacked.rules.activation import activate, is_keras_function
+from kerastools.search._stacked.rules.elementwise import activate, is_keras_function
 from kerastools.search._stacked.rules.registry import stacks
 from kerastools.search._stacked.stacked_tensor import StackedTensor, beside, joined
 
@@ -60,3 +60,22 @@ def _batched(layer: Any, values: Any, x: StackedTensor) -> StackedTensor:
     product = ops.matmul(flat, values.get(layer.kernel))
     shape = (x.size, *ops.shape(rows)[1:-1], layer.units)
     return StackedTensor(x.size, members=ops.reshape(product, shape))
+
+
+@stacks(
+    keras.layers.Embedding,
+    where=lambda layer: (
+        not layer.mask_zero and not layer.lora_enabled and layer.quantization_mode is None
+    ),
+)
+def embedding(layer: Any, values: Any, training: bool, x: StackedTensor) -> StackedTensor:
+    """Returns the rows of the table that x names."""
+    table = ops.reshape(values.get(layer.embeddings), (-1, layer.output_dim))
+    first = ops.arange(x.size, dtype="int32") * layer.input_dim
+    index = ops.cast(x.common[None] if x.held == "common" else x.members, "int32")
+    # Below 0 it counts from the end of its own table; beyond it no row is to be found.
+    index = ops.where(index < 0, index + layer.input_dim, index)
+    inside = ops.logical_and(index >= 0, index < layer.input_dim)
+    first = ops.reshape(first, (-1,) + (1,) * x.rank)
+    index = ops.where(inside, index + first, x.size * layer.input_dim)
+    return StackedTensor(x.size, members=ops.take(table, index, axis=0))

@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from kerastools.search._stacked.rules.activation import is_keras_function
+from kerastools.search._stacked.rules.elementwise import is_keras_function
 from kerastools.search._stacked.rules.registry import find_rule, stacks
 from kerastools.search._stacked.stacked_tensor import StackedTensor
 

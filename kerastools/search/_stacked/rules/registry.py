@@ -1,7 +1,13 @@
-"""Which function computes a layer for many models."""
+"""Registry of the functions that compute a layer for many models, and the default for any layer."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
+
+import keras
+from keras import ops, tree
+
+from kerastools.search._stacked.stacked_tensor import StackedTensor, joined
 
 # Given the layer, the values of its variables, whether it is training and the layer's arguments.
 Rule = Callable[..., Any]
@@ -25,3 +31,41 @@ def find_rule(layer: Any) -> Rule | None:
     """Returns the function that computes `layer` for many models, or `None`."""
     function, where = _RULES.get(type(layer), (None, None))
     return function if where is not None and where(layer) else None
+
+
+def one_by_one(layer: Any, values: Any, training: bool, /, *args: Any, **kwargs: Any) -> Any:
+    """Returns what `layer` makes of the tensors of each model, with that model's weights."""
+    outputs, after = [], []
+    is_layer = isinstance(layer, keras.Layer)
+    # Unstacked once: the gradients of K slices would be K whole arrays of zeros.
+    leaves = [_each(leaf, values.size) for leaf in tree.flatten((args, kwargs))]
+    trained, others = (
+        [ops.unstack(values.get(v), values.size) for v in variables]
+        for variables in (
+            (layer.trainable_variables, layer.non_trainable_variables) if is_layer else ((), ())
+        )
+    )
+    for k in range(values.size):
+        inputs = tree.pack_sequence_as((args, kwargs), [each[k] for each in leaves])
+        if is_layer:
+            if "training" in inspect.signature(layer.call).parameters:
+                inputs[1]["training"] = training
+            y, new = layer.stateless_call(
+                [each[k] for each in trained],
+                [each[k] for each in others],
+                *inputs[0],
+                **inputs[1],
+            )
+            after.append(new)
+        else:
+            y = layer(*inputs[0], **inputs[1])
+        outputs.append(y)
+    if after:
+        moved = zip(layer.non_trainable_variables, zip(*after, strict=True), strict=True)
+        for variable, new in moved:
+            values.set(variable, ops.stack(new))
+    return tree.map_structure(lambda *each: joined(each), *outputs)
+
+
+def _each(leaf: Any, size: int) -> list[Any]:
+    return leaf.each() if isinstance(leaf, StackedTensor) else [leaf] * size

@@ -1,4 +1,4 @@
-"""The numbers of regularizers and constraints, which differ between models of one structure."""
+"""Mutable hyperparameters of regularizers and constraints."""
 
 import copy
 from typing import Any
