@@ -225,7 +225,9 @@ def regularized(s):
 def accelerated(s):
     twin = s.twin()
     expected = twin.fit(epochs=2)
-    found = s.fit(accelerate(s.model, 3), epochs=2)
+    # A short last batch, by default, moves batch statistics in proportion to its rows.
+    last_batch = "keep" if s.kind == "last_batch_smaller" else "auto"
+    found = s.fit(accelerate(s.model, 3, last_batch=last_batch), epochs=2)
     assert list(found) == list(expected)
     for name, values in expected.items():
         np.testing.assert_allclose(found[name], values, rtol=tolerance_of(s, 1e-4), err_msg=name)
@@ -666,7 +668,7 @@ def test_procedure_on_model(model, name, tmp_path, record_property):
 
 @pytest.mark.parametrize(("kind", "name"), cells(list(zoo.DATA), ON_DATA))
 def test_procedure_on_data(kind, name, tmp_path, record_property):
-    check(name, zoo.specimen("functional_subclass", kind), kind, tmp_path, record_property)
+    check(name, zoo.specimen("plain", kind), kind, tmp_path, record_property)
 
 
 def test_every_public_procedure_is_enrolled():

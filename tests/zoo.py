@@ -403,6 +403,11 @@ def small(cls, *hidden):
 
 
 @model
+def plain():
+    return small(keras.Model, layers.BatchNormalization()), *regression()
+
+
+@model
 def subclassed():
     net = Subclassed()
     net(normal(4))
