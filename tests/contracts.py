@@ -46,8 +46,9 @@ SAMPLES = {
     "callbacks.ScaledSchedule": lambda cls: cls(ExponentialDecay(0.05, 10, 0.9), 0.5),
     "layers.AlphaDropout": lambda cls: cls(0.3, seed=7),
     "layers.Dropout": lambda cls: cls(0.3, seed=7),
-    "layers.SpatialDropout": lambda cls: cls(0.3, seed=7),
-    "layers.GaussianDropout": lambda cls: cls(0.3, seed=7),
+    "layers.SpatialDropout1D": lambda cls: cls(0.3, seed=7),
+    "layers.SpatialDropout2D": lambda cls: cls(0.3, seed=7),
+    "layers.SpatialDropout3D": lambda cls: cls(0.3, seed=7),
     "optimizers.SGD": lambda cls: cls(0.05, momentum=0.9, nesterov=True),
     "optimizers.Lookahead": lambda cls: cls(Adam(0.05), sync_period=3),
     "optimizers.SAM": lambda cls: cls(Adam(0.05)),
@@ -179,7 +180,13 @@ def model_with(case: Case) -> keras.Model:
     layers = [keras.layers.Dense(6, activation="tanh", name="hidden", **kernel)]
     layers = HIDDEN.get(case.name, lambda **kernel: layers)(**kernel)
     if kind == "layer":
+        rank = int(case.cls.__name__[-2]) if case.cls.__name__.endswith("D") else 0
+        if rank:
+            shape = (2, *(1,) * (rank - 1), 4)
+            layers = [keras.layers.Dense(8, activation="tanh"), keras.layers.Reshape(shape)]
         layers.append(part)
+        if rank:
+            layers.append(keras.layers.Flatten())
     layers.append(keras.layers.Dense(3, activation="softmax", name="head"))
     model = keras.Sequential([keras.Input((8,)), *layers])
     rate = part if kind == "schedule" else 0.05

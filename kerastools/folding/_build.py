@@ -4,7 +4,8 @@ from typing import Any
 
 import keras
 
-from kerastools._core.graph.calls import Call, Graph, copy_operation, copy_state, layer_from_config
+from kerastools._core.graph.calls import Call, Graph
+from kerastools._core.graph.rebuild import copy_operation, copy_state, layer_from_config
 from kerastools.folding._plan import Plan
 
 

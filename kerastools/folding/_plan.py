@@ -157,7 +157,7 @@ class Plan:
         """Returns what a call does in inference, or raises if that is not known."""
         if id(graph.model) in self.in_training_mode or call.argument("training"):
             raise CannotFold("called with training=True: uses the statistics of its batch")
-        if call.has_explicit_mask():
+        if call.has_explicit_mask:
             raise CannotFold("called with an explicit mask")
         source, target = call.inputs[0], call.outputs[0]
         if source.dtype != target.dtype:

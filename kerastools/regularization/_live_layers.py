@@ -8,7 +8,7 @@ import keras
 from kerastools._core.graph.calls import sublayers
 from kerastools._core.graph.fans import num_gates
 from kerastools._core.graph.layer_tree import LayerTree
-from kerastools.layers._mutable_rate import LiveRateLayer
+from kerastools.layers._mutable_rate import MutableRateLayer
 
 _CONVOLUTIONS = (
     keras.layers.Conv1D,
@@ -21,10 +21,10 @@ _CONVOLUTIONS = (
 )
 
 
-def live_layers(model: Any, selector: Any, caller: str) -> list[LiveRateLayer]:
+def live_layers(model: Any, selector: Any, caller: str) -> list[MutableRateLayer]:
     """Returns the live dropout layers among those that `selector` names, or raises."""
     chosen = LayerTree(model).select(selector, caller)
-    live = [layer for layer in chosen if isinstance(layer, LiveRateLayer)]
+    live = [layer for layer in chosen if isinstance(layer, MutableRateLayer)]
     if not live:
         raise ValueError(
             f'{caller} found no live dropout layer in model "{model.name}" for '
@@ -35,7 +35,7 @@ def live_layers(model: Any, selector: Any, caller: str) -> list[LiveRateLayer]:
     return live
 
 
-def set_rate(layers: Iterable[LiveRateLayer], rate: float) -> None:
+def set_rate(layers: Iterable[MutableRateLayer], rate: float) -> None:
     """Sets the rate of every layer."""
     for layer in layers:
         layer.rate = rate

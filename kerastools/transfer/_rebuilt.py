@@ -5,7 +5,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from kerastools._core.graph.calls import Call, Graph, copy_operation, copy_state
+from kerastools._core.graph.calls import Call, Graph
+from kerastools._core.graph.rebuild import copy_operation, copy_state
 from kerastools.calibration import initialize
 from kerastools.optimizers import Adam
 

@@ -5,14 +5,8 @@ from typing import Any
 
 import keras
 
-from kerastools._core.graph.calls import (
-    Call,
-    Graph,
-    copy_operation,
-    copy_state,
-    has_graph,
-    read_graph,
-)
+from kerastools._core.graph.calls import Call, Graph, has_graph, read_graph
+from kerastools._core.graph.rebuild import copy_operation, copy_state
 
 _NAME = "reuse_layers"
 

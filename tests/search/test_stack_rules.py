@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from keras import layers as kl
 
-from kerastools.layers import AlphaDropout, Dropout, SpatialDropout
+from kerastools.layers import AlphaDropout, Dropout, SpatialDropout1D
 from kerastools.optimizers import SGD
 from kerastools.search._stacked.eligibility import why_model_cannot_stack
 
@@ -111,7 +111,7 @@ BODIES = {
             kl.Conv1D(4, 3, padding="causal", activation=T),
             kl.Conv1D(6, 3, 2, "same", groups=2),
             kl.BatchNormalization(),
-            lambda k: SpatialDropout(0.1 * k, seed=k),
+            lambda k: SpatialDropout1D(0.1 * k, seed=k),
             kl.MaxPooling1D(2),
         ),
     ),
@@ -195,9 +195,9 @@ BODIES = {
             kl.Dense(4),
             lambda k: AlphaDropout(0.1 * k, seed=k),
             kl.GaussianNoise(0.1),
-            lambda k: Dropout(0.2, noise_shape=(None, 1, None)),
+            lambda k: Dropout(0.2, noise_shape=(None, 1, None), name="shared_mask"),
             kl.Dropout(0.2),
-            lambda k: SpatialDropout(0.2, seed=k),
+            lambda k: SpatialDropout1D(0.2, seed=k),
             kl.GaussianDropout(0.2),
         ),
     ),

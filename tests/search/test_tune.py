@@ -3,7 +3,7 @@ import keras_tuner
 import numpy as np
 import pytest
 
-from kerastools.layers import AlphaDropout, Dropout, SpatialDropout
+from kerastools.layers import AlphaDropout, Dropout, SpatialDropout1D
 from kerastools.optimizers import SGD, Adam
 from kerastools.search import ConvNet, LiveNumbers, RecurrentNet, dropout, tune
 
@@ -65,9 +65,9 @@ def test_live_numbers_are_found_in_the_model():
     assert ranges["dropout"] == pytest.approx((0.1, 0.5))
     assert "1 - momentum" in ranges
     schedule = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.9)
-    copy, hp = built(net(Adam(schedule), layer=lambda rate: SpatialDropout(rate, name="d")))
+    copy, hp = built(net(Adam(schedule), layer=lambda rate: AlphaDropout(rate, name="d")))
     assert [h.name for h in hp.space] == ["dropout", "1 - beta_1", "1 - beta_2"]
-    assert type(copy.get_layer("d")) is SpatialDropout
+    assert type(copy.get_layer("d")) is AlphaDropout
 
 
 def test_dropout_is_live_in_nested_models_and_of_every_kind_that_can_be():
@@ -85,10 +85,9 @@ def test_dropout_is_live_in_nested_models_and_of_every_kind_that_can_be():
     hp.values["dropout"] = 0.26
     copy = LiveNumbers(model).build(hp)
     twins = [copy.get_layer(layer.name) for layer in (*kinds, shared)]
-    assert [type(twin) for twin in twins] == [SpatialDropout, AlphaDropout, Dropout]
+    assert [type(twin) for twin in twins] == [SpatialDropout1D, AlphaDropout, Dropout]
     assert copy.get_layer(inner.name).get_layer(shared.name) is twins[-1]
     assert [float(twin.rate) for twin in twins] == pytest.approx([0.26] * 3)
-    assert twins[0].data_format == "channels_last"
     assert twins[1].noise_shape == (None, 1, 4)
     assert copy.get_layer(stay[0].name).rate == copy.get_layer(stay[1].name).dropout == 0.3
 

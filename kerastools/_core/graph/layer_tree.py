@@ -10,6 +10,7 @@ from typing import Any
 import keras
 
 from kerastools._core.graph.calls import sublayers
+from kerastools._core.keras_private.graph_nodes import layers_inside
 
 
 @dataclass(frozen=True)
@@ -188,8 +189,7 @@ def _walk(layer: Any, prefix: str) -> Iterator[tuple[str, Any]]:
 
 
 def _children(layer: Any) -> list[Any]:
-    # Only models show their layers publicly; blocks such as MultiHeadAttention do not.
-    return layer._flatten_layers(include_self=False, recursive=False)
+    return layers_inside(layer, recursive=False)
 
 
 def _readings(text: str) -> Iterator[Callable[[str, str], bool]]:

@@ -18,3 +18,12 @@ def begin_at_epoch(model: Any, epoch: int | None) -> None:
     too, until it is called with None.
     """
     model._initial_epoch = epoch
+
+
+def is_detached(variable: Any) -> bool:
+    """Returns whether the value of `variable` is held by a running `fit` on JAX.
+
+    Within an epoch the trainer takes the values out of the variables and puts them back at its end
+    or in `model.jax_state_sync()`; what is assigned in between is lost. Nothing public says so.
+    """
+    return variable._value is None

@@ -75,7 +75,7 @@ _INFERENCE_NO_OPS = (
     keras.layers.SpatialDropout1D,
     keras.layers.SpatialDropout2D,
     keras.layers.SpatialDropout3D,
-    layers.Dropout,
+    *(cls for cls in vars(layers).values() if isinstance(cls, type)),
 )
 # Exactly these: a subclass may compute something else.
 _PASSAGES: dict[type, Passage] = {

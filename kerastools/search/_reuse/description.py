@@ -11,6 +11,7 @@ import numpy as np
 from kerastools._core.graph.calls import sublayers
 from kerastools._core.keras_private.compiled_model import compile_arguments, graph_nodes
 from kerastools._core.keras_private.optimizer_hooks import learning_rate_source
+from kerastools.layers._mutable_rate import MutableRateLayer
 from kerastools.optimizers._base.mutable_optimizer import MutableOptimizer
 from kerastools.search._reuse.penalties import NUMBERS, live_holders
 
@@ -214,6 +215,8 @@ def is_live(value: Any, name: str) -> bool:
     """Whether the number that `value` was given as `name` is held in a variable."""
     if isinstance(value, MutableOptimizer):
         return name in value.live_numbers()
+    if isinstance(value, MutableRateLayer) and name == "rate":
+        return True
     if isinstance(value, keras.optimizers.Optimizer) and name != "learning_rate":
         return False
     if isinstance(value, keras.optimizers.Optimizer | keras.Layer):

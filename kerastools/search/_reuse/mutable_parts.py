@@ -6,29 +6,20 @@ from typing import Any
 import keras
 import keras_tuner
 
-from kerastools._core.graph.calls import (
-    copy_operation,
-    copy_state,
-    has_graph,
-    layer_from_config,
-    sublayers,
-)
-from kerastools._core.graph.rebuild import rebuild
+from kerastools import layers
+from kerastools._core.graph.calls import has_graph, sublayers
+from kerastools._core.graph.rebuild import copy_operation, copy_state, layer_from_config, rebuild
 from kerastools._core.keras_private.compiled_model import compile_arguments
-from kerastools.layers import AlphaDropout, Dropout, SpatialDropout
-from kerastools.layers._mutable_rate import LiveRateLayer
+from kerastools.layers._mutable_rate import MutableRateLayer
 from kerastools.optimizers import SGD, Adam
 from kerastools.search._checks import require_compiled_model
 from kerastools.search._reuse.description import vocabulary_of
 from kerastools.search._spaces import betas, dropout, learning_rate, momentum
 
 _CALLER = "LiveNumbers"
-_LIVE = {
-    keras.layers.Dropout: Dropout,
-    keras.layers.AlphaDropout: AlphaDropout,
-    keras.layers.SpatialDropout1D: SpatialDropout,
-    keras.layers.SpatialDropout2D: SpatialDropout,
-    keras.layers.SpatialDropout3D: SpatialDropout,
+# Keras's layers and ours of the same name.
+_MUTABLE = {
+    getattr(keras.layers, name): getattr(layers, name) for name in layers.__all__ if name != "kind"
 }
 
 
@@ -88,14 +79,11 @@ class LiveNumbers(keras_tuner.HyperModel):
         def copy(layer: Any) -> Any:
             if type(layer) is keras.Sequential:  # It is not built.
                 return _sequential([copy(part) for part in layer.layers], layer)
-            cls: Any = _LIVE.get(type(layer), type(layer))
-            if issubclass(cls, LiveRateLayer):
+            cls: Any = _MUTABLE.get(type(layer), type(layer))
+            if issubclass(cls, MutableRateLayer):
                 if not rate:
                     rate.append(dropout(hp, _kind(self.model)))
-                config = layer.get_config() | {"rate": rate[0]}
-                if type(layer) is keras.layers.SpatialDropout1D:
-                    config["data_format"] = "channels_last"  # It knows no other.
-                return cls.from_config(config)
+                return cls.from_config(layer.get_config() | {"rate": rate[0]})
             return adapted_like(layer, _CALLER)
 
         model: Any

@@ -36,10 +36,10 @@ def test_layers_are_changed_left_out_and_put_between_by_their_path():
         asked.append(path)
         return (layers.Dense(4, activation="relu", name="in"), True) if path == "inner/in" else None
 
-    def connect(path, call, layer, args, kwargs):
-        if path == "norm":
+    def connect(call, layer, args, kwargs):
+        if call.path == "norm":
             return args[0]
-        if path == "head":
+        if call.path == "head":
             args = (layers.Identity(name="between")(args[0]),)
         return layer(*args, **kwargs)
 

@@ -2,8 +2,9 @@
 
 import keras
 import numpy as np
+import pytest
 
-from kerastools._core.keras_private.training import begin_at_epoch, is_inside_fit
+from kerastools._core.keras_private.training import begin_at_epoch, is_detached, is_inside_fit
 
 
 def small_model():
@@ -21,6 +22,23 @@ def test_fit_begins_at_the_epoch_that_a_callback_says():
         np.ones((4, 2)), np.ones((4, 1)), epochs=5, callbacks=[Skip()], verbose=0
     )
     assert history.epoch == [3, 4]
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="JAX only")
+def test_jax_holds_the_state_within_an_epoch():
+    model = small_model()
+    kernel = model.layers[0].kernel
+    seen = []
+
+    class Look(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            seen.append(is_detached(kernel))
+            self.model.jax_state_sync()
+            seen.append(is_detached(kernel))
+
+    model.fit(np.ones((4, 2)), np.ones((4, 1)), callbacks=[Look()], verbose=0)
+    assert seen == [True, False]
+    assert not is_detached(kernel)
 
 
 def test_the_validation_of_fit_is_known_from_an_evaluation_of_the_user():

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from kerastools.layers import AlphaDropout, Dropout, SpatialDropout
+from kerastools import layers
 from kerastools.search._stacked.rules.registry import stacks
 from kerastools.search._stacked.stacked_tensor import StackedTensor
 
@@ -53,20 +53,23 @@ def _of_many(x: StackedTensor) -> str:
     return "members" if x.held == "common" else x.held
 
 
-@stacks(Dropout, AlphaDropout, where=lambda layer: layer.noise_shape is None)
-@stacks(SpatialDropout, where=lambda layer: layer.data_format == "channels_last")
+@stacks(layers.Dropout, layers.AlphaDropout, where=lambda layer: layer.noise_shape is None)
+@stacks(layers.SpatialDropout1D)
+@stacks(
+    layers.SpatialDropout2D,
+    layers.SpatialDropout3D,
+    where=lambda layer: layer.data_format == "channels_last",
+)
 def dropout(layer: Any, values: Any, training: bool, x: StackedTensor) -> StackedTensor:
     """Returns x with units dropped."""
     if not training:
         return x
     if x.held == "common":
         x = StackedTensor(x.size, members=x.members)
-    shape = x.shape
-    if isinstance(layer, SpatialDropout):
-        shape = (shape[0], *(1,) * (len(shape) - 2), shape[-1])
-    drawn = values.uniform(layer.seed_generator.state, shape, x.held)
-    rate = ops.reshape(values.get(layer.rate), (-1,) + (1,) * x.rank)
+    drawn = values.uniform(layer.seed_generator.state, layer.mask_shape(x.shape), x.held)
+    numbers = ops.unstack(values.get(layer.rate_variable), axis=-1)
     if x.held == "side":
-        rate = ops.broadcast_to(ops.reshape(rate, (-1, 1)), (x.size, x.channels))
-        rate = ops.reshape(rate, (-1,))
-    return x.like(layer.drop(x.value, drawn < 1.0 - rate, rate))
+        numbers = [ops.repeat(number, x.channels) for number in numbers]
+    else:
+        numbers = [ops.reshape(number, (-1,) + (1,) * x.rank) for number in numbers]
+    return x.like(layer.drop(x.value, drawn, *numbers))
