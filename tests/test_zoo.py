@@ -518,22 +518,27 @@ def reuse_depth(s):
     assert str(found)
 
 
+def pretraining(s):
+    rows = len(tree.flatten(s.rows[0])[0])
+    return {"epochs": 1, "batch_size": min(zoo.BATCH, rows), "verbose": 0}
+
+
 @procedure("pretraining.pretrain_autoencoder")
 def autoencoder(s):
-    pretrained = pretrain_autoencoder(s.model, s.x, epochs=1, batch_size=zoo.BATCH, verbose=0)
+    pretrained = pretrain_autoencoder(s.model, s.x, **pretraining(s))
     assert_trained(pretrained.history.history)
     assert_finite(s.model)
 
 
 @procedure("pretraining.pretrain_deep_belief")
 def deep_belief(s):
-    pretrain_deep_belief(s.model, s.x, epochs=1, batch_size=zoo.BATCH, verbose=0)
+    pretrain_deep_belief(s.model, s.x, **pretraining(s))
     assert_finite(s.model)
 
 
 @procedure("pretraining.pretrain_gan")
 def gan(s):
-    pretrain_gan(s.model, s.x, latent_dim=3, epochs=1, batch_size=zoo.BATCH, verbose=0)
+    pretrain_gan(s.model, s.x, latent_dim=3, **pretraining(s))
     assert_finite(s.model)
 
 

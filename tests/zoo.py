@@ -702,10 +702,53 @@ REFUSALS = [
     ),
     Refusal(
         "folded regularized dropout_schedule adaptive_dropout held_constraints reused exported "
-        "prediction_with_dropout reuse_depth tuned repaired",
+        "prediction_with_dropout reuse_depth tuned",
         "layer_without_config",
         "could not copy layer",
         "the new model has layers of its own, and this one cannot be made again",
+    ),
+    Refusal(
+        "autoencoder gan",
+        "*",
+        "knows the mirror|mirrors encoders that are a chain|one input and one output|needs numbers",
+        "only a chain of dense and convolutional layers is mirrored; others need their own decoder",
+        but="plain own_* functional_subclass mixed_bfloat16 selu_net sigmoid_stack our_parts "
+        "not_compiled one_row " + " ".join(DATA),
+    ),
+    Refusal(
+        "deep_belief",
+        "*",
+        "sigmoid activations and biases|knows the mirror|one input and one output",
+        "a deep belief net is a chain of sigmoid Dense layers",
+        but="sigmoid_stack",
+    ),
+    Refusal(
+        "masked_tokens",
+        "*",
+        "needs an encoder of token ids|one input and one output",
+        "what is pretrained gives features of each token of a text",
+        but="token_encoder",
+    ),
+    Refusal(
+        "reused",
+        "siamese",
+        "needs a layer that is called once",
+        "of two calls it is not said which one is meant",
+    ),
+    Refusal(
+        "diagnosed calibrated fast_prediction prediction_with_dropout recalibrated reuse_depth "
+        "autoencoder tuned",
+        "*dataset* generator",
+        "needs arrays",
+        "takes arrays only until now",
+        defect=True,
+    ),
+    Refusal(
+        "diagnosed repaired",
+        "strings",
+        "could not convert string",
+        "the measurement makes floats of inputs",
+        defect=True,
     ),
 ]
 
