@@ -337,9 +337,9 @@ def one_cycle(s):
 def learning_rate_finder(s):
     s.compile(optimizers.SGD(0.01))
     before = weights(s.model)
-    finder = LearningRateFinder(1e-4, 1e-1, steps=4)
-    s.fit(epochs=4, callbacks=[finder])
-    assert len(finder.rates) == 4
+    finder = LearningRateFinder(1e-4, 1e-1, steps=10)
+    s.fit(epochs=10, callbacks=[finder])
+    assert len(finder.rates) == 10
     assert np.isfinite(finder.losses).all()
     if before:
         assert_equal(weights(s.model), before, 0)
@@ -542,7 +542,9 @@ def gan(s):
     assert_finite(s.model)
 
 
-@procedure("pretraining.pretrain_masked_tokens", "pretraining.train_tokenizer")
+@procedure(
+    "pretraining.pretrain_masked_tokens", "pretraining.MaskedTokens", "pretraining.train_tokenizer"
+)
 def masked_tokens(s):
     pytest.importorskip("tokenizers")
     texts = ["the cat sat on the mat", "the dog sat on the log"] * 8
