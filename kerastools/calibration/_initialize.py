@@ -11,8 +11,7 @@ from keras import ops
 
 from kerastools._core.graph.activations import activation_name
 from kerastools._core.graph.fans import kernel_axes, num_gates
-from kerastools._core.graph.flow import flow_of
-from kerastools._core.graph.placed_layers import PlacedLayer, walk
+from kerastools._core.graph.flow import PlacedLayer, flow_of, walk
 from kerastools._core.table import format_table
 from kerastools.calibration._spatial_shapes import spatial_shapes
 from kerastools.initializers import stability

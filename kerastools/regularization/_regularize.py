@@ -6,7 +6,7 @@ import keras
 
 from kerastools import layers
 from kerastools._core.graph.activations import activation_name, own_activation
-from kerastools._core.graph.calls import Call, Graph, has_graph, read_graph
+from kerastools._core.graph.calls import Call, Graph, read_graph
 from kerastools._core.graph.fans import is_kernel
 from kerastools._core.graph.kinds import is_kind
 from kerastools._core.graph.rebuild import rebuild
@@ -116,18 +116,14 @@ def _check(l1: float, l2: float, max_norm: float | None, dropout: float, top_lay
 
 def _top_calls(graph: Graph, top_layers: int) -> dict[Call, str]:
     """Returns, for the last calls with kernels, the kind of what feeds them."""
-    calls = list(_kernel_calls(graph))[-top_layers:]
-    kinds = {call: _source(scope, call.inputs[0]) for scope, call in calls}
+    graph = graph.entered()
+    kernel_calls = [
+        call
+        for call in graph.calls
+        if len(call.data) == 1 and any(map(is_kernel, getattr(call.operation, "weights", ())))
+    ]
+    kinds = {call: _source(graph, call.data[0]) for call in kernel_calls[-top_layers:]}
     return {call: kind for call, kind in kinds.items() if kind not in ("input", "dropout")}
-
-
-def _kernel_calls(graph: Graph) -> Any:
-    for call in graph.calls:
-        layer = call.operation
-        if has_graph(layer):
-            yield from _kernel_calls(Graph(layer))
-        elif len(call.inputs) == 1 and any(map(is_kernel, getattr(layer, "weights", ()))):
-            yield graph, call
 
 
 def _source(graph: Graph, tensor: Any) -> str:
@@ -143,7 +139,7 @@ def _source(graph: Graph, tensor: Any) -> str:
         weights = operation.weights if isinstance(operation, keras.Layer) else []
         if activation != "linear" or any(is_kernel(v) for v in weights):
             return activation
-        tensor = call.inputs[0]
+        tensor = (call.data or call.inputs)[0]
     return "input"
 
 

@@ -67,6 +67,13 @@ class Call:
             any(m is not None for m in masks) and [*map(id, masks)] != [*map(id, travelling)],
         )
 
+    @property
+    def data(self) -> tuple[Any, ...]:
+        """`inputs` without masks."""
+        return _symbolic(
+            self.args, {k: v for k, v in self.kwargs.items() if not k.endswith("mask")}
+        )
+
     def argument(self, name: str) -> Any:
         """Returns the argument that was passed by keyword as `name`, or `None`."""
         return self.kwargs.get(name)

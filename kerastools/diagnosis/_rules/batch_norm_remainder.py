@@ -2,7 +2,7 @@
 
 import keras
 
-from kerastools._core.graph.placed_layers import walk
+from kerastools._core.graph.flow import walk
 from kerastools.diagnosis._finding import Finding
 from kerastools.diagnosis._rules.evidence import Evidence
 

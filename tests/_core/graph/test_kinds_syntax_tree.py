@@ -140,7 +140,6 @@ STILL_TO_DO = {
     "_core/graph/fans.py",
     "_core/graph/flow.py",
     "_core/graph/layer_tree.py",
-    "_core/graph/placed_layers.py",
     "acceleration/_loop_data.py",
     "acceleration/_row_weights.py",
     "calibration/_calibrate.py",
