@@ -559,7 +559,7 @@ def masked_tokens(s):
 # Searches.
 
 
-@procedure("search.tune", "search.LiveNumbers", "search.OptunaOracle", "search.SearchReport")
+@procedure("search.tune", "search.MutableHyperModel", "search.OptunaOracle", "search.SearchReport")
 def tuned(s):
     from kerastools.search import tune
 
