@@ -701,6 +701,20 @@ REFUSALS = [
         "there are no weights before the first data",
     ),
     Refusal(
+        "exported",
+        "*",
+        "needs the TensorFlow backend",
+        "a SavedModel is TensorFlow's graph",
+        but="subclassed not_built",
+        backend="jax",
+    ),
+    Refusal(
+        "dropout_schedule adaptive_dropout",
+        "augmented functional_subclass",
+        "found no live dropout layer",
+        "regularize puts no second dropout where Keras's stands, whose rate cannot be set",
+    ),
+    Refusal(
         "folded regularized dropout_schedule adaptive_dropout held_constraints reused exported "
         "prediction_with_dropout reuse_depth tuned",
         "layer_without_config",
