@@ -111,8 +111,8 @@ class Rebuilt:
         features = trunk.outputs[0]
         rank = len(features.shape)
         if rank > 2:
-            pooling = getattr(keras.layers, f"GlobalAveragePooling{rank - 2}D")
-            features = pooling(name="new_pooling")(features)
+            pooling = getattr(keras.layers, f"GlobalAveragePooling{rank - 2}D")(name="new_pooling")
+            features = pooling(features)
         head = keras.layers.Dense(num_classes, dtype="float32", name="new_head")
         whole = keras.Model(trunk.input, head(features))
         _train_all(whole)

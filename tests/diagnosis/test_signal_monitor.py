@@ -150,14 +150,14 @@ def test_the_heat_map_shows_layers_over_time(tmp_path):
     with pytest.raises(ValueError, match="trained with it"):
         monitor.plot()
     fit(net(), monitor)
-    axes = monitor.plot(tmp_path / "gradients.png")
+    axes = monitor.plot(tmp_path / "gradients.png").axes[0]
     assert (tmp_path / "gradients.png").stat().st_size > 5000
     picture = axes.get_images()[0].get_array()
     assert picture.shape == (3, 4)  # Three layers have kernels.
     gradients = monitor.figures["gradient_norm"]
     np.testing.assert_allclose(picture[0], np.log10(gradients[:, 0]), rtol=1e-5)
     assert [t.get_text() for t in axes.get_yticklabels()] == ["a", "b", "output"]
-    dead = monitor.plot(figure="dead").get_images()[0]
+    dead = monitor.plot(figure="dead").axes[0].get_images()[0]
     assert dead.get_clim() == (0, 1)
     with pytest.raises(ValueError, match="gradient_norm"):
         monitor.plot(figure="gradients")

@@ -11,6 +11,7 @@ import keras
 from keras import KerasTensor, tree
 
 from kerastools._core.checks import require_graph
+from kerastools._core.graph.kinds import is_kind
 from kerastools._core.keras_private.graph_nodes import (
     as_inputs,
     computes_its_graph,
@@ -276,7 +277,7 @@ def takes_training(operation: Any) -> bool:
 def input_layer_of(tensor: Any) -> Any:
     """Returns the input layer that made a symbolic `tensor`, or `None`."""
     made = maker_of(tensor)
-    return made if isinstance(made, keras.layers.InputLayer) else None
+    return made if is_kind(made, "input") else None
 
 
 def sublayers(layer: Any) -> list[Any]:

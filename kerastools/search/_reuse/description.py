@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from kerastools._core.graph.calls import sublayers
+from kerastools._core.graph.kinds import parent_kind
 from kerastools._core.keras_private.compiled_model import compile_arguments, graph_nodes
 from kerastools._core.keras_private.optimizer_hooks import learning_rate_source
 from kerastools.layers._mutable_rate import MutableRateLayer
@@ -158,7 +159,7 @@ class _Walk:
         sequential = isinstance(value, keras.Sequential)  # It has no inputs before it is built.
         if library and isinstance(value, keras.Model) and (sequential or value.inputs):
             return
-        if isinstance(value, keras.layers.Normalization) and value.built:
+        if parent_kind(value).name == "standardization" and value.built:
             # Constants of the compiled step, computed from the variables.
             self.visit(f"{path}.adapted_mean", value.mean)
             self.visit(f"{path}.adapted_variance", value.variance)
@@ -267,16 +268,9 @@ def _inherited_attributes(value: Any) -> frozenset[str]:
     return frozenset()
 
 
-_LOOKUPS = (
-    keras.layers.StringLookup,
-    keras.layers.IntegerLookup,
-    keras.layers.TextVectorization,
-)
-
-
 def vocabulary_of(layer: Any) -> dict[str, Any]:
     """Returns the vocabulary of an adapted lookup layer, which `get_config` leaves out."""
-    if not isinstance(layer, _LOOKUPS) or layer.get_config()["vocabulary"] is not None:
+    if parent_kind(layer).name != "vocabulary" or layer.get_config()["vocabulary"] is not None:
         return {}
     words = np.asarray(layer.get_vocabulary(include_special_tokens=False)).tolist()
     if not words:

@@ -12,14 +12,15 @@ from kerastools._core.graph.rebuild import copy_operation, copy_state, layer_fro
 from kerastools._core.keras_private.compiled_model import compile_arguments
 from kerastools.layers._mutable_rate import MutableRateLayer
 from kerastools.optimizers import SGD, Adam
+from kerastools.regularization._live_layers import net_kind
 from kerastools.search._checks import require_compiled_model
 from kerastools.search._reuse.description import vocabulary_of
 from kerastools.search._spaces import betas, dropout, learning_rate, momentum
 
 _CALLER = "MutableHyperModel"
-# Keras's layers and ours of the same name.
+# By the layer of Keras that each of ours extends.
 _MUTABLE = {
-    getattr(keras.layers, name): getattr(layers, name) for name in layers.__all__ if name != "kind"
+    base: cls for cls in vars(layers).values() if isinstance(cls, type) for base in cls.__bases__
 }
 
 
@@ -82,7 +83,7 @@ class MutableHyperModel(keras_tuner.HyperModel):
             cls: Any = _MUTABLE.get(type(layer), type(layer))
             if issubclass(cls, MutableRateLayer):
                 if not rate:
-                    rate.append(dropout(hp, _kind(self.model)))
+                    rate.append(dropout(hp, net_kind(self.model)))
                 return cls.from_config(layer.get_config() | {"rate": rate[0]})
             return adapted_like(layer, _CALLER)
 
@@ -127,13 +128,6 @@ def _fresh(metric: Any) -> Any:
     if isinstance(metric, keras.metrics.Metric):
         return type(metric).from_config(metric.get_config())
     return metric
-
-
-def _kind(model: Any) -> str:
-    layers = list(sublayers(model))
-    if any(isinstance(layer, keras.layers.RNN | keras.layers.Bidirectional) for layer in layers):
-        return "recurrent"
-    return "convolutional" if any("Conv" in type(layer).__name__ for layer in layers) else "dense"
 
 
 def adapted_like(layer: Any, caller: str) -> Any:

@@ -7,6 +7,7 @@ import keras_tuner
 import numpy as np
 
 from kerastools._core.graph.calls import sublayers
+from kerastools._core.graph.kinds import is_kind
 from kerastools._core.keras_private.compiled_model import compile_arguments, graph_nodes
 from kerastools._core.keras_private.optimizer_hooks import learning_rate_source
 from kerastools.optimizers import SGD, Adagrad, Adam, Adamax, Nadam, RAdam, RMSprop
@@ -129,9 +130,9 @@ _OPTIMIZERS = (SGD, Adagrad, Adam, Adamax, Nadam, RAdam, RMSprop)
 
 
 def _why_optimizer_cannot_stack(optimizer: Any) -> str | None:
-    name = type(optimizer).__name__
     if type(optimizer) not in _OPTIMIZERS:
-        return f"the optimizer is {type(optimizer).__module__.split('.')[0]}'s {name}"
+        library = type(optimizer).__module__.split(".")[0]
+        return f"the optimizer is {library}'s {type(optimizer).__name__}"
     if getattr(optimizer, "nesterov", None) == "exact":
         return "exact Nesterov momentum evaluates at weights that are not its own"
     for option in ("skip_nonfinite", "use_ema", "gradient_accumulation_steps", "param_groups"):
@@ -167,10 +168,10 @@ def why_layer_cannot_stack(layer: Any) -> str | None:
     for part in parts:
         if getattr(part, "activity_regularizer", None) is not None:
             return f"{name} has an activity regularizer"
-        if type(part) is keras.layers.Masking or getattr(part, "mask_zero", False):
+        if is_kind(part, "masking") or getattr(part, "mask_zero", False):
             return f"{name}: {_MASKS}"
         if getattr(part, "recurrent_dropout", 0) or (
-            isinstance(part, keras.layers.RNN) and getattr(part, "dropout", 0)
+            is_kind(part, "recurrent") and getattr(part, "dropout", 0)
         ):
             return f"{name} has dropout in its cell"
         if getattr(part, "stateful", False):
@@ -181,7 +182,7 @@ def why_layer_cannot_stack(layer: Any) -> str | None:
         function = getattr(layer, attribute, None)
         if function is not None and not is_keras_function(function):
             return f"{name} has an {attribute} that is not one of Keras"
-    prepares = ".preprocessing." in type(layer).__module__ and layer.variables
-    if prepares and type(layer) is not keras.layers.Normalization:
+    prepares = is_kind(layer, "preprocessing", "vocabulary") and layer.variables
+    if prepares and not is_kind(layer, "standardization"):
         return f"{name} is a {type(layer).__name__}, which prepares data"
     return None
