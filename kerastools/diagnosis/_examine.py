@@ -13,13 +13,13 @@ from kerastools._core.graph.activations import activation_name, own_activation
 from kerastools._core.graph.calls import read_graph
 from kerastools._core.graph.flow import flow_of
 from kerastools._core.graph.replay import by_input
+from kerastools._core.keras_private.optimizer_hooks import learning_rate_source
 from kerastools.diagnosis._layer_signal import summarise
 from kerastools.diagnosis._probe.signals import LayerRecord, measure
 from kerastools.diagnosis._probe.trial_steps import Stepper, Steps
 from kerastools.diagnosis._rules import Evidence, Output
 from kerastools.diagnosis._subject import Subject
 from kerastools.layers._mutable_rate import DROPOUTS
-from kerastools.optimizers._base.slots import learning_rate_source
 
 _NAME = "diagnose"
 # Batches that the optimizer's first steps are taken on, in turn.

@@ -7,7 +7,7 @@ from sklearn.datasets import load_digits
 
 from kerastools.constraints import MaxNorm
 from kerastools.layers import Dropout
-from kerastools.optimizers import SGD, Adagrad, Adam, Adamax, Nadam, RAdam, RMSprop
+from kerastools.optimizers import SGD, Adagrad, Adam, Adamax, AdamW, Nadam, RAdam, RMSprop
 from kerastools.search._reuse.model_cache import state_of
 from kerastools.search._stacked.eligibility import why_model_cannot_stack
 
@@ -71,7 +71,6 @@ OPTIMIZERS = {
         0.8 + 0.05 * k,
         0.99,
         10.0 ** -(k + 1),
-        epsilon_mode="hat",
         amsgrad=True,
         weight_decay=0.01 * k,
         clipvalue=0.1,
@@ -165,8 +164,8 @@ def square(k):
 
 RULES = {
     "sgd": lambda k: SGD(0.01 * (k + 1), 0.5, global_clipnorm=0.5 + k),
-    "adagrad": lambda k: Adagrad(0.01 * (k + 1), 10.0 ** -(k + 2)),
-    "rmsprop": lambda k: RMSprop(1e-3, 0.8 + 0.1 * k, 1e-2, momentum=0.3 * k, centered=True),
+    "adagrad": lambda k: Adagrad(0.01 * (k + 1), 0.2, 10.0 ** -(k + 2)),
+    "rmsprop": lambda k: RMSprop(1e-3, 0.8 + 0.1 * k, 0.3 * k, 1e-2, centered=True),
     "nadam": lambda k: Nadam(1e-3, 0.7 + 0.1 * k, 0.99, 1e-2, weight_decay=0.1 * k),
     "adamax": lambda k: Adamax(1e-3 * (k + 1), 0.8, 0.9 + 0.05 * k, 1e-2, clipnorm=0.1 + k),
     "radam": lambda k: RAdam(1e-3, 0.7 + 0.1 * k, 0.99, 1e-2),
@@ -207,8 +206,10 @@ def test_each_optimizer_penalty_and_bound_has_the_numbers_of_its_member(rule):
 APART = RULES | {
     "sgd": lambda k: SGD(0.01 * (k + 1), 0.5 + 0.1 * k, nesterov=True, weight_decay=0.1 * k),
     "adam": lambda k: Adam(1e-3 * (k + 1), 0.8 + 0.05 * k, 0.99, 10.0 ** -(k + 2)),
-    "amsgrad": lambda k: Adam(1e-3, 0.8, 0.99, 1e-2, "outside", amsgrad=True, weight_decay=0.1 * k),
-    "rmsprop": lambda k: RMSprop(1e-3, 0.8 + 0.05 * k, 1e-2),
+    "amsgrad": lambda k: AdamW(
+        1e-3, 0.1 * k, 0.8, 0.99, 1e-2, amsgrad=True, epsilon_mode="outside"
+    ),
+    "rmsprop": lambda k: RMSprop(1e-3, 0.8 + 0.05 * k, epsilon=1e-2),
     "memory": lambda k: Adam(1e-2, 0.8, round(1 - 10.0 ** -(k + 4), 7), 1e-3),
     "clipped": lambda k: Adam(1e-3 * (k + 1), 0.8, 0.99, 1e-2, clipnorm=0.1 + k),
     "adamax": lambda k: Adamax(1e-3 * (k + 1), 0.8, 0.9 + 0.03 * k, 1e-2, weight_decay=0.1 * k),

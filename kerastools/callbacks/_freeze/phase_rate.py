@@ -4,9 +4,9 @@ from typing import Any
 
 import keras
 
+from kerastools._core.keras_private.optimizer_hooks import learning_rate_source
 from kerastools.callbacks._freeze.phase import Phase
 from kerastools.callbacks._freeze.scaled_schedule import ScaledSchedule
-from kerastools.optimizers._base.slots import learning_rate_source
 
 
 class PhaseRate:

@@ -12,8 +12,8 @@ from kerastools._core.compiled import compiled
 from kerastools._core.graph.calls import read_graph
 from kerastools._core.graph.fans import is_kernel
 from kerastools._core.graph.replay import call_in_training, run_graph
+from kerastools._core.keras_private.optimizer_hooks import learning_rate_source
 from kerastools.diagnosis._probe.signals import LossFunction, differentiate
-from kerastools.optimizers._base.slots import learning_rate_source
 
 
 @dataclass(frozen=True)

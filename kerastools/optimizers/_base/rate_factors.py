@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from kerastools._core.keras_private.optimizer_hooks import index_of, known_variables
 from kerastools.optimizers._base.mutable_optimizer import MutableOptimizer
 
 
@@ -37,7 +38,7 @@ def set_factors(optimizer: Any, factors: dict[int, float]) -> None:
     from the step is not scaled.
     """
     if isinstance(optimizer, MutableOptimizer):
-        optimizer.set_rate_factors(factors)
+        optimizer._set_rate_factors(factors)
     else:
         _replace(optimizer, factors=factors)
 
@@ -67,8 +68,8 @@ class _StepSizes:
 
     def __call__(self, gradient: Any, variable: Any, learning_rate: Any) -> Any:
         # The only way from the raw tf.Variable that arrives here to the model's variable.
-        index = self.optimizer._get_variable_index(variable)
-        key = id(self.optimizer._trainable_variables[index])
+        index = index_of(self.optimizer, variable)
+        key = id(known_variables(self.optimizer)[index])
         dtype = keras.backend.result_type(variable.dtype, "float32")
         if self.joined.get(key):
             t = ops.cast(self.optimizer.iterations + 1, dtype)
@@ -90,7 +91,7 @@ class _StepSizes:
 def _corrections(optimizer: Any, index: int | None = None) -> tuple[tuple[Any, float], ...] | None:
     """Returns the (β, power) for which `optimizer` scales its steps by the product of (1 − βᵗ)ᵖ.
 
-    None for optimizers that do not count steps, or whose steps cannot be mended so: those start
+    None for optimizers that do not count steps, or whose steps cannot be corrected so: those start
     anew as they start at first, or bound their step by other means (Lamb, Adafactor).
     """
     kinds = keras.optimizers

@@ -10,8 +10,8 @@ import numpy as np
 
 from kerastools._core.graph.calls import sublayers
 from kerastools._core.keras_private.compiled_model import compile_arguments, graph_nodes
+from kerastools._core.keras_private.optimizer_hooks import learning_rate_source
 from kerastools.optimizers._base.mutable_optimizer import MutableOptimizer
-from kerastools.optimizers._base.slots import learning_rate_source
 from kerastools.search._reuse.penalties import NUMBERS, live_holders
 
 Description = dict[str, Any]
@@ -213,7 +213,7 @@ class _Walk:
 def is_live(value: Any, name: str) -> bool:
     """Whether the number that `value` was given as `name` is held in a variable."""
     if isinstance(value, MutableOptimizer):
-        return name in value.live_numbers()
+        return name in value.mutable_hyperparameters
     if isinstance(value, keras.optimizers.Optimizer) and name != "learning_rate":
         return False
     if isinstance(value, keras.optimizers.Optimizer | keras.Layer):

@@ -8,8 +8,8 @@ import numpy as np
 
 from kerastools._core.graph.calls import sublayers
 from kerastools._core.keras_private.compiled_model import compile_arguments, graph_nodes
-from kerastools.optimizers import SGD, Adagrad, Adam, Adamax, Nadam, RAdam, RMSprop
-from kerastools.optimizers._base.slots import learning_rate_source
+from kerastools._core.keras_private.optimizer_hooks import learning_rate_source
+from kerastools.optimizers import SGD, Adagrad, Adam, Adamax, AdamW, Nadam, RAdam, RMSprop
 from kerastools.search._reuse.penalties import NUMBERS
 from kerastools.search._stacked.rules.elementwise import is_keras_function
 from kerastools.search._stacked.stacked_layers import is_graph
@@ -123,7 +123,7 @@ def _metric(metric: Any) -> Any:
     return keras.metrics.get(metric) if isinstance(metric, str) else metric
 
 
-_OPTIMIZERS = (SGD, Adagrad, Adam, Adamax, Nadam, RAdam, RMSprop)
+_OPTIMIZERS = (SGD, Adagrad, Adam, AdamW, Adamax, Nadam, RAdam, RMSprop)
 
 
 def _why_optimizer_cannot_stack(optimizer: Any) -> str | None:
@@ -138,7 +138,7 @@ def _why_optimizer_cannot_stack(optimizer: Any) -> str | None:
     for option in ("adaptive_clipnorm", "loss_scale_factor"):
         if getattr(optimizer, option, None) is not None:
             return f"the optimizer has {option}"
-    held = {name: getattr(optimizer, d.attribute) for name, d in optimizer.declared().items()}
+    held = {name: getattr(optimizer, d.attribute) for name, d in optimizer._declared().items()}
     held["learning_rate"] = learning_rate_source(optimizer)
     for name, source in held.items():
         if callable(source):

@@ -62,13 +62,14 @@ class StackedModel:
         self.test_step = _AnyRows(self._test_step)
 
     def place(self, models: dict[int, Any]) -> None:
-        """Gives places the weights and numbers of freshly built models, and slots of zeros."""
+        """Gives places the weights and numbers of freshly built models, and new slots."""
         fresh = {}
         for k, model in models.items():
             weights = self.update.pieces.of_one(_arrays(model.trainable_variables))
             fresh[k] = [*weights, *_arrays(_untrained(model))]
+        starts = [0.0] * (len(self.state) - len(self.update.starts)) + self.update.starts
         for i, held in enumerate(self.state):
-            set_rows(held, {k: v[i] if i < len(v) else 0.0 for k, v in fresh.items()})
+            set_rows(held, {k: v[i] if i < len(v) else starts[i] for k, v in fresh.items()})
         numbers = {k: self.update.held(model.optimizer) for k, model in models.items()}
         for name, number in self.update.numbers.items():
             set_rows(number, {k: held[name] for k, held in numbers.items()})
@@ -112,12 +113,12 @@ class StackedModel:
         n = len(self.theta)
         theta = list(islice(rest, n))
         where: dict[int, Any] = {id(v): next(rest) for v in self.others}
-        for name in optimizer.scalar_slots:
-            vector = getattr(optimizer, f"{name}_slots")
+        for name in optimizer._scalar_slots:
+            vector = getattr(optimizer, f"_{name}_slots")
             where[id(vector)] = np.repeat(next(rest), vector.shape[0])
-        flat = [theta, *(list(islice(rest, n)) for _ in optimizer.slots)]
+        flat = [theta, *(list(islice(rest, n)) for _ in optimizer._slots)]
         for i, held in enumerate(zip(*map(update.pieces.arrays, flat), strict=True)):
-            own = [update.variables[i], *optimizer.slots_of(i)]
+            own = [update.variables[i], *optimizer._slots_of(i)]
             where |= {id(v): array for v, array in zip(own, held, strict=True)}
         for name in update.readings:
             where[id(getattr(optimizer, name))] = next(rest)[0]

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from functools import partial
 from itertools import chain
-from types import SimpleNamespace
 from typing import Any
 
 import keras
@@ -13,8 +12,7 @@ from keras import ops
 
 from kerastools._core.keras_private.optimizer_hooks import dense
 from kerastools.optimizers._base.clipping import clip_by_value
-from kerastools.optimizers._base.hyperparameter import Average, Hyperparameter
-from kerastools.optimizers._base.per_variable import UnstackCache, VariableView
+from kerastools.optimizers._base.hyperparameter import Hyperparameter, StepNumbers, UnstackCache
 from kerastools.search._reuse.penalties import NUMBERS, penalties, with_numbers
 
 _LARGE = 4096
@@ -134,19 +132,19 @@ class StackedUpdate:
     def __init__(self, template: Any, size: int) -> None:
         self.optimizer = optimizer = template.optimizer
         self.size = size
-        self.has_kernel = optimizer.fuses and optimizer.has_kernel()
+        self.has_kernel = optimizer._fuses and optimizer._has_kernel()
         self.variables = list(template.trainable_variables)
         shapes = [tuple(v.shape) for v in self.variables]
         self.pieces = Pieces(shapes, list(map(self._may_be_apart, self.variables)))
-        self.declared = optimizer.declared()
+        self.declared = optimizer._declared()
         self.places = {(id(h), name): i for i, (h, name) in enumerate(penalties(template))}
         decays = [
-            optimizer.weight_decay is not None and optimizer.decays(v) for v in self.variables
+            optimizer.weight_decay is not None and optimizer._decays(v) for v in self.variables
         ]
         self.decays = self._piecewise(decays)
 
-        self.scalar_slots = [self._zeros(1) for _ in optimizer.scalar_slots]
-        self.slots = [self.pieces.zeros(size) for _ in optimizer.slots]
+        self.scalar_slots = [self._zeros(1) for _ in optimizer._scalar_slots]
+        self.slots = [self.pieces.zeros(size) for _ in optimizer._slots]
         self.numbers = {name: self._zeros(1) for name in ("learning_rate", *self.declared)}
         self.readings = {
             name: self._zeros(1)
@@ -154,6 +152,10 @@ class StackedUpdate:
             if hasattr(optimizer, name)
         }
         self.state = [*self.scalar_slots, *chain(*self.slots), *self.readings.values()]
+        slot_starts = zip(map(optimizer._slot_start, optimizer._slots), self.slots, strict=True)
+        self.starts = [0.0] * len(self.scalar_slots)
+        self.starts += [start for start, pieces in slot_starts for _ in pieces]
+        self.starts += [0.0] * len(self.readings)
 
     def held(self, optimizer: Any) -> dict[str, float]:
         """Returns what the numbers of `optimizer`, one of the same kind, are held as."""
@@ -175,30 +177,23 @@ class StackedUpdate:
         optimizer = self.optimizer
         still = [part is None or (isinstance(part, list) and part[0] is None) for part in parts]
         stays = self._piecewise(still)
-        held = {d.attribute: None for d in self.declared.values()}
+        columns = {name: tf.convert_to_tensor(column) for name, column in self.numbers.items()}
+        eta = columns.pop("learning_rate")
         for name, number in self.declared.items():
-            if getattr(optimizer, number.attribute) is not None:
-                held[number.attribute] = tf.convert_to_tensor(self.numbers[name])
-        columns = SimpleNamespace(**held)
-        h = SimpleNamespace()
-        for name, number in self.declared.items():
-            value = number.in_update(columns, "float32")
-            # As the kernels take it, with which each of the models would be trained alone.
-            rounded = self.has_kernel and isinstance(value, Average)
-            setattr(h, name, value.rounded() if rounded else value)
-        h.learning_rate = tf.convert_to_tensor(self.numbers["learning_rate"])
-        h.kept = None if h.weight_decay is None else 1 - h.learning_rate * h.weight_decay
-        h.zero = tf.constant(0.0)
+            if getattr(optimizer, number.attribute) is None:
+                columns[name] = None
+        # Rounded as the kernels take them, with which each of the models would be trained alone.
+        n = optimizer._step_numbers(eta, columns, "float32", rounds=self.has_kernel)
 
         filled = [
             tf.zeros((self.size, *shape)) if stay else part
             for part, stay, shape in zip(parts, still, self.pieces.shapes, strict=True)
         ]
-        g = self._clip(self.pieces.join(filled), h)
-        scalars = optimizer.advance(h, *map(tf.convert_to_tensor, self.scalar_slots))
+        g = self._clip(self.pieces.join(filled), n)
+        scalars = optimizer._advance(n, *map(tf.convert_to_tensor, self.scalar_slots))
         for slot, new in zip(self.scalar_slots, scalars, strict=True):
             slot.assign(new)
-        numbers = self._of_each(h)
+        numbers = self._of_each(n)
         moved: list[Any] = []
         for i, (weights, gradient) in enumerate(zip(theta, g, strict=True)):
             slots = [slot[i] for slot in self.slots]
@@ -209,10 +204,10 @@ class StackedUpdate:
                 self._move_apart(weights, gradient, slots, numbers, bool(self.decays[i].any()))
                 moved.append(weights)
                 continue
-            delta, *new_slots = optimizer.rule(gradient, h, *map(tf.convert_to_tensor, slots))
-            if h.weight_decay is not None:
+            delta, *new_slots = optimizer._rule(gradient, n, *map(tf.convert_to_tensor, slots))
+            if n.weight_decay is not None:
                 decays = self.decays[i].astype("float32")
-                delta = delta + h.learning_rate * h.weight_decay * weights * decays
+                delta = delta + n.learning_rate * n.weight_decay * weights * decays
             for slot, new in zip(slots, new_slots, strict=True):
                 slot.assign(new)
             new = weights - delta
@@ -227,19 +222,15 @@ class StackedUpdate:
     ) -> None:
         """Moves one variable of each model with the optimizer's kernel."""
         rows = zip(theta, g, numbers, zip(*slots, strict=True), strict=True)
-        for weights, gradient, h, own in rows:
-            if decays and h.kept is not None:
-                weights.assign(weights * h.kept)
-            self.optimizer.fused(weights, dense(gradient), h, *own)
+        for weights, gradient, n, own in rows:
+            if decays and n.decay_factor is not None:
+                weights.assign(weights * n.decay_factor)
+            self.optimizer._kernel(weights, dense(gradient), n, *own)
 
-    def _of_each(self, h: SimpleNamespace) -> list[Any]:
-        """Returns the numbers of each model, without decay, which is done before the kernel."""
-        self.optimizer.begin_kernels()
+    def _of_each(self, n: StepNumbers) -> list[Any]:
+        """Returns the numbers of each model."""
         parts = UnstackCache(self.size)
-        each = [VariableView(h, partial(parts.at, k), "float32") for k in range(self.size)]
-        for numbers in each:
-            numbers.weight_decay = None
-        return each
+        return [n.picked(partial(parts.at, k), "float32") for k in range(self.size)]
 
     def _may_be_apart(self, variable: Any) -> bool:
         optimizer = self.optimizer
@@ -247,19 +238,19 @@ class StackedUpdate:
         unbounded = variable.constraint is None and all(limit is None for limit in limits)
         return self.has_kernel and unbounded
 
-    def _clip(self, g: list[Any], h: SimpleNamespace) -> list[Any]:
+    def _clip(self, g: list[Any], n: StepNumbers) -> list[Any]:
         if self.readings:
             self.readings["_gradient_norm"].assign(_norm(g))
-        if h.clipvalue is not None:
-            g = [clip_by_value(piece, h.clipvalue) for piece in g]
-        if h.clipnorm is not None:
+        if n.clipvalue is not None:
+            g = [clip_by_value(piece, n.clipvalue) for piece in g]
+        if n.clipnorm is not None:
             parts = [tf.reshape(p, (self.size, -1)) for p in self.pieces.split(g)]
-            g = self.pieces.join([p * _shrink(_norm([p]), h.clipnorm) for p in parts])
-        if h.global_clipnorm is not None:
+            g = self.pieces.join([p * _shrink(_norm([p]), n.clipnorm) for p in parts])
+        if n.global_clipnorm is not None:
             length = _norm(g)
-            long = tf.math.is_finite(length) & (length > h.global_clipnorm)
+            long = tf.math.is_finite(length) & (length > n.global_clipnorm)
             self.readings["_clipped_steps"].assign_add(tf.cast(long, "float32"))
-            g = [piece * _shrink(length, h.global_clipnorm) for piece in g]
+            g = [piece * _shrink(length, n.global_clipnorm) for piece in g]
         return g
 
     def _constrain(self, theta: list[Any], still: list[bool], penalty_numbers: Any) -> list[Any]:
