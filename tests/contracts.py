@@ -20,6 +20,7 @@ import pytest
 from keras.optimizers.schedules import ExponentialDecay
 
 import kerastools
+from kerastools._core.table import Printed
 from kerastools.callbacks import Phase
 from kerastools.optimizers import Adam
 
@@ -46,8 +47,9 @@ SAMPLES = {
     "callbacks.ScaledSchedule": lambda cls: cls(ExponentialDecay(0.05, 10, 0.9), 0.5),
     "layers.AlphaDropout": lambda cls: cls(0.3, seed=7),
     "layers.Dropout": lambda cls: cls(0.3, seed=7),
-    "layers.SpatialDropout": lambda cls: cls(0.3, seed=7),
-    "layers.GaussianDropout": lambda cls: cls(0.3, seed=7),
+    "layers.SpatialDropout1D": lambda cls: cls(0.3, seed=7),
+    "layers.SpatialDropout2D": lambda cls: cls(0.3, seed=7),
+    "layers.SpatialDropout3D": lambda cls: cls(0.3, seed=7),
     "optimizers.SGD": lambda cls: cls(0.05, momentum=0.9, nesterov=True),
     "optimizers.Lookahead": lambda cls: cls(Adam(0.05), sync_period=3),
     "optimizers.SAM": lambda cls: cls(Adam(0.05)),
@@ -179,7 +181,13 @@ def model_with(case: Case) -> keras.Model:
     layers = [keras.layers.Dense(6, activation="tanh", name="hidden", **kernel)]
     layers = HIDDEN.get(case.name, lambda **kernel: layers)(**kernel)
     if kind == "layer":
+        rank = int(case.cls.__name__[-2]) if case.cls.__name__.endswith("D") else 0
+        if rank:
+            shape = (2, *(1,) * (rank - 1), 4)
+            layers = [keras.layers.Dense(8, activation="tanh"), keras.layers.Reshape(shape)]
         layers.append(part)
+        if rank:
+            layers.append(keras.layers.Flatten())
     layers.append(keras.layers.Dense(3, activation="softmax", name="head"))
     model = keras.Sequential([keras.Input((8,)), *layers])
     rate = part if kind == "schedule" else 0.05
@@ -275,6 +283,18 @@ def check_state_resumes(case: Case, path: Path) -> None:
         np.testing.assert_array_equal(a, b, err_msg=case.name)
 
 
+# What other rooms call `x`, `directory`, `path`, `model` and `seed`.
+SYNONYMS = {"data", "inputs", "samples", "folder", "backup", "file", "filename", "net", "source"}
+
+
+def check_names(name: str, signature: inspect.Signature) -> None:
+    """A thing that several rooms take has one name, and a seed is new each time by default."""
+    assert not SYNONYMS & signature.parameters.keys(), name
+    seed = signature.parameters.get("seed")
+    if seed is not None and name != "decorrelated_seed":
+        assert seed.default is None, f"{name} has seed={seed.default}"
+
+
 def check_record(case: Case) -> None:
     assert case.cls.__dataclass_params__.frozen, f"{case.name} is not frozen"
 
@@ -353,6 +373,40 @@ def test_saved_and_loaded_optimizer_continues_bitwise(case, tmp_path):
 @pytest.mark.parametrize("case", named([c for c in CASES if kind_of(c) == "record"]))
 def test_records_are_frozen(case):
     check_record(case)
+
+
+@pytest.mark.parametrize("case", named(CASES))
+def test_what_prints_as_a_table_does_so_in_a_notebook(case):
+    own = [base for base in case.cls.__mro__ if base.__module__.startswith("kerastools.")]
+    if any("__str__" in vars(base) for base in own):
+        assert case.cls.__repr__ is Printed.__repr__, case.name
+        assert case.cls._repr_html_ is Printed._repr_html_, case.name
+        assert hasattr(case.cls, "to_dict") or hasattr(case.cls, "get_config"), case.name
+
+
+@pytest.mark.parametrize("case", named([c for c in CASES if hasattr(c.cls, "plot")]))
+def test_plot_takes_a_path_or_axes(case):
+    first, *others = list(inspect.signature(case.cls.plot).parameters.values())[1:]
+    assert (first.name, first.default) == ("target", None), case.name
+    assert all(p.default is not inspect.Parameter.empty for p in others), case.name
+
+
+@pytest.mark.parametrize("case", named([c for c in CASES if kind_of(c) != "record"]))
+def test_one_thing_has_one_name_in_all_rooms(case):
+    check_names(case.name, inspect.signature(case.cls))
+
+
+FUNCTIONS = [
+    pytest.param(value, id=f"{name}.{exported}")
+    for name, room in rooms()
+    for exported in room.__all__
+    if inspect.isfunction(value := getattr(room, exported))
+]
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_one_argument_has_one_name_in_all_rooms(function):
+    check_names(function.__name__, inspect.signature(function))
 
 
 def test_no_class_that_keras_may_save_is_left_out():

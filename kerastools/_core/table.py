@@ -1,11 +1,25 @@
-"""Tables as plain text, for reports and for the terminal."""
+"""Tables as plain text, for reports in a terminal and in a notebook."""
 
+import html
 import io
 from collections.abc import Iterable, Sequence
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
+
+
+class Printed:
+    """Mixin of what shows itself as the text that `str` returns, in a notebook too.
+
+    A dataclass needs `repr=False` for it.
+    """
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(str(self))}</pre>"
 
 
 def format_table(

@@ -7,6 +7,8 @@ from typing import Any
 import keras
 
 from kerastools._core.checks import require_model
+from kerastools._core.keras_private.patched import patched, unpatched
+from kerastools._core.keras_private.training import is_inside_fit
 from kerastools.acceleration._choice import _Choice
 from kerastools.acceleration._each_batch import (
     between_groups,
@@ -113,34 +115,35 @@ class _Plan:
 class _Acceleration:
     """What `model.acceleration` is: it stands before `fit` and `evaluate` and shows the choice."""
 
-    methods = ("fit", "evaluate", "make_train_function", "make_test_function")
-
     def __init__(
         self, model: keras.Model, steps: int | None, xla: bool | None, last_batch: str
     ) -> None:
         self.model, self.steps, self.xla, self.last_batch = model, steps, xla, last_batch
-        self.original: dict[str, Callable[..., Any]] = {}
         self.plans = {"train": _Plan(), "test": _Plan()}
         self.most: dict[str, int | None] = {"train": None, "test": None}
         self.each_batch: str | None = None
 
     def install(self) -> None:
         """Puts the methods of this object before those of the model."""
-        for name in self.methods:
-            self.original[name] = getattr(self.model, name)
-            setattr(self.model, name, getattr(self, name))
+        self.patches = patched(
+            self.model,
+            fit=self.fit,
+            evaluate=self.evaluate,
+            make_train_function=lambda _, force=False: self._make("train", force),
+            make_test_function=lambda _, force=False: self._make("test", force),
+        )
         self.model.acceleration = self
         self._forget()
 
     def remove(self) -> None:
         """Gives the model its own methods back."""
-        for name in (*self.methods, "acceleration"):
-            delattr(self.model, name)
+        self.patches.undo()
+        del self.model.acceleration
         self._forget()
 
-    def fit(self, *args: Any, **kwargs: Any) -> Any:
-        """Trains like `keras.Model.fit`."""
-        call = _arguments(self.original["fit"], args, kwargs)
+    def fit(self, fit: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Trains like `fit`, Keras's or what the user has put in its place."""
+        call = _arguments(keras.Model.fit, args, kwargs)
         _refuse(self.model)
         callbacks = _flat(call.pop("callbacks", None))
         data = {name: call.pop(name, None) for name in ("x", "y", "sample_weight")}
@@ -160,36 +163,25 @@ class _Acceleration:
             validation = self._stacked(held_out, call.get("validation_steps"), "test")
         self._plan(callbacks, call.get("epochs", 1) - call.get("initial_epoch", 0))
         with between_groups(callbacks, self.model):
-            return self.original["fit"](
+            return fit(
                 x=train,
                 validation_data=validation,
                 callbacks=[*callbacks, in_this_thread()],
                 **call,
             )
 
-    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
-        """Evaluates like `keras.Model.evaluate`."""
-        cached = kwargs.get("_use_cached_eval_dataset", False)
-        if cached:  # From inside fit.
-            return self.original["evaluate"](*args, **kwargs)
-        call = _arguments(self.original["evaluate"], args, kwargs)
+    def evaluate(self, evaluate: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Evaluates like `evaluate`."""
+        if is_inside_fit(kwargs):
+            return evaluate(*args, **kwargs)
+        call = _arguments(keras.Model.evaluate, args, kwargs)
         _refuse(self.model)
         callbacks = _flat(call.pop("callbacks", None))
         data = {name: call.pop(name, None) for name in ("x", "y", "sample_weight", "batch_size")}
         stacked = self._stacked(data, call.get("steps"), "test")
         self.plans["test"] = _Plan(self.most["test"])
         with between_groups(callbacks, self.model):
-            return self.original["evaluate"](
-                x=stacked, callbacks=[*callbacks, in_this_thread()], **call
-            )
-
-    def make_train_function(self, force: bool = False) -> Any:
-        """Makes the function that `fit` calls for each step."""
-        return self._make("train", force)
-
-    def make_test_function(self, force: bool = False) -> Any:
-        """Makes the function that `evaluate` calls for each step."""
-        return self._make("test", force)
+            return evaluate(x=stacked, callbacks=[*callbacks, in_this_thread()], **call)
 
     def _make(self, kind: str, force: bool) -> Any:
         name = f"{kind}_function"
@@ -257,7 +249,11 @@ def _remove(model: Any) -> None:
 
 
 def _arguments(method: Callable[..., Any], args: Any, kwargs: Any) -> dict[str, Any]:
-    return dict(inspect.signature(method).bind(*args, **kwargs).arguments)
+    """Returns arguments by their names in Keras; the user's own `fit` may take others, too."""
+    names = list(inspect.signature(method).parameters)[1:]
+    if len(args) > len(names) or not kwargs.keys().isdisjoint(names[: len(args)]):
+        inspect.signature(method).bind(None, *args, **kwargs)  # Raises, and says why.
+    return dict(zip(names, args, strict=False)) | kwargs
 
 
 def _flat(callbacks: Any) -> list[Any]:
@@ -306,7 +302,7 @@ def _refuse(model: Any) -> None:
         reason = "a keras.distribution is set, whose placement of batches a stack would break"
     elif keras.backend.backend() == "tensorflow" and _replicated(model):
         reason = "it trains under a tf.distribute strategy, whose batches cannot be stacked"
-    elif type(model).make_train_function is not keras.Model.make_train_function:
+    elif unpatched(model, "make_train_function") is not keras.Model.make_train_function:
         reason = f"{type(model).__name__} defines make_train_function itself"
     elif model.steps_per_execution != 1:
         reason = (

@@ -1,11 +1,14 @@
 """Callbacks between the groups of steps that run in one call."""
 
 import contextlib
+import functools
 import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
+
+from kerastools._core.keras_private.patched import patched
 
 _HOOKS = {
     "on_train_batch_begin": "train",
@@ -57,31 +60,21 @@ def between_groups(callbacks: list[Any], model: Any) -> Iterator[None]:
 
     The hooks are replaced on the callback objects, which stay the objects that the user passed.
     """
-    replaced = []
-    try:
+    with contextlib.ExitStack() as patches:
         for callback in callbacks:
             for name, kind in _HOOKS.items():
                 hook = getattr(callback, name)
-                if getattr(hook, "__func__", None) is getattr(keras.callbacks.Callback, name):
-                    continue  # The one that does nothing.
-                replaced.append((callback, name, callback.__dict__.get(name)))
-                setattr(callback, name, _at_borders(hook, model, kind))
+                if getattr(hook, "__func__", None) is not getattr(keras.callbacks.Callback, name):
+                    gated = functools.partial(_at_borders, model, f"{kind}_function")
+                    patches.enter_context(patched(callback, **{name: gated}))
         yield
-    finally:
-        for callback, name, own in replaced:
-            if own is None:
-                del callback.__dict__[name]
-            else:
-                callback.__dict__[name] = own
 
 
-def _at_borders(hook: Callable[..., Any], model: Any, kind: str) -> Callable[..., Any]:
-    def gated(batch: int, logs: Any = None) -> None:
-        runner = getattr(model, f"{kind}_function")
-        if not getattr(runner, "ahead", 0):
-            hook(batch, logs)
-
-    return gated
+def _at_borders(
+    model: Any, function: str, hook: Callable[..., Any], batch: int, logs: Any = None
+) -> None:
+    if not getattr(getattr(model, function), "ahead", 0):
+        hook(batch, logs)
 
 
 def in_this_thread() -> keras.callbacks.Callback:

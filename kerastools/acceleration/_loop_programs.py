@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kerastools._core.keras_private.patched import unpatched
 from kerastools.acceleration._loop_data import Stack
 
 _FEW = 100  # As many tests run one by one cost what it costs to make a loop of them.
@@ -109,7 +110,7 @@ class TensorFlowPrograms:
     def _build(self, data: Any) -> None:
         """Creates slots and metrics first; a step that creates variables is traced twice."""
         model = self.model
-        if type(model).train_step is not keras.Model.train_step or (
+        if unpatched(model, "train_step") is not keras.Model.train_step or (
             model.optimizer.built
             and all(getattr(metric, "built", True) for metric in model.metrics)
         ):

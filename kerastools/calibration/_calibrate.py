@@ -9,9 +9,9 @@ import numpy as np
 from keras import ops, tree
 
 from kerastools._core.checks import require_finite
-from kerastools._core.graph.calls import read_graph
+from kerastools._core.graph.calls import Call, as_recorded, read_graph, replay
 from kerastools._core.graph.fans import kernel_axes, num_gates
-from kerastools._core.graph.replay import call_in_training, run_graph
+from kerastools._core.graph.kinds import unwrapped
 from kerastools._core.table import format_table
 
 # A bias is not scaled along with its kernel: then one scaling is not enough.
@@ -81,17 +81,17 @@ def calibrate(
     progress = keras.utils.Progbar(len(graph.calls), unit_name="call") if verbose else None
     done: dict[int, _Scaling] = {}
 
-    def apply(path: str, operation: Any, args: Any, kwargs: Any) -> Any:
-        layer = _calibrated_layer(operation)
-        if layer is not None and id(layer) not in done and id(operation) not in returned:
-            done[id(layer)] = _scale(path, operation, layer, args, kwargs, tolerance)
+    def scaled(call: Call, args: Any, kwargs: Any) -> Any:
+        layer = _calibrated_layer(call.operation)
+        if layer is not None and id(layer) not in done and id(call.operation) not in returned:
+            done[id(layer)] = _scale(call, layer, args, kwargs, tolerance)
         if progress:
-            progress.add(0 if "/" in path else 1)
-        return call_in_training(operation, args, kwargs)
+            progress.add(0 if "/" in call.path else 1)
+        return as_recorded(call, args, kwargs)
 
     # Inside the scope an assignment is seen by the next reader and by nobody outside.
     with keras.StatelessScope() as scope:
-        run_graph(graph, x, apply)
+        replay(graph, x, scaled, training=True)
     if not dry_run:
         for scaling in done.values():
             if (value := scope.get_current_value(scaling.kernel)) is not None:
@@ -114,7 +114,7 @@ class _Scaling:
 
 def _calibrated_layer(operation: Any) -> Any:
     """Returns the layer whose kernel makes the output of `operation`, or `None`."""
-    layer = operation.layer if isinstance(operation, keras.layers.Wrapper) else operation
+    layer = unwrapped(operation)
     if not isinstance(layer, keras.Layer) or not layer.trainable or num_gates(layer):
         return None
     kernels = kernel_axes(layer)
@@ -124,38 +124,36 @@ def _calibrated_layer(operation: Any) -> Any:
     return layer
 
 
-def _scale(
-    path: str, operation: Any, layer: Any, args: Any, kwargs: Any, tolerance: float
-) -> _Scaling:
+def _scale(call: Call, layer: Any, args: Any, kwargs: Any, tolerance: float) -> _Scaling:
     """Scales the layer's last kernel until its output, before the activation, has variance 1."""
     kernel = getattr(layer, list(kernel_axes(layer))[-1])
     total = 1.0
     variances = []
     for _ in range(_MOST_SCALINGS):
-        variances.append(_variance(path, operation, layer, args, kwargs))
+        variances.append(_variance(call, layer, args, kwargs))
         if abs(variances[-1] - 1) <= tolerance:
             break
         factor = 1 / math.sqrt(variances[-1])
         kernel.assign(ops.convert_to_tensor(kernel) * factor)
         total *= factor
     else:
-        variances.append(_variance(path, operation, layer, args, kwargs))
-    return _Scaling(path, kernel, variances[0], total, variances[-1])
+        variances.append(_variance(call, layer, args, kwargs))
+    return _Scaling(call.path, kernel, variances[0], total, variances[-1])
 
 
-def _variance(path: str, operation: Any, layer: Any, args: Any, kwargs: Any) -> float:
+def _variance(call: Call, layer: Any, args: Any, kwargs: Any) -> float:
     """Returns the variance of what the layer makes before its activation, over all elements."""
     activation = layer.activation
     layer.activation = keras.activations.linear
     try:
-        outputs = tree.flatten(call_in_training(operation, args, kwargs))[0]
+        outputs = tree.flatten(as_recorded(call, args, kwargs))[0]
     finally:
         layer.activation = activation
     outputs = ops.convert_to_numpy(ops.cast(outputs, "float32")).astype("float64")
     variance = float(np.var(outputs))
     if not (math.isfinite(variance) and variance > 0):
         raise ValueError(
-            f'calibrate needs outputs that vary. Received variance {variance} from "{path}". '
+            f'calibrate needs outputs that vary. Received variance {variance} from "{call.path}". '
             "Call kerastools.calibration.initialize(model) first, and look at the inputs: rows "
             "that are all alike, or of a huge scale, give no variance to go by. The model was not "
             "changed."

@@ -11,8 +11,7 @@ from keras import ops
 
 from kerastools._core.graph.activations import activation_name
 from kerastools._core.graph.fans import kernel_axes, num_gates
-from kerastools._core.graph.flow import flow_of
-from kerastools._core.graph.placed_layers import PlacedLayer, walk
+from kerastools._core.graph.flow import PlacedLayer, flow_of, walk
 from kerastools._core.table import format_table
 from kerastools.calibration._spatial_shapes import spatial_shapes
 from kerastools.initializers import stability
@@ -150,10 +149,13 @@ def _plan(placed: PlacedLayer, scheme: str, seeds: Any, shape: Any) -> list[_Ste
             steps.append(_Step(placed.path, variable, activation, "(kept)", None, None))
             continue
         initializer = _reseeded(initializer, seed)
-        name = getattr(initializer, "__name__", type(initializer).__name__)
         draw = _drawing(layer, variable, initializer)
-        steps.append(_Step(placed.path, variable, activation, name, fans, draw))
+        steps.append(_Step(placed.path, variable, activation, _name(initializer), fans, draw))
     return steps
+
+
+def _name(initializer: Any) -> str:
+    return getattr(initializer, "__name__", type(initializer).__name__)
 
 
 def _own_initializer(layer: Any, name: str) -> Any:

@@ -2,9 +2,7 @@
 
 from typing import Any
 
-import keras
-
-from kerastools._core.graph.calls import Graph, has_graph, read_graph
+from kerastools._core.graph.calls import calls
 
 
 def spatial_shapes(model: Any) -> dict[int, tuple[int, ...]]:
@@ -13,18 +11,12 @@ def spatial_shapes(model: Any) -> dict[int, tuple[int, ...]]:
     Left out are those of unknown size.
     """
     found: dict[int, tuple[int, ...]] = {}
-    _collect(read_graph(model, "initialize"), found)
-    return found
-
-
-def _collect(graph: Graph, found: dict[int, tuple[int, ...]]) -> None:
-    for call in graph.calls:
+    for call in calls(model):
         layer = call.operation
-        if has_graph(layer):
-            _collect(Graph(layer), found)
-        elif isinstance(layer, keras.Layer) and hasattr(layer, "kernel_size"):
+        if hasattr(layer, "kernel_size"):
             shape = tuple(call.inputs[0].shape[1:])
             channels_last = layer.data_format == "channels_last"
             positions = shape[:-1] if channels_last else shape[1:]
             if None not in positions and len(positions) == len(layer.kernel_size):
                 found.setdefault(id(layer), positions)
+    return found

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from kerastools._core.plotting import axes_for, finished
 from kerastools.callbacks._mutable_hyperparameters import innermost, require_live
 
 _FIRST = 5
@@ -115,26 +116,42 @@ class LearningRateFinder(keras.callbacks.Callback):
             smooth.append(average / (1 - 0.9**t))
         return np.array(smooth)
 
-    def plot(self, ax: Any = None) -> Any:
-        """Draws loss over learning rate with the suggestion; returns the matplotlib axes."""
-        if ax is None:
-            import matplotlib.pyplot as plt
+    def plot(self, target: Any = None) -> Any:
+        """Draws loss over learning rate with the suggestion.
 
-            _, ax = plt.subplots()
+        Args:
+            target: The path of a picture to write, or matplotlib axes to draw on. By default a new
+                figure, which is neither written nor shown.
+
+        Returns:
+            The matplotlib figure.
+
+        Raises:
+            ValueError: If there was no sweep yet.
+            ImportError: If matplotlib is missing; `pip install 'kerastools[plot]'` brings it.
+        """
+        if not self.rates:
+            raise ValueError(
+                "LearningRateFinder.plot needs a sweep to draw. Received a finder without one. "
+                "Pass it to fit first: model.fit(x, y, callbacks=[finder])."
+            )
+        axes = axes_for(target, "LearningRateFinder.plot")
         smooth = self.smoothed_losses()
         shown = np.isfinite(smooth)
         rates = np.array(self.rates)
-        ax.plot(rates[shown], np.array(self.losses)[shown], color="0.8", label="loss of the batch")
-        ax.plot(rates[shown], smooth[shown], color="C0", label="smoothed")
+        axes.plot(
+            rates[shown], np.array(self.losses)[shown], color="0.8", label="loss of the batch"
+        )
+        axes.plot(rates[shown], smooth[shown], color="C0", label="smoothed")
         if self.suggestion is not None:
             label = f"suggestion {self.suggestion:.2g}"
-            ax.axvline(self.suggestion, color="C1", linestyle="--", label=label)
-        ax.set_xscale("log")
-        ax.set_ylim(*_limits(smooth[shown]))
-        ax.set_xlabel("learning rate")
-        ax.set_ylabel("loss")
-        ax.legend()
-        return ax
+            axes.axvline(self.suggestion, color="C1", linestyle="--", label=label)
+        axes.set_xscale("log")
+        axes.set_ylim(*_limits(smooth[shown]))
+        axes.set_xlabel("learning rate")
+        axes.set_ylabel("loss")
+        axes.legend()
+        return finished(axes.figure, target)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor."""

@@ -7,7 +7,6 @@ from keras import tree
 
 from kerastools._core.checks import require_finite, require_graph
 from kerastools._core.graph.calls import read_graph
-from kerastools._core.graph.replay import by_input
 from kerastools.diagnosis._diagnosis import Diagnosis
 from kerastools.diagnosis._examine import examine
 from kerastools.diagnosis._probe.losses import check_labels, resolve_loss
@@ -152,7 +151,7 @@ def _check_inputs(model: Any, x: Any) -> None:
             f'diagnose needs x to hold the inputs {sorted(needed)} of model "{model.name}". '
             f"Received {sorted(x)}."
         )
-    arrays = by_input(graph, x)
+    arrays = graph.by_input(x)
     wanted = [tuple(t.shape) for t in model.inputs]
     fits = len(arrays) == len(wanted) and all(
         len(a.shape) == len(shape)

@@ -3,15 +3,15 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from kerastools._core.table import format_table
+from kerastools._core.table import Printed, format_table
 from kerastools.diagnosis._finding import Finding
 from kerastools.diagnosis._layer_signal import LayerSignal
 from kerastools.diagnosis._plot import plot_signals
 from kerastools.diagnosis._repair import Repair, repair
 
 
-@dataclass(frozen=True)
-class Diagnosis:
+@dataclass(frozen=True, repr=False)
+class Diagnosis(Printed):
     """What `diagnose` found; printing it shows the findings as a table.
 
     Attributes:
@@ -63,11 +63,11 @@ class Diagnosis:
         """Draws the forward signal and the gradient of each layer with a kernel, on a log scale.
 
         Args:
-            target: Matplotlib axes to draw on, or the path of a picture to write (its ending says
-                the format, such as `.png`). By default a new figure, which is not shown.
+            target: The path of a picture to write, or matplotlib axes to draw on. By default a new
+                figure, which is neither written nor shown.
 
         Returns:
-            The matplotlib axes.
+            The matplotlib figure.
 
         Raises:
             ImportError: If matplotlib is missing; `pip install 'kerastools[plot]'` brings it.

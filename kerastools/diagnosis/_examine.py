@@ -12,14 +12,13 @@ from keras import ops, tree
 from kerastools._core.graph.activations import activation_name, own_activation
 from kerastools._core.graph.calls import read_graph
 from kerastools._core.graph.flow import flow_of
-from kerastools._core.graph.replay import by_input
+from kerastools._core.graph.kinds import is_kind
 from kerastools._core.keras_private.optimizer_hooks import learning_rate_source
 from kerastools.diagnosis._layer_signal import summarise
 from kerastools.diagnosis._probe.signals import LayerRecord, measure
 from kerastools.diagnosis._probe.trial_steps import Stepper, Steps
 from kerastools.diagnosis._rules import Evidence, Output
 from kerastools.diagnosis._subject import Subject
-from kerastools.layers._mutable_rate import DROPOUTS
 
 _NAME = "diagnose"
 # Batches that the optimizer's first steps are taken on, in turn.
@@ -45,7 +44,7 @@ def examine(subject: Subject) -> tuple[Evidence, int]:
             records=tuple(records),
             flow=flow_of(model, _NAME),
             outputs=_outputs(subject, records),
-            x=tuple(by_input(graph, subject.x)),
+            x=tuple(graph.by_input(subject.x)),
             input_names=tuple(layer.name for layer in graph.input_layers),
             readings=subject.readings,
             num_rows=subject.num_rows,
@@ -95,15 +94,14 @@ def _outputs(subject: Subject, records: Sequence[LayerRecord]) -> tuple[Output, 
         record = found.get(place)
         if loss is None or record is None:
             continue
-        if isinstance(record.layer, DROPOUTS):
+        if is_kind(record.layer, "dropout"):
             record = _before(record, records)
-        name = getattr(loss, "name", None) or getattr(loss, "__name__", type(loss).__name__)
         config = loss.get_config() if isinstance(loss, keras.losses.Loss) else {}
         outputs.append(
             Output(
                 layer=record.path,
                 activation=activation_name(own_activation(record.layer)),
-                loss_name=str(name),
+                loss_name=str(getattr(loss, "name", None) or getattr(loss, "__name__", loss)),
                 from_logits=bool(config.get("from_logits", False)),
                 values=np.atleast_2d(record.output),
                 targets=np.asarray(y),

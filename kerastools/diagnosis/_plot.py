@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from kerastools._core.plotting import axes_for, finished
 from kerastools.diagnosis._layer_signal import LayerSignal
 
 # Up to so many layers are named on the axis, more are numbered.
@@ -12,15 +13,8 @@ _NAMED = 24
 
 
 def plot_signals(name: str, signals: Sequence[LayerSignal], target: Any = None) -> Any:
-    """Draws `signals` on axes, into a file, or on a new figure; returns the axes."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(
-            "Diagnosis.plot needs matplotlib. Install it with pip install 'kerastools[plot]'."
-        ) from error
-    figure = None if hasattr(target, "semilogy") else Figure((8, 4.5), layout="constrained")
-    axes = figure.subplots() if figure else target
+    """Draws `signals`; returns the figure."""
+    axes = axes_for(target, "Diagnosis.plot")
     layers = [s for s in signals if s.has_kernel]
     depth = np.arange(1, len(layers) + 1)
     curves = {
@@ -43,6 +37,4 @@ def plot_signals(name: str, signals: Sequence[LayerSignal], target: Any = None) 
     axes.set_title(f'Signals of "{name}" in one training step')
     axes.grid(True, which="major", alpha=0.3)
     axes.legend()
-    if figure and target is not None:
-        figure.savefig(target, dpi=150)
-    return axes
+    return finished(axes.figure, target)

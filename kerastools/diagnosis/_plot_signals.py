@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from kerastools._core.plotting import axes_for, finished
+
 # Up to so many layers are named on the axis.
 _NAMED = 30
 
@@ -12,15 +14,8 @@ _NAMED = 30
 def plot_heat_map(
     name: str, steps: Sequence[int], layers: Sequence[str], values: np.ndarray, target: Any = None
 ) -> Any:
-    """Draws `values` (looks, layers) on axes, into a file, or on a new figure; returns the axes."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(
-            "SignalMonitor.plot needs matplotlib. Install it with pip install 'kerastools[plot]'."
-        ) from error
-    figure = None if hasattr(target, "imshow") else Figure((8, 4.5), layout="constrained")
-    axes = figure.subplots() if figure else target
+    """Draws `values` (looks, layers); returns the figure."""
+    axes = axes_for(target, "SignalMonitor.plot")
     shown = [i for i in range(len(layers)) if not np.isnan(values[:, i]).all()]
     picture = values[:, shown].T.astype("float64")
     is_fraction = name in ("saturated", "dead")
@@ -38,6 +33,4 @@ def plot_heat_map(
     axes.set(xlabel="step", ylabel="layer", title=name.replace("_", " "))
     label = "fraction" if is_fraction else "log₁₀"
     axes.figure.colorbar(image, ax=axes, label=label)
-    if figure and target is not None:
-        figure.savefig(target)
-    return axes
+    return finished(axes.figure, target)

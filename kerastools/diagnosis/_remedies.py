@@ -7,8 +7,8 @@ import keras
 from keras import tree
 
 from kerastools._core.graph.activations import activation_name, is_activation, own_activation
-from kerastools._core.graph.calls import Call, input_layer_of, layer_from_config
-from kerastools._core.graph.rebuild import rebuild
+from kerastools._core.graph.calls import Call, input_layer_of
+from kerastools._core.graph.rebuild import layer_from_config, rebuild
 from kerastools.diagnosis._change import Change
 from kerastools.diagnosis._finding import Finding
 from kerastools.diagnosis._replacements import mended_constraints, normalizations
@@ -68,7 +68,8 @@ class Structure:
             config["bias_initializer"] = "zeros"
         return (layer_from_config(layer, config, _NAME), True) if config else None
 
-    def _connect(self, path: str, call: Call, layer: Any, args: Any, kwargs: Any) -> Any:
+    def _connect(self, call: Call, layer: Any, args: Any, kwargs: Any) -> Any:
+        path = call.path
         if self.rates.get(path) == 0.0:
             return args[0]
         if "/" not in path and self.standardise:

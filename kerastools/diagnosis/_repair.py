@@ -9,7 +9,7 @@ import numpy as np
 from keras import tree
 
 from kerastools._core.graph.calls import read_graph
-from kerastools._core.table import format_table
+from kerastools._core.table import Printed, format_table
 from kerastools.calibration import calibrate, initialize
 from kerastools.diagnosis._change import Change
 from kerastools.diagnosis._finding import Finding
@@ -37,8 +37,8 @@ _USUAL_BATCH = 32
 _ROWS_TO_CALIBRATE = 256
 
 
-@dataclass(frozen=True)
-class Repair:
+@dataclass(frozen=True, repr=False)
+class Repair(Printed):
     """What `Diagnosis.repair` returns; printing it shows the changes as a table.
 
     Attributes:

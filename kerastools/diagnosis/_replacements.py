@@ -7,7 +7,6 @@ import numpy as np
 
 from kerastools._core.graph.calls import read_graph
 from kerastools._core.graph.fans import incoming_axes
-from kerastools._core.graph.replay import by_input
 from kerastools.constraints import MaxNorm
 from kerastools.diagnosis._subject import Subject
 
@@ -16,7 +15,7 @@ def normalizations(subject: Subject) -> dict[str, Any]:
     """Returns an adapted `Normalization` for each floating input that is no image of tokens."""
     graph = read_graph(subject.model, "repair")
     found = {}
-    for layer, x in zip(graph.input_layers, by_input(graph, subject.x), strict=True):
+    for layer, x in zip(graph.input_layers, graph.by_input(subject.x), strict=True):
         if x.dtype.kind != "f" and "int" in str(layer.dtype):
             continue
         # One mean and variance for all positions of an image or a sequence, channel by channel.

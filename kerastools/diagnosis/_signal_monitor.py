@@ -138,12 +138,12 @@ class SignalMonitor(keras.callbacks.Callback):
         """Draws one figure as a heat map, layers over time; norms and moments by their logarithm.
 
         Args:
-            target: Matplotlib axes to draw on, or the path of a picture to write. By default a new
-                figure, which is not shown.
+            target: The path of a picture to write, or matplotlib axes to draw on. By default a new
+                figure, which is neither written nor shown.
             figure: One of the names in `figures`.
 
         Returns:
-            The matplotlib axes.
+            The matplotlib figure.
 
         Raises:
             ValueError: If nothing was looked at yet, or the name is unknown.

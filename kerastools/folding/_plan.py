@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from kerastools._core.graph.calls import Call, Graph, has_graph, sublayers
+from kerastools._core.graph.kinds import is_kind, known_class, parent_kind
 from kerastools.folding._algebra import (
     AFFINE_LAYERS,
     Affine,
@@ -29,32 +30,40 @@ class Plan:
     Attributes:
         model: The model to fold; it is not changed.
         graphs: Its graph and those of nested models, by the id of the model.
-        outcomes: A `FoldOutcome` per call, by its id.
+        outcomes: A `FoldOutcome` per call, or for what cannot be reached by the id of the layer.
         weights: Those of the layers that take one in, by the id of the layer.
-        removed: Ids of the calls that go.
-        shifts: What the calls of which only the scale goes still add, by their id.
+        removed: The calls that go.
+        shifts: What the calls of which only the scale goes still add.
+        returned: The calls whose output the model around them returns.
     """
 
     def __init__(self, graph: Graph) -> None:
         self.model = graph.model
         self.graphs: dict[int, Graph] = {}
+        self.returned: set[Call] = set()
         self.in_training_mode: set[int] = set()
         self._read(graph, training=False)
         self.num_calls = Counter(
             id(call.operation) for graph in self.graphs.values() for call in graph.calls
         )
         self.nesting = Nesting(self.graphs)
-        self.outcomes: dict[int, FoldOutcome] = {}
-        self.candidates: dict[int, tuple[Graph, Call]] = {}
+        self.outcomes: dict[Any, FoldOutcome] = {}
+        self.candidates: dict[Call, Graph] = {}
         self._find(graph, "", set())
         self.weights: dict[int, LinearWeights] = {}
-        self.removed: set[int] = set()
-        self.shifts: dict[int, np.ndarray] = {}
+        self.removed: set[Call] = set()
+        self.shifts: dict[Call, np.ndarray] = {}
         self._fold_all()
         self._fold_scales()
 
+    def stays(self, layer: Any) -> bool:
+        """Whether some call of `layer` stays."""
+        calls = [c for g in self.graphs.values() for c in g.calls if c.operation is layer]
+        return not self.removed.issuperset(calls)
+
     def _read(self, graph: Graph, training: bool) -> None:
         self.graphs[id(graph.model)] = graph
+        self.returned |= {call for call in graph.calls if graph.is_output(call.outputs[0])}
         if training:
             self.in_training_mode.add(id(graph.model))
         for call in graph.calls:
@@ -73,17 +82,17 @@ class Plan:
             if id(layer) in self.graphs:
                 if id(layer) not in seen:
                     self._find(self.graphs[id(layer)], f"{path}{layer.name}/", seen)
-            elif type(layer) in AFFINE_LAYERS:
-                self.candidates[id(call)] = (graph, call)
-                self._note(id(call), path, layer, None, None)
+            elif known_class(layer) in AFFINE_LAYERS:
+                self.candidates[call] = graph
+                self._note(call, path, layer, None, None)
             elif isinstance(layer, keras.Layer):
                 for part in sublayers(layer):
-                    if isinstance(part, keras.layers.BatchNormalization):
+                    if parent_kind(part).name == "batch_normalization":
                         where = "is a subclass" if part is layer else f"lies inside {layer.name}"
                         reason = f"{where} of type {type(layer).__name__}, whose call is unknown"
                         self._note(id(part), path, part, None, reason)
 
-    def _note(self, key: int, path: str, layer: Any, into: str | None, reason: str | None) -> None:
+    def _note(self, key: Any, path: str, layer: Any, into: str | None, reason: str | None) -> None:
         name = f"{path}{layer.name}"
         self.outcomes[key] = FoldOutcome(name, type(layer).__name__, into, reason)
 
@@ -92,17 +101,17 @@ class Plan:
         progress = True
         while progress:
             progress = False
-            for key, (graph, call) in list(self.candidates.items()):
+            for call, graph in list(self.candidates.items()):
                 into, reason = self._fold(graph, call)
-                self.outcomes[key] = replace(self.outcomes[key], into=into, reason=reason)
+                self.outcomes[call] = replace(self.outcomes[call], into=into, reason=reason)
                 if into:
                     progress = True
-                    self.removed.add(key)
-                    del self.candidates[key]
+                    self.removed.add(call)
+                    del self.candidates[call]
 
     def _fold_scales(self) -> None:
         """Folds the scale alone, forward, where zero padding keeps out the shift."""
-        for key, (graph, call) in self.candidates.items():
+        for call, graph in self.candidates.items():
             updates: dict[int, LinearWeights] = {}
             try:
                 affine = self._affine(graph, call)
@@ -113,9 +122,9 @@ class Plan:
             except CannotFold:
                 continue
             self.weights |= updates
-            self.shifts[key] = shift
+            self.shifts[call] = shift
             into = f"{' and '.join(names)}, but for its shift, which a Rescaling adds"
-            self.outcomes[key] = replace(self.outcomes[key], into=into, reason=None)
+            self.outcomes[call] = replace(self.outcomes[call], into=into, reason=None)
 
     def _shift_before(self, call: Call, affine: Affine) -> np.ndarray:
         """Returns s in a⊗x + b = a⊗(x + s) as what a `Rescaling` adds along the last axis."""
@@ -157,7 +166,7 @@ class Plan:
         """Returns what a call does in inference, or raises if that is not known."""
         if id(graph.model) in self.in_training_mode or call.argument("training"):
             raise CannotFold("called with training=True: uses the statistics of its batch")
-        if call.has_explicit_mask():
+        if call.has_explicit_mask:
             raise CannotFold("called with an explicit mask")
         source, target = call.inputs[0], call.outputs[0]
         if source.dtype != target.dtype:
@@ -174,7 +183,7 @@ class Plan:
             raise CannotFold("follows an input of the model")
         layer = call.operation
         self._check_used_once(graph, tensor, layer)
-        if id(call) in self.removed:
+        if call in self.removed:
             return self._into_producers(graph, call.inputs[0], affine, updates)
         passes = self._passage(graph, call)
         if passes is not None:
@@ -182,7 +191,7 @@ class Plan:
             _check_dtype(call)
             before = passes(layer, affine, tensor.shape, source.shape)
             return self._into_producers(graph, source, before, updates)
-        if type(layer) in (keras.layers.Add, keras.layers.Concatenate):
+        if is_kind(layer, "add", "concatenate"):
             _check_dtype(call)
             parts = _branches(call, affine)
             return [
@@ -212,7 +221,7 @@ class Plan:
                 raise CannotFold("its output goes out of the model")
             layer = call.operation
             passes = self._passage(place, call)
-            if id(call) in self.removed:
+            if call in self.removed:
                 names += self._into_consumers(place, call.outputs[0], affine, updates)
             elif passes is not None:
                 (target,) = call.outputs
@@ -249,7 +258,7 @@ def _check_dtype(call: Call) -> None:
 def _branches(call: Call, affine: Affine) -> list[Affine]:
     """Returns what each input of an `Add` or `Concatenate` must become for a⊗output + b."""
     layer, (output,) = call.operation, call.outputs
-    if type(layer) is keras.layers.Concatenate:
+    if is_kind(layer, "concatenate"):
         axis = layer.axis % len(output.shape)
         return affine.split(axis, [t.shape[axis] for t in call.inputs])
     if any(t.shape != output.shape for t in call.inputs):

@@ -6,7 +6,7 @@ import keras
 
 from kerastools._core.checks import require_finite
 from kerastools._core.graph.batch_statistics import measure_batch_norm
-from kerastools._core.graph.calls import Graph, read_graph
+from kerastools._core.graph.calls import Call, Graph, read_graph
 
 _NAME = "recalibrate_batch_norm"
 
@@ -67,10 +67,11 @@ def recalibrate_batch_norm(model: keras.Model, data: Any, batch_size: int = 256)
     return model
 
 
-def _moves(layer: Any, arguments: dict[str, Any]) -> bool:
+def _moves(call: Call) -> bool:
     """Whether a call of a batch normalisation would move its statistics in training."""
     # Batch renormalisation keeps averages of its own.
-    return layer.trainable and not layer.renorm and arguments.get("training") is not False
+    layer = call.operation
+    return layer.trainable and not layer.renorm and call.argument("training") is not False
 
 
 def _check_data(graph: Graph, data: Any) -> None:

@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from kerastools._core.table import format_table
+from kerastools._core.table import Printed, format_table
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class FoldOutcome:
     reason: str | None
 
 
-@dataclass(frozen=True)
-class FoldReport:
+@dataclass(frozen=True, repr=False)
+class FoldReport(Printed):
     """What `fold_batch_norm` did; printed, it is a table with a line per layer it looked at.
 
     Attributes:

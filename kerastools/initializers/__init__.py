@@ -4,12 +4,14 @@ from kerastools.initializers._delta_orthogonal import DeltaOrthogonal
 from kerastools.initializers._for_layer import for_layer
 from kerastools.initializers._gain import gain, stability
 from kerastools.initializers._gated_orthogonal import GatedOrthogonal
-from kerastools.initializers._glorot_normal import GlorotNormal
-from kerastools.initializers._glorot_uniform import GlorotUniform
-from kerastools.initializers._he_normal import HeNormal
-from kerastools.initializers._he_uniform import HeUniform
-from kerastools.initializers._lecun_normal import LecunNormal
-from kerastools.initializers._lecun_uniform import LecunUniform
+from kerastools.initializers._schemes import (
+    GlorotNormal,
+    GlorotUniform,
+    HeNormal,
+    HeUniform,
+    LecunNormal,
+    LecunUniform,
+)
 from kerastools.initializers._variance_scaling import VarianceScaling
 
 __all__ = [

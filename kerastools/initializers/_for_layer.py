@@ -10,12 +10,14 @@ import numpy as np
 from kerastools._core.graph.activations import activation_name, own_activation
 from kerastools._core.graph.fans import kernel_axes, kernel_holder, met_fraction, num_gates
 from kerastools.initializers._gated_orthogonal import GatedOrthogonal
-from kerastools.initializers._glorot_normal import GlorotNormal
-from kerastools.initializers._glorot_uniform import GlorotUniform
-from kerastools.initializers._he_normal import HeNormal
-from kerastools.initializers._he_uniform import HeUniform
-from kerastools.initializers._lecun_normal import LecunNormal
-from kerastools.initializers._lecun_uniform import LecunUniform
+from kerastools.initializers._schemes import (
+    GlorotNormal,
+    GlorotUniform,
+    HeNormal,
+    HeUniform,
+    LecunNormal,
+    LecunUniform,
+)
 from kerastools.initializers._variance_scaling import VarianceScaling
 
 SCHEMES: dict[str, type[VarianceScaling]] = {
@@ -57,7 +59,8 @@ def for_layer(
             `TimeDistributed`, `MultiHeadAttention`) each of those; `initialize` enters them.
         scheme: `"auto"`, or one of `"glorot_normal"`, `"glorot_uniform"`, `"he_normal"`,
             `"he_uniform"`, `"lecun_normal"`, `"lecun_uniform"` for all kernels of the layer.
-        seed: Integer from which each kernel gets a seed of its own; `None` draws anew each time.
+        seed: Integer from which each kernel gets a seed of its own; `None` gives new values each
+            time.
         activation: The activation that follows the layer, where it is not the layer's own: a
             name, a function or a layer. By default the layer's own.
         spatial_shape: Positions of the input, such as `(8, 8)`, for convolutions with

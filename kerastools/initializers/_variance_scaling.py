@@ -50,9 +50,9 @@ class VarianceScaling(keras.initializers.Initializer):
             gradient going backward, `"fan_avg"` is between.
         distribution: `"truncated_normal"`, `"untruncated_normal"` or `"uniform"`.
         seed: An integer gives the same values at each call, as in Keras, so do not share one
-            seeded instance between layers. `None`, unlike in Keras, draws anew at each call;
-            `keras.utils.set_random_seed` makes that repeatable. A `keras.random.SeedGenerator`
-            also draws anew.
+            seeded instance between layers. `None`, unlike in Keras, gives new values at each
+            call; `keras.utils.set_random_seed` makes that repeatable. A
+            `keras.random.SeedGenerator` also gives new values at each call.
         in_axis: Axis or axes of the inputs that one output value sums over.
         out_axis: Axis or axes of the outputs that one input value reaches.
         batch_axis: Axis or axes along which separate kernels stand side by side.
@@ -80,6 +80,7 @@ class VarianceScaling(keras.initializers.Initializer):
         mode: str = "fan_in",
         distribution: str = "truncated_normal",
         seed: int | keras.random.SeedGenerator | None = None,
+        *,
         in_axis: int | Sequence[int] = -2,
         out_axis: int | Sequence[int] = -1,
         batch_axis: int | Sequence[int] = (),

@@ -2,23 +2,27 @@
 
 from typing import Any
 
+import keras
 from keras import ops
 
+from kerastools._core.graph.kinds import kind
 from kerastools._core.registration import register
-from kerastools.layers._mutable_rate import NoiseShapeLayer
+from kerastools.layers._mutable_rate import MutableRateLayer
 
 # SELU's value at minus infinity, −scale · α.
-_FLOOR = -1.7580993408473766
+_FLOOR = -1.6732632423543772848170429916717 * 1.0507009873554804934193349852946
 
 
 @register
-class AlphaDropout(NoiseShapeLayer):
-    """Drops units of a SELU net to SELU's floor, and keeps mean 0 and variance 1.
+@kind("alpha_dropout")
+class AlphaDropout(MutableRateLayer, keras.layers.AlphaDropout):
+    """Keras's alpha dropout with a mutable rate: keeps mean 0 and variance 1 behind SELU.
 
-    Use it behind SELU activations, where `Dropout` would break the normalisation that SELU rests
-    on. As in `kerastools.layers.Dropout` the rate is a variable: setting `layer.rate` acts on the
-    next step without compiling again. With p = rate, a mask M of Bernoulli(1 − p) draws and SELU's
-    floor α' = −1.7581:
+    Use it behind SELU activations, where `Dropout` would break the self-normalization. Dropped
+    units are set to SELU's floor. As in `kerastools.layers.Dropout`, `layer.rate = 0.1` acts on the
+    next step without compiling again; otherwise this is Keras's layer, with the same mask at the
+    same seed and no weights. With p = rate, a mask M of Bernoulli(1 − p) draws and SELU's floor
+    α' = −1.7581:
 
         training:   y = a · (x ⊗ M + α' · (1 − M)) + b
                     a = ((1 − p)(1 + p · α'²))^(−1/2),   b = −a · p · α'
@@ -56,10 +60,23 @@ class AlphaDropout(NoiseShapeLayer):
     NeurIPS 2017.
     """
 
-    def drop(self, inputs: Any, kept: Any, rate: Any) -> Any:
-        """Returns `inputs` where `kept`, else SELU's floor, brought back to mean 0, variance 1."""
+    def __init__(
+        self,
+        rate: float,
+        noise_shape: tuple[int | None, ...] | None = None,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(rate, noise_shape=noise_shape, seed=seed, **kwargs)
+
+    def numbers(self, rate: float) -> tuple[float, ...]:
+        """Returns a and b."""
         # At rate 1 nothing is kept: the floor, brought to mean 0, is 0.
-        a = 1 / ops.sqrt(ops.maximum(1.0 - rate, 1e-7) * (1.0 + rate * _FLOOR**2))
-        b = -a * rate * _FLOOR
-        x = ops.where(kept, ops.cast(inputs, "float32"), _FLOOR)
-        return ops.cast(a * x + b, inputs.dtype)
+        a = (max(1 - rate, 1e-7) * (1 + rate * _FLOOR**2)) ** -0.5
+        return a, -a * _FLOOR * rate
+
+    def drop(self, inputs: Any, drawn: Any, rate: Any, *numbers: Any) -> Any:
+        """Returns `inputs` where kept, else SELU's floor, brought back to mean 0, variance 1."""
+        a, b = (ops.cast(number, inputs.dtype) for number in numbers)
+        kept = ops.cast(drawn >= ops.cast(rate, drawn.dtype), inputs.dtype)
+        return a * (inputs * kept + _FLOOR * (1 - kept)) + b

@@ -2,19 +2,23 @@
 
 from typing import Any
 
+import keras
+
+from kerastools._core.graph.kinds import kind
 from kerastools._core.registration import register
-from kerastools.layers._mutable_rate import NoiseShapeLayer, scaled
+from kerastools.layers._mutable_rate import ScaledDropout
 
 
 @register
-class Dropout(NoiseShapeLayer):
-    """Drops each input unit with probability `rate`, which may change in training.
+@kind("dropout")
+class Dropout(ScaledDropout, keras.layers.Dropout):
+    """Keras's dropout with a mutable rate: sets each input unit to 0 with probability `rate`.
 
-    Keras's `Dropout` bakes its rate into the compiled step: setting it later changes nothing, and a
-    layer that was created with rate 0 cannot be switched on. Here the rate is a variable. Setting
-    `layer.rate = 0.3`, from a callback say, acts on the next step without compiling again, and the
-    rate is saved with the model. Use it where the rate is scheduled, adapted or searched for;
-    otherwise it behaves as Keras's layer does.
+    Keras compiles the rate into the training step: setting it later changes nothing, and a layer
+    created with rate 0 cannot be switched on. Here `layer.rate = 0.3`, from a callback for
+    instance, acts on the next step without compiling again. Otherwise this is Keras's layer: the
+    same mask at the same seed, no weights, and weights files that load either way. `save` keeps the
+    current rate.
 
     With keep probability q = 1 − rate and a mask M of independent Bernoulli(q) draws:
 
@@ -40,7 +44,7 @@ class Dropout(NoiseShapeLayer):
         The same as the input's. A mask of time steps passes through.
 
     Raises:
-        ValueError: If `rate` is outside [0, 1].
+        ValueError: If `rate` is outside [0, 1] or `noise_shape` is not a shape.
 
     Example:
 
@@ -58,6 +62,11 @@ class Dropout(NoiseShapeLayer):
     to prevent neural networks from overfitting", JMLR 2014.
     """
 
-    def drop(self, inputs: Any, kept: Any, rate: Any) -> Any:
-        """Returns `inputs` / (1 − rate) where `kept`, else 0."""
-        return scaled(inputs, kept, rate)
+    def __init__(
+        self,
+        rate: float,
+        noise_shape: tuple[int | None, ...] | None = None,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(rate, noise_shape=noise_shape, seed=seed, **kwargs)

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 
 from kerastools._core.registration import register
+from kerastools._core.table import Printed
 
 _ROLES = {
     "bias": ("bias",),
@@ -19,8 +20,8 @@ _ROLE_NAMES = ("kernel", *_ROLES)
 
 
 @register
-@dataclasses.dataclass(frozen=True, init=False)
-class ParamGroup:
+@dataclasses.dataclass(frozen=True, init=False, repr=False)
+class ParamGroup(Printed):
     """Some of a model's variables, with numbers of their own in the optimizer.
 
     Give any optimizer of this package `param_groups=[ParamGroup(...), ...]`. A pretrained trunk
@@ -129,7 +130,9 @@ class ParamGroup:
 
     def __str__(self) -> str:
         layers = ", ".join(f'"{layer.name}"' for layer in _layers(self.match))
-        return f"ParamGroup({f'layers {layers}' if layers else repr(self.match)})"
+        numbers = {k: v for k, v in self.numbers.items() if (k, v) != ("lr_multiplier", 1.0)}
+        changed = "".join(f", {name}={number:g}" for name, number in numbers.items())
+        return f"ParamGroup({f'layers {layers}' if layers else repr(self.match)}{changed})"
 
 
 def _layers(match: Any) -> list[Any]:

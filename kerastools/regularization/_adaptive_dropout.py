@@ -82,7 +82,7 @@ class AdaptiveDropout(keras.callbacks.Callback):
         """Finds the layers, and brings their rate within the bounds."""
         self._live = live_layers(self.model, self.layers, "AdaptiveDropout")
         self._low, self._high = self.bounds or usual_range(self.model)
-        rates = [layer.get_config()["rate"] for layer in self._live]
+        rates = [layer.rate for layer in self._live]
         self._set(sum(rates) / len(rates))
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:

@@ -6,10 +6,11 @@ from typing import Any
 import keras
 import numpy as np
 
+from kerastools._core.table import Printed, format_table
 from kerastools.regularization._live_layers import live_layers, set_rate
 
 
-class DropoutSchedule(keras.callbacks.Callback):
+class DropoutSchedule(Printed, keras.callbacks.Callback):
     """Sets the rate of live dropout layers by the epoch.
 
     Dropout in the first epochs only makes a model that underfits learn better; dropout in the last
@@ -84,6 +85,10 @@ class DropoutSchedule(keras.callbacks.Callback):
         """Tells the rate."""
         if logs is not None:
             logs["dropout"] = self.rate(epoch)
+
+    def __str__(self) -> str:
+        layers = "" if self.layers == "all" else f" of layers {self.layers!r}"
+        return format_table(("epoch", "rate"), self.points, f"DropoutSchedule{layers}")
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor as plain data."""

@@ -8,9 +8,8 @@ from keras import ops, tree
 
 from kerastools._core.checks import require_finite
 from kerastools._core.compiled import compiled
-from kerastools._core.graph.calls import Graph, read_graph, sublayers
-from kerastools._core.graph.replay import call_in_training, run_graph
-from kerastools.layers._mutable_rate import DROPOUTS
+from kerastools._core.graph.calls import Call, Graph, as_recorded, read_graph, replay, sublayers
+from kerastools._core.graph.kinds import is_kind, parent_kind
 
 _NAME = "predict_with_dropout"
 
@@ -76,7 +75,7 @@ def predict_with_dropout(
         with keras.StatelessScope(
             [*zip(states, drawn, strict=True), *zip(others, values, strict=True)]
         ):
-            return run_graph(graph, batch, _call)
+            return tree.flatten(replay(graph, batch, _with_dropout, training=False))
 
     run = compiled(sample)
     rng = np.random.default_rng(seed)
@@ -96,21 +95,19 @@ def predict_with_dropout(
 
 def _drops(layer: Any) -> bool:
     rates = (getattr(layer, name, 0) for name in ("dropout", "recurrent_dropout", "_dropout"))
-    return isinstance(layer, DROPOUTS) or any(isinstance(r, float) and r > 0 for r in rates)
+    return is_kind(layer, "dropout") or any(isinstance(r, float) and r > 0 for r in rates)
 
 
-def _call(path: str, operation: Any, args: Any, kwargs: Any) -> Any:
-    if not isinstance(operation, keras.Layer):
-        return operation(*args, **kwargs)
-    parts = sublayers(operation)
+def _with_dropout(call: Call, args: Any, kwargs: Any) -> Any:
+    parts = sublayers(call.operation) if isinstance(call.operation, keras.Layer) else []
     if not any(_drops(part) for part in parts):
-        return operation(*args, **kwargs)
-    if any(isinstance(part, keras.layers.BatchNormalization) for part in parts):
+        return as_recorded(call, args, kwargs)
+    if any(parent_kind(part).moving_statistics for part in parts):
         raise ValueError(
-            f'{_NAME} cannot switch on the dropout inside layer "{path}" without its batch '
+            f'{_NAME} cannot switch on the dropout inside layer "{call.path}" without its batch '
             "normalisation. Build that part from Keras layers in a functional model."
         )
-    return call_in_training(operation, args, kwargs)
+    return as_recorded(call, args, {**kwargs, "training": True})
 
 
 def _as_dtypes(graph: Graph, x: Any, rows: slice) -> Any:

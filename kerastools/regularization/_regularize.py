@@ -4,12 +4,12 @@ from typing import Any
 
 import keras
 
+from kerastools import layers
 from kerastools._core.graph.activations import activation_name, own_activation
-from kerastools._core.graph.calls import Call, Graph, has_graph, read_graph
+from kerastools._core.graph.calls import Call, Graph, read_graph
 from kerastools._core.graph.fans import is_kernel
+from kerastools._core.graph.kinds import is_kind
 from kerastools._core.graph.rebuild import rebuild
-from kerastools.layers import AlphaDropout, Dropout, SpatialDropout
-from kerastools.layers._mutable_rate import DROPOUTS
 from kerastools.regularization._config import penalised
 
 _NAME = "regularize"
@@ -35,9 +35,9 @@ def regularize(
         dropout                    of the units that feed each of the top layers
 
     Dropped are the inputs of the last `top_layers` layers with kernels, the output layer among
-    them, in a live layer of `kerastools.layers`: `SpatialDropout` before a convolution,
-    `AlphaDropout` behind SELU, `Dropout` elsewhere. The model's inputs and outputs are never
-    dropped, and a layer that has a dropout before it already gets no second one.
+    them, by layers of `kerastools.layers`, whose rate is mutable: spatial dropout before a
+    convolution, `AlphaDropout` behind SELU, `Dropout` elsewhere. The model's inputs and outputs are
+    never dropped, and a layer that has a dropout before it already gets no second one.
 
     Args:
         model: A built functional or Sequential model; nested models are entered.
@@ -51,7 +51,7 @@ def regularize(
         top_layers: In front of how many layers, counted from the output, units are dropped.
 
     Returns:
-        A functional model.
+        A functional model, or a Sequential one if `model` is.
 
     Raises:
         TypeError: If `model` is not a Keras model.
@@ -69,7 +69,7 @@ def regularize(
     ... ])
     >>> tamed = regularize(model, l2=1e-4, max_norm=2.0, dropout=0.3, top_layers=1)
     >>> [type(layer).__name__ for layer in tamed.layers]
-    ['InputLayer', 'Dense', 'Dense', 'Dropout', 'Dense']
+    ['Dense', 'Dense', 'Dropout', 'Dense']
     >>> len(model.losses), len(tamed.losses)
     (0, 3)
 
@@ -86,8 +86,8 @@ def regularize(
 
     inserted: dict[int, Any] = {}
 
-    def connect(path: str, call: Call, layer: Any, args: Any, kwargs: Any) -> Any:
-        if source := dropped.get(id(call.node)):
+    def connect(call: Call, layer: Any, args: Any, kwargs: Any) -> Any:
+        if source := dropped.get(call):
             if id(layer) not in inserted:  # One for all calls of a shared layer.
                 inserted[id(layer)] = _dropout_for(call, source, dropout)
             args = (inserted[id(layer)](args[0]), *args[1:])
@@ -114,20 +114,16 @@ def _check(l1: float, l2: float, max_norm: float | None, dropout: float, top_lay
         raise ValueError(f"{_NAME} received nothing to add. Pass l1, l2, max_norm or dropout.")
 
 
-def _top_calls(graph: Graph, top_layers: int) -> dict[int, str]:
-    """Returns, by id of Keras's record, the kind of what feeds the last calls with kernels."""
-    calls = list(_kernel_calls(graph))[-top_layers:]
-    kinds = {id(call.node): _source(scope, call.inputs[0]) for scope, call in calls}
-    return {key: kind for key, kind in kinds.items() if kind not in ("input", "dropout")}
-
-
-def _kernel_calls(graph: Graph) -> Any:
-    for call in graph.calls:
-        layer = call.operation
-        if has_graph(layer):
-            yield from _kernel_calls(Graph(layer))
-        elif len(call.inputs) == 1 and any(map(is_kernel, getattr(layer, "weights", ()))):
-            yield graph, call
+def _top_calls(graph: Graph, top_layers: int) -> dict[Call, str]:
+    """Returns, for the last calls with kernels, the kind of what feeds them."""
+    graph = graph.entered()
+    kernel_calls = [
+        call
+        for call in graph.calls
+        if len(call.data) == 1 and any(map(is_kernel, getattr(call.operation, "weights", ())))
+    ]
+    kinds = {call: _source(graph, call.data[0]) for call in kernel_calls[-top_layers:]}
+    return {call: kind for call, kind in kinds.items() if kind not in ("input", "dropout")}
 
 
 def _source(graph: Graph, tensor: Any) -> str:
@@ -137,13 +133,13 @@ def _source(graph: Graph, tensor: Any) -> str:
     """
     while (call := graph.producer(tensor)) is not None:
         operation = call.operation
-        if isinstance(operation, DROPOUTS):
+        if is_kind(operation, "dropout"):
             return "dropout"
         activation = activation_name(own_activation(operation))
         weights = operation.weights if isinstance(operation, keras.Layer) else []
         if activation != "linear" or any(is_kernel(v) for v in weights):
             return activation
-        tensor = call.inputs[0]
+        tensor = (call.data or call.inputs)[0]
     return "input"
 
 
@@ -151,7 +147,13 @@ def _dropout_for(call: Call, source: str, rate: float) -> keras.layers.Layer:
     layer = call.operation
     arguments = {"rate": rate, "name": f"{layer.name}_dropout", "dtype": layer.dtype_policy}
     if source == "selu":
-        return AlphaDropout(**arguments)
-    if getattr(layer, "rank", 0) and hasattr(layer, "data_format"):
-        return SpatialDropout(data_format=layer.data_format, **arguments)
-    return Dropout(**arguments)
+        return layers.AlphaDropout(**arguments)
+    rank = getattr(layer, "rank", 0)
+    if not (rank and hasattr(layer, "data_format")):
+        return layers.Dropout(**arguments)
+    if rank > 1:
+        spatial = getattr(layers, f"SpatialDropout{rank}D")
+        return spatial(data_format=layer.data_format, **arguments)
+    if layer.data_format == "channels_last":
+        return layers.SpatialDropout1D(**arguments)
+    return layers.Dropout(noise_shape=(None, None, 1), **arguments)

@@ -18,7 +18,7 @@ from kerastools.search._nets.recurrent_net import RecurrentNet
 from kerastools.search._oracle.oracle import OptunaOracle
 from kerastools.search._population_tuner import PopulationTuner
 from kerastools.search._report.report import SearchReport
-from kerastools.search._reuse.mutable_parts import LiveNumbers
+from kerastools.search._reuse.mutable_hyper_model import MutableHyperModel
 from kerastools.search._spaces import betas, dropout, learning_rate, momentum
 from kerastools.search._successive_halving import SuccessiveHalving
 from kerastools.search._tune import tune
@@ -26,7 +26,7 @@ from kerastools.search._tune import tune
 __all__ = [
     "ConvNet",
     "DeepDense",
-    "LiveNumbers",
+    "MutableHyperModel",
     "OptunaOracle",
     "PopulationTuner",
     "RecurrentNet",

@@ -11,10 +11,10 @@ from kerastools.search._successive_halving import Rungs
 
 
 class BestState(keras.callbacks.Callback):
-    """Remembers the state of the model in its best epoch; all executions of a trial together.
+    """Copies the state of the model in the best epoch of all executions of a trial.
 
-    keras-tuner writes a file in every epoch that improves, which takes as long as the epoch itself
-    in small nets. Here the state is copied, and written once.
+    keras-tuner writes a file in every epoch that improves, which in small nets takes as long as the
+    epoch. This copies the state, which is then written once.
     """
 
     def __init__(self, objective: Any) -> None:
@@ -26,7 +26,7 @@ class BestState(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Copies the state if this epoch is the best."""
         if not self.objective.has_value(logs):
-            value = None  # Computed after fit: the last epoch counts.
+            value = None  # It is computed after fit: the last epoch counts.
         else:
             value = float(self.objective.get_value(logs))
             if np.isnan(value):
@@ -38,7 +38,7 @@ class BestState(keras.callbacks.Callback):
 
 
 class StopAtRung(keras.callbacks.Callback):
-    """Stops the training of one model at the rung that it does not pass."""
+    """Stops training at a rung of successive halving that the trial does not pass."""
 
     def __init__(self, rungs: Rungs, name: str, best: Any) -> None:
         super().__init__()
@@ -48,15 +48,15 @@ class StopAtRung(keras.callbacks.Callback):
         self.stopped = 0
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Compares the best value so far with what others had here."""
+        """Compares the best value so far with those of other trials at this rung."""
         value = np.nan if self.best.value is None else self.best.value
         if self.rungs.arrive(epoch + 1, self.params["epochs"], {self.name: value}):
             self.stopped = epoch + 1
             self.model.stop_training = True
 
 
-class Clock(keras.callbacks.Callback):
-    """Measures the CPU seconds of epochs, but the first, which is compiled."""
+class EpochTimer(keras.callbacks.Callback):
+    """Measures the CPU seconds of an epoch, without the first one, which compiles."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,18 +64,18 @@ class Clock(keras.callbacks.Callback):
         self.seconds: float | None = None
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Starts the clock."""
+        """Starts the timer."""
         self.started = time.process_time()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Stops it."""
+        """Stops the timer."""
         seconds = time.process_time() - self.started
         if epoch > 0:
             self.seconds = seconds if self.seconds is None else min(self.seconds, seconds)
 
 
 class Hooks(keras.callbacks.Callback):
-    """Calls the tuner's own hooks, which a subclass may use."""
+    """Calls the epoch hooks of the tuner, which a subclass may override."""
 
     def __init__(self, tuner: Any, trial: Any) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class Hooks(keras.callbacks.Callback):
 
 
 class BatchHooks(Hooks):
-    """The hooks of single batches, too, which cost time."""
+    """Calls the batch hooks, too, which take time."""
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         self.tuner.on_batch_begin(self.trial, self.model, batch, logs)

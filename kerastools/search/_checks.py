@@ -1,4 +1,4 @@
-"""What can be wrong with a search, found before its first trial."""
+"""Checks of a search before its first trial."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +14,7 @@ from kerastools.search._reuse.description import describe, difference
 
 
 def require_compiled_model(model: Any, caller: str = "PopulationTuner") -> None:
-    """Raises unless `model`, what a builder returned, is a compiled Keras model."""
+    """Raises unless `model`, returned by a builder, is a compiled Keras model."""
     if not isinstance(model, keras.Model):
         raise TypeError(
             f"{caller} needs a builder that returns a compiled keras.Model. It returned "
@@ -28,18 +28,18 @@ def require_compiled_model(model: Any, caller: str = "PopulationTuner") -> None:
 
 
 def require_objective(tuner: Any, model: Any, fit_arguments: dict[str, Any]) -> None:
-    """Raises if training `model` with these arguments will surely not report the objective."""
+    """Raises if training `model` with these arguments cannot report the objective."""
     objective = tuner.oracle.objective
     if type(tuner.hypermodel).fit is not keras_tuner.HyperModel.fit:
         return
     every = fit_arguments.get("validation_freq")
     if every not in (None, 1) and any(name.startswith("val_") for name in _wanted(objective)):
         raise ValueError(
-            f"PopulationTuner needs {objective.name!r} of every epoch, to know the best one. "
-            f"Received validation_freq={every!r}. Leave it out."
+            f"PopulationTuner needs {objective.name!r} of every epoch to find the best one. "
+            f"Received validation_freq={every!r}. Remove it."
         )
     if not type(model).__module__.startswith("keras."):
-        return  # A train step of the user's own may report anything.
+        return  # A custom train_step may report anything.
     if objective.name == "default_objective":
         raise ValueError(
             "PopulationTuner needs an objective, such as objective='val_loss', because the "
@@ -59,7 +59,7 @@ def require_objective(tuner: Any, model: Any, fit_arguments: dict[str, Any]) -> 
 
 
 def require_reported(objective: Any, history: Any) -> None:
-    """Ends the search if a training that is done has not reported the objective."""
+    """Ends the search if `fit` did not report the objective."""
     reported = getattr(history, "history", {})
     missing = [name for name in _wanted(objective) if name not in reported]
     if reported and missing:
@@ -70,9 +70,9 @@ def require_reported(objective: Any, history: Any) -> None:
 
 
 def logged_names(model: Any, fit_arguments: dict[str, Any]) -> list[str] | None:
-    """Returns the names under which `model.fit` reports; `None` if that cannot be told.
+    """Returns the names in the logs of `model.fit`, or `None` if they are not known.
 
-    The losses and metrics of a model with several outputs are tried on the first row of the data.
+    Losses and metrics of a model with several outputs are computed for the first row of the data.
     """
     if len(getattr(model, "outputs", None) or [None]) == 1:
         names = _compiled_names(model)
@@ -99,21 +99,21 @@ def _tried_names(model: Any, fit_arguments: dict[str, Any]) -> list[str] | None:
         return None
     try:
         build_metrics(model, *keras.tree.map_structure(lambda array: array[:1], data))
-    except Exception:  # Of a loss that needs more than one row, say.
+    except Exception:  # A loss may need more than one row.
         return None
     return list(model.get_metrics_result())
 
 
-def require_live(
+def require_mutable(
     model: Any,
     build: Callable[[keras_tuner.HyperParameters], Any],
     space: keras_tuner.HyperParameters,
 ) -> None:
-    """Raises if no hyperparameter of `space` changes numbers only; `model` is built with it."""
+    """Raises if no hyperparameter of `space` is mutable; `model` was built with `space`."""
     if not space.space:
         raise ValueError(
-            "PopulationTuner needs hyperparameters to search. The builder asked for none: use "
-            'hp.Float("dropout", 0.1, 0.5) and the like in build(hp).'
+            "PopulationTuner needs hyperparameters to search. The builder defined none. Use "
+            'hp.Float("dropout", 0.1, 0.5), for example, in build(hp).'
         )
     first = describe(model)
     reasons = []
@@ -124,32 +124,32 @@ def require_live(
         other = _changed(space, hyperparameter, value)
         try:
             reason = difference(first, describe(build(other)))
-        except Exception as error:  # A trial with this value will fail; the search can go on.
+        except Exception as error:  # A trial with this value fails; the search goes on.
             reason = f"the builder raises {error!r}"
         if reason is None:
             return
         reasons.append(f"{hyperparameter.name} ({reason})")
     raise ValueError(
-        "PopulationTuner needs at least one hyperparameter that changes numbers only, so that one "
-        f"compiled model serves many trials. Each of these changes the model: {'; '.join(reasons)}."
-        " Use kerastools.layers.Dropout and kerastools.optimizers, whose numbers are live, or "
-        "search with keras_tuner.RandomSearch."
+        "PopulationTuner needs at least one mutable hyperparameter, so that one compiled model can "
+        f"be used for many trials. Each of these changes the model: {'; '.join(reasons)}. Use "
+        "kerastools.layers.Dropout and kerastools.optimizers, whose hyperparameters are mutable, "
+        "or search with keras_tuner.RandomSearch."
     )
 
 
 def require_same_space(build: Callable[..., Any], oracle: Any, directory: str) -> None:
-    """Raises if the builder asks for other hyperparameters than the search in `directory` did."""
+    """Raises if the builder defines other hyperparameters than the search in `directory`."""
     asked = keras_tuner.HyperParameters()
     build(asked)
     if (unlike := difference_of_spaces(oracle.get_space(), asked)) is not None:
         raise ValueError(
-            f"PopulationTuner found another search in {directory!r}: {unlike}. Give this search a "
-            "directory or project_name of its own, or pass overwrite=True to delete that one."
+            f"PopulationTuner found another search in {directory!r}: {unlike}. Choose another "
+            "directory or project_name, or pass overwrite=True to delete that one."
         )
 
 
 def _changed(space: keras_tuner.HyperParameters, changed: Any, value: Any) -> Any:
-    """Returns `space` where `changed` has another value, and what is active then has one."""
+    """Returns `space` with another value of `changed`, and values of all that is then active."""
     # keras-tuner's own ensure_active_values drops a name that is active in one scope of two.
     other = space.copy()
     other.values = {}

@@ -1,4 +1,4 @@
-"""A keras-tuner tuner that compiles a model once for all trials that differ in numbers only."""
+"""A keras-tuner tuner that trains many trials in one compiled program."""
 
 import json
 import os
@@ -15,17 +15,18 @@ import numpy as np
 
 from kerastools._core.keras_private.compiled_model import count_names_anew
 from kerastools._core.keras_private.random_state import seed_and_keep_kernels
-from kerastools.search._callbacks import BatchHooks, BestState, Clock, Hooks, StopAtRung
+from kerastools._core.notices import notify
+from kerastools.search._callbacks import BatchHooks, BestState, EpochTimer, Hooks, StopAtRung
 from kerastools.search._checks import (
     require_compiled_model,
-    require_live,
+    require_mutable,
     require_objective,
     require_reported,
     require_same_space,
 )
 from kerastools.search._decorrelated_seed import decorrelated_seed
 from kerastools.search._oracle.oracle import OptunaOracle
-from kerastools.search._reuse.model_cache import LiveModels, state_of
+from kerastools.search._reuse.model_cache import ModelCache, state_of
 from kerastools.search._stacked.eligibility import bound_fit_arguments, why_search_cannot_stack
 from kerastools.search._stacked.population import Member, Population
 from kerastools.search._state_files import (
@@ -37,7 +38,7 @@ from kerastools.search._state_files import (
 )
 from kerastools.search._successive_halving import Rungs, SuccessiveHalving
 
-# What keras_tuner.RandomSearch takes, too, and gives to its oracle.
+# Arguments that keras_tuner.RandomSearch, too, passes to its oracle.
 _OF_ORACLE = (
     "hyperparameters",
     "tune_new_entries",
@@ -48,70 +49,68 @@ _OF_ORACLE = (
 
 
 class PopulationTuner(keras_tuner.Tuner):
-    """Searches hyperparameters with keras-tuner, without compiling a model for every trial.
+    """A keras-tuner tuner that trains many trials in one compiled program.
 
-    In a search over small or deep nets most of the time goes into building, tracing and saving, not
-    into training. Hyperparameters that change numbers only need none of it: this tuner keeps the
-    compiled models and gives them each trial's numbers and fresh weights. Everything else is
-    keras-tuner's: the builder, the oracles, `search`, resumption, `get_best_models`.
+    In a search over small or deep nets, most of the time goes into building, tracing and saving,
+    not into training. This tuner compiles a model once for all trials that differ only in mutable
+    hyperparameters, and trains several of them at a time. Everything else is keras-tuner's: the
+    builder, the oracles, `search`, resumption, `get_best_models`.
 
-    What is live is found by building, not declared: each trial's model is built as the builder says
-    and compared with those compiled before, in all that a step can depend on (classes,
-    configurations, graph, loss, metrics, the code of functions and what they close over). Live are
+    **Compiled once.** Each trial's model is built by the builder, and compared with the models
+    compiled before in everything that a training step can depend on: classes, configurations,
+    graph, loss, metrics, the code of functions and their closures. If only mutable hyperparameters
+    differ, the compiled model is reused, with the trial's hyperparameters and weights. Mutable are
     the rate of `kerastools.layers.Dropout`; learning rate, momentum, betas, epsilon, weight decay
-    and clip thresholds of `kerastools.optimizers`; the learning rate of Keras's own optimizers; on
-    TensorFlow the factors of L1 and L2 and the bound of MaxNorm; initializers and seeds. A
-    hyperparameter that changes anything else beside them (units, depth, an activation, Keras's own
-    `Dropout`) has a model compiled for each of its values, as in keras-tuner.
-    `tuner.ways[trial_id]` says for every trial which it was, and why.
+    and clipping thresholds of `kerastools.optimizers`; the learning rate of Keras's optimizers; on
+    TensorFlow the factors of L1 and L2 and the bound of MaxNorm; and initializers and seeds. For
+    any other hyperparameter (units, depth, an activation, the rate of Keras's `Dropout`), a model
+    is compiled for each value, as in keras-tuner. `tuner.how_trained[trial_id]` says for every
+    trial what was done, and why.
 
-    Trials of one structure are also trained together, `population` at a time, in one program that
-    holds the weights of all: a place that becomes free, because its trial is done, stopped or
-    diverged, is given to the next at once. `search` must be given NumPy arrays and no callbacks but
-    `EarlyStopping` and `TerminateOnNaN`. On JAX, Keras's own step is vectorised over the trials,
-    whatever the model. On TensorFlow it takes a graph of Keras's and our layers (masks of time
-    steps, recurrent layers with dropout or state and activity regularizers excepted) with
-    `kerastools.optimizers.SGD`, `Adagrad`, `RMSprop`, `Adam`, `Nadam`, `Adamax` or `RAdam`: dense,
-    convolutional, normalising, pooling and recurrent layers, embeddings and the like are computed
-    for all trials at once, other layers trial by trial in the same program. Where the program's
-    steps are so long that it may not pay, one trial is trained alone and the cheaper way is taken
-    from then on. Anything else is trained one trial after the other. Trials in a population see the
-    same batches.
+    **Trained together.** Trials of one structure are trained `population` at a time, in one program
+    with a slot for each of them. A slot whose trial is done, stopped or diverged is refilled at
+    once. Trials in a population see the same batches. The data must be NumPy arrays, and the
+    only callbacks `EarlyStopping` and `TerminateOnNaN`. On JAX, Keras's own step is vectorized over
+    the trials, for any model. On TensorFlow, the model is a graph of layers of Keras and kerastools
+    (without masks of time steps, dropout or state in recurrent layers, and activity regularizers)
+    with `kerastools.optimizers.SGD`, `Adagrad`, `RMSprop`, `Adam`, `Nadam`, `Adamax` or `RAdam`.
+    Where steps are so long that training together may not pay, one trial is trained alone, and the
+    faster way is used from then on. All other trials are trained one after the other.
 
-    A trial's result is that of a model built for it alone: to the bit where one is trained after
-    the other, up to rounding where they are trained together. A trial whose builder raises or whose
-    loss becomes NaN is marked as failed, with a warning, and the search goes on; it raises when all
-    have failed. Trials begin with `keras.utils.set_random_seed` at seeds of their own, spread from
-    `seed`. State files are whole at any moment: after Ctrl-C or a kill the same script goes on with
-    the trials that were not finished.
+    **Results.** A trial gives the result of a model built for it alone: bit-identical if trials are
+    trained one after the other, up to rounding if they are trained together. A trial whose builder
+    raises or whose loss becomes NaN is marked as failed, with a warning, and the search goes on; it
+    raises when all trials failed. Each trial calls `keras.utils.set_random_seed` with its own seed,
+    derived from `seed`. Files are written atomically: after Ctrl-C or a kill, the same script
+    resumes the search.
 
     Args:
         hypermodel: A `keras_tuner.HyperModel`, or a function that takes hyperparameters and returns
             a compiled model. A `Sequential` may lack `keras.Input` where the data are an array.
-        objective: Name of what is optimised, such as `"val_accuracy"`, a `keras_tuner.Objective` or
-            a list of them.
-        max_trials: Number of trials in all, those of an interrupted search included.
-        population: How many trials are trained together, at most; with 1, one after the other.
-        halving: `SuccessiveHalving(...)`, by which trials that are behind are stopped early; by
-            default all are trained for all epochs.
-        seed: Integer from 0 from which configurations, weights and batches are drawn; by default
-            new for each search.
-        oracle: A `keras_tuner.Oracle` that chooses the configurations, in place of random search;
-            `objective` and `max_trials` are then given to it. Not Hyperband's.
-        directory: Folder of the search's files, on a local disk.
-        project_name: Name of the folder in it.
-        overwrite: Whether to delete a search that is there, instead of going on with it. A study in
-            a `storage` is not deleted but refused: others may be working on it.
-        **kwargs: `executions_per_trial`, `max_model_size` and the others of `keras_tuner.Tuner`;
-            `hyperparameters`, `tune_new_entries` and the others of `keras_tuner.RandomSearch`,
-            which beside an `oracle` must be given to that.
+        objective: Name of the metric to optimize, such as `"val_accuracy"`, a
+            `keras_tuner.Objective` or a list of them.
+        max_trials: Total number of trials, including those of an interrupted search.
+        population: Maximum number of trials trained together; with 1, one after the other.
+        halving: `SuccessiveHalving(...)` to stop bad trials early; by default every trial is
+            trained for all epochs.
+        seed: Integer >= 0 that seeds configurations, weights and batches. With `None`, a new one
+            each time.
+        oracle: A `keras_tuner.Oracle` that chooses the configurations, instead of random search;
+            pass `objective` and `max_trials` to it. HyperbandOracle is not supported.
+        directory: Directory of the search's files, on a local disk.
+        project_name: Name of the subdirectory.
+        overwrite: Whether to delete an existing search instead of resuming it. An existing study in
+            a `storage` is not deleted; it raises, because other processes may be using it.
+        **kwargs: Other arguments of `keras_tuner.Tuner`, such as `executions_per_trial` and
+            `max_model_size`, and of `keras_tuner.RandomSearch`, such as `hyperparameters` and
+            `tune_new_entries`; with an `oracle`, pass the latter to it.
 
     Raises:
         TypeError: From `search`, if the builder returns no model.
-        ValueError: If `seed` is negative, what an oracle takes stands beside `oracle`, or
-            `overwrite` is to delete a study in a storage; from `search`, if the model is not
-            compiled, the objective will not be reported, no hyperparameter is live, or the
-            directory holds another search. All before the first trial.
+        ValueError: If `seed` is negative, an argument of the oracle is passed with `oracle`, or
+            `overwrite` would delete a study in a storage; from `search`, before the first trial, if
+            the model is not compiled, the objective is not reported, no hyperparameter is mutable,
+            or the directory holds another search.
         RuntimeError: From `search`, when every trial failed.
 
     Example:
@@ -130,11 +129,11 @@ class PopulationTuner(keras_tuner.Tuner):
     ...     model.compile(Adam(learning_rate(hp)), "mse")
     ...     return model
     >>> x, y = np.random.default_rng(0).normal(size=(2, 64, 4))
-    >>> folder = tempfile.mkdtemp()
-    >>> tuner = PopulationTuner(build, "val_loss", max_trials=3, seed=0, directory=folder)
+    >>> directory = tempfile.mkdtemp()
+    >>> tuner = PopulationTuner(build, "val_loss", max_trials=3, seed=0, directory=directory)
     >>> tuner.search(x, y[:, :1], validation_split=0.25, epochs=2, verbose=0)
-    >>> tuner.ways["1"]
-    "live: compiled before, given this trial's numbers"
+    >>> tuner.how_trained["1"]
+    "reused: a model compiled before, with this trial's hyperparameters"
     >>> sorted(tuner.get_best_hyperparameters()[0].values)
     ['dropout', 'learning_rate']
     """
@@ -159,7 +158,7 @@ class PopulationTuner(keras_tuner.Tuner):
         if objective is not None:
             of_oracle["objective"] = objective
         if oracle is None:
-            # A run of diverged trials is no reason to stop.
+            # A row of diverged trials is no reason to stop.
             patient = {"max_consecutive_failed_trials": max_trials + 1}
             oracle = keras_tuner.oracles.RandomSearchOracle(
                 max_trials=max_trials, seed=decorrelated_seed(seed), **patient | of_oracle
@@ -167,12 +166,12 @@ class PopulationTuner(keras_tuner.Tuner):
         elif of_oracle:
             raise ValueError(
                 f"PopulationTuner takes {', '.join(of_oracle)} from the oracle. Received "
-                f"{', '.join(f'{name}={value!r}' for name, value in of_oracle.items())} beside "
-                f"oracle={type(oracle).__name__}: give that to it."
+                f"{', '.join(f'{name}={value!r}' for name, value in of_oracle.items())} with "
+                f"oracle={type(oracle).__name__}. Pass it to the oracle instead."
             )
         elif isinstance(oracle, keras_tuner.oracles.HyperbandOracle):
             raise ValueError(
-                "PopulationTuner cannot resume the trials that HyperbandOracle promotes. Use "
+                "PopulationTuner does not support HyperbandOracle, which resumes trials. Use "
                 "keras_tuner.Hyperband, or another oracle."
             )
         if population < 1:
@@ -181,11 +180,12 @@ class PopulationTuner(keras_tuner.Tuner):
             oracle.require_no_study(project_name or "untitled_project")
         self.population = population
         self.seed = decorrelated_seed(seed)
-        self.ways: dict[str, str] = {}
-        self._live = LiveModels()
+        self.how_trained: dict[str, str] = {}
+        self._cache = ModelCache()
+        self._alone_because: dict[str, str] = {}
         shared = {"share": oracle.share} if isinstance(oracle, OptunaOracle) else {}
         self._rungs = Rungs(halving, oracle.objective, **shared)
-        self._clock = Clock()
+        self._timer = EpochTimer()
         self._prepared: dict[str, Any] = {}
         self._trained: dict[str, tuple[Any, list[np.ndarray]]] = {}
         self._progress: Progress | None = None
@@ -202,22 +202,22 @@ class PopulationTuner(keras_tuner.Tuner):
         )
 
     def search(self, *fit_args: Any, **fit_kwargs: Any) -> None:
-        """Runs the trials that remain.
+        """Runs the remaining trials.
 
         Args:
-            *fit_args: What `model.fit` takes: the data.
-            **fit_kwargs: As for `model.fit`: `validation_data`, `epochs`, `batch_size`, `callbacks`
-                and so on. With `verbose=0` nothing is printed; with 1, the default, a line for each
-                trial; with 2 Keras's output, too.
+            *fit_args: Positional arguments of `model.fit`: the data.
+            **fit_kwargs: Other arguments of `model.fit`: `validation_data`, `epochs`, `batch_size`,
+                `callbacks` ... `verbose=0` prints nothing, 1 (the default) a line for each trial, 2
+                Keras's output, too.
         """
         verbose = fit_kwargs.pop("verbose", 1)
         verbose = 1 if verbose == "auto" else int(verbose)
         self._check(dict(zip(("x", "y"), fit_args, strict=False)) | fit_kwargs)
-        self.save()  # From now on the search can be resumed.
+        self.save()  # From here on the search can be resumed.
         self._progress = Progress(self.oracle) if verbose else None
         self.oracle.verbose = max(0, verbose - 1)
         with warnings.catch_warnings(), _released(self.oracle):
-            # keras-tuner locks with methods that Python renamed long ago.
+            # keras-tuner uses deprecated methods of threading.
             warnings.filterwarnings("ignore", "currentThread|getName", DeprecationWarning)
             alone = why_search_cannot_stack(self, fit_args, fit_kwargs)
             if alone is None and self.population > 1:
@@ -229,8 +229,8 @@ class PopulationTuner(keras_tuner.Tuner):
                 Population(self, fit, self._rungs, build, finish).run()
                 self.on_search_end()
             else:
-                if alone is not None and self.population > 1 and verbose:
-                    print(f"One trial after the other, because {alone}.")
+                if alone is not None and self.population > 1:
+                    notify(f"Trials are trained one after the other, because {alone}.")
                 super().search(*fit_args, **fit_kwargs, verbose=max(0, verbose - 1))
         self._require_a_success()
 
@@ -243,35 +243,36 @@ class PopulationTuner(keras_tuner.Tuner):
             return [history]
         best = BestState(self.oracle.objective)
         callbacks = kwargs.pop("callbacks", None) or []
+        because = self._alone_because.pop(trial.trial_id, None)
         histories = []
         for execution in range(self.executions_per_trial):
             own = self._deepcopy_callbacks(callbacks)
-            if any(type(callback).__name__ == "TensorBoard" for callback in own):
+            if any(isinstance(callback, keras.callbacks.TensorBoard) for callback in own):
                 self._configure_tensorboard_dir(own, trial, execution)
             stop = StopAtRung(self._rungs, trial.trial_id, best)
-            own += [self._hooks(trial), best, *([stop] if execution == 0 else []), self._clock]
+            own += [self._hooks(trial), best, *([stop] if execution == 0 else []), self._timer]
             fresh = self._prepared.pop(trial.trial_id, None) or self._build(trial, execution)
             if isinstance(fresh, Exception):
-                self.ways[trial.trial_id] = self.ways[trial.trial_id].removeprefix("; ")
+                self.how_trained[trial.trial_id] = f"alone, because {because}"
                 raise fresh
-            model, way = self._live.model_like(fresh)
-            because = self.ways.get(trial.trial_id, "") if execution == 0 else ""
-            self.ways[trial.trial_id] = way + because
+            model, how = self._cache.compiled(fresh)
+            how += f"; alone, because {because}" if because and execution == 0 else ""
+            self.how_trained[trial.trial_id] = how
             keras.utils.set_random_seed(self._trial_seed(trial, execution))
             try:
                 history = self.hypermodel.fit(
                     trial.hyperparameters, model, *args, **{**kwargs, "callbacks": own}
                 )
             except BaseException:
-                self._live.forget(model)
+                self._cache.drop(model)
                 raise
-            self._live.check(model)
+            self._cache.check(model)
             _require_numbers(history)
             require_reported(self.oracle.objective, history)
             histories.append(history)
             if stop.stopped:
                 stopped = f", stopped after {stop.stopped} epochs by successive halving"
-                self.ways[trial.trial_id] += stopped
+                self.how_trained[trial.trial_id] += stopped
                 break
         if best.arrays:
             write_json(self._build_config_path(trial), model.get_build_config())
@@ -279,7 +280,7 @@ class PopulationTuner(keras_tuner.Tuner):
         return histories
 
     def load_model(self, trial: Any) -> keras.Model:
-        """Returns the trial's model as it was in its best epoch, its optimizer included."""
+        """Returns the trial's model and its optimizer in the state of its best epoch."""
         model = self._build(trial)
         if not model.built:
             with open(self._build_config_path(trial)) as file:
@@ -290,15 +291,15 @@ class PopulationTuner(keras_tuner.Tuner):
         return model
 
     def on_trial_end(self, trial: Any) -> None:
-        """Records the trial, and says so if it failed."""
+        """Records the trial, and warns if it failed."""
         super().on_trial_end(trial)
         if trial.status in ("FAILED", "INVALID"):
             warnings.warn(f"Trial {trial.trial_id} failed: {_last_line(trial)}", stacklevel=2)
         if self._progress is not None:
-            self._progress.show(trial, self.ways.get(trial.trial_id, ""))
+            self._progress.show(trial, self.how_trained.get(trial.trial_id, ""))
 
     def save(self) -> None:
-        """Writes the search's state."""
+        """Writes the state of the search."""
         if not self._is_worker():
             self.oracle.save()
         write_json(self._get_tuner_fname(), self.get_state())
@@ -320,7 +321,7 @@ class PopulationTuner(keras_tuner.Tuner):
         require_same_space(self._ask, self.oracle, self.project_dir)
 
     def get_state(self) -> dict[str, Any]:
-        """Returns what a resumed search goes on with."""
+        """Returns the state that a resumed search needs."""
         objective = str(self.oracle.objective)
         return {
             "seed": self.seed,
@@ -330,12 +331,12 @@ class PopulationTuner(keras_tuner.Tuner):
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Takes over what `get_state` returned."""
+        """Restores what `get_state` returned."""
         if state.get("objective") != str(self.oracle.objective):
             raise ValueError(
                 f"PopulationTuner found another search in {self.project_dir!r}, with objective "
-                f"{state.get('objective')}; this one has {self.oracle.objective}. Give it a "
-                "directory or project_name of its own, or pass overwrite=True to delete that one."
+                f"{state.get('objective')}; this one has {self.oracle.objective}. Choose another "
+                "directory or project_name, or pass overwrite=True to delete that one."
             )
         self.seed = state["seed"]
         self._rungs.load(state.get("rungs", ()), self.oracle.end_order)
@@ -348,26 +349,25 @@ class PopulationTuner(keras_tuner.Tuner):
         model = self._build_once(space.copy())
         require_compiled_model(model)
         require_objective(self, model, fit)
-        require_live(model, self._build_once, space)
+        require_mutable(model, self._build_once, space)
 
     def _ask(self, hp: keras_tuner.HyperParameters) -> None:
-        """Fills `hp` with all that is searched, as the first build did."""
+        """Adds all hyperparameters of the search to `hp`."""
         hp.merge(self._given_space)
         self.hypermodel.build(hp if self.oracle.tune_new_entries else hp.copy())
 
-    def _finish(
-        self, fit: dict[str, Any], member: Member, way: str, arrays: list[Any] | None
-    ) -> float | None:
+    def _finish(self, fit: dict[str, Any], member: Member, state: list[Any] | None) -> float | None:
         """Ends a trial that was trained in a population, or trains it alone and ends it."""
-        self.ways[member.name] = way
-        if arrays is None:
+        if state is None:
+            self._alone_because[member.name] = member.alone_because or ""
             self._prepared[member.name] = member.model
         else:
-            self._trained[member.name] = (member.history, arrays)
-        self._clock = Clock()
+            self.how_trained[member.name] = member.how_trained
+            self._trained[member.name] = (member.history, state)
+        self._timer = EpochTimer()
         self._try_run_and_update_trial(member.trial, **fit, verbose=0)
         self.on_trial_end(member.trial)
-        return self._clock.seconds
+        return self._timer.seconds
 
     def _build(
         self,
@@ -375,7 +375,7 @@ class PopulationTuner(keras_tuner.Tuner):
         execution: int = 0,
         set_seed: Callable[[int], None] = keras.utils.set_random_seed,
     ) -> keras.Model:
-        """Returns the trial's model as the builder makes it."""
+        """Returns the model that the builder makes for a trial."""
         set_seed(self._trial_seed(trial, execution))
         model = self._build_once(trial.hyperparameters)
         require_compiled_model(model)
@@ -418,7 +418,7 @@ class PopulationTuner(keras_tuner.Tuner):
 
 @contextmanager
 def _released(oracle: Any) -> Iterator[None]:
-    """Lets others run the trials of a search that is left by an exception."""
+    """Releases the running trials of a shared search on an exception."""
     try:
         yield
     except BaseException:
@@ -428,7 +428,7 @@ def _released(oracle: Any) -> Iterator[None]:
 
 
 def _require_numbers(history: Any) -> None:
-    """Raises if the loss is not a number in some epoch."""
+    """Raises if the loss is not finite in some epoch."""
     losses = getattr(history, "history", {}).get("loss", [])
     bad = [epoch for epoch, loss in enumerate(losses, 1) if not np.isfinite(loss)]
     if bad:
@@ -443,17 +443,17 @@ def _last_line(trial: Any) -> str:
 
 
 def input_shape_of(x: Any) -> tuple[int | None, ...] | None:
-    """Returns the shape of batches of `x`; `None` unless it is an array of numbers."""
+    """Returns the shape of batches of `x`, or `None` if it is not a numeric array."""
     if isinstance(x, np.ndarray) and x.ndim > 1 and x.dtype.kind in "biuf":
         return (None, *x.shape[1:])
     return None
 
 
 def with_input(model: Any, shape: tuple[int | None, ...] | None) -> Any:
-    """Returns `model`, built for batches of `shape` if it is a `Sequential` that has no input.
+    """Returns `model`, built for batches of `shape` if it is a `Sequential` without `keras.Input`.
 
-    Its weights are those that `fit` would have drawn: Keras's initializers and dropout layers are
-    seeded when they are made, not when they are built.
+    Its weights are those that `fit` would have drawn: Keras's initializers and dropout layers draw
+    their seeds when they are created, not when they are built.
     """
     if shape is not None and isinstance(model, keras.Sequential) and not model.built:
         model.build(shape)
@@ -461,9 +461,9 @@ def with_input(model: Any, shape: tuple[int | None, ...] | None) -> Any:
 
 
 class Progress:
-    """Prints trials done and running, the best score so far and the time left.
+    """Prints the progress of a search: trials done and running, best score, time left.
 
-    Trials of other processes that work on the same search count as well.
+    Includes the trials of other processes on the same search.
     """
 
     def __init__(self, oracle: Any) -> None:
@@ -471,8 +471,8 @@ class Progress:
         self.started = time.perf_counter()
         self.before = len(oracle.end_order)
 
-    def show(self, trial: Any, way: str) -> None:
-        """Prints where the search stands after `trial`, which was trained the `way` it says."""
+    def show(self, trial: Any, how_trained: str) -> None:
+        """Prints one line at the end of `trial`."""
         done, total = len(self.oracle.end_order), self.oracle.max_trials
         running = sum(t.status == "RUNNING" for t in self.oracle.trials.values())
         best = [t.score for t in self.oracle.get_best_trials(1) if t.score is not None]
@@ -484,7 +484,7 @@ class Progress:
             f"  best {f'{best[0]:.4f}' if best else '-'}"
             + (f"  {running} running" if running else "")
             + ("" if left is None else f"  about {_duration(left)} left")
-            + f"  ({way})",
+            + f"  ({how_trained})",
             flush=True,
         )
 

@@ -1,4 +1,4 @@
-"""A search in one call."""
+"""`tune`: a hyperparameter search in one call."""
 
 import inspect
 import tempfile
@@ -12,7 +12,7 @@ import numpy as np
 from kerastools.search._oracle.oracle import OptunaOracle
 from kerastools.search._population_tuner import PopulationTuner
 from kerastools.search._report.report import SearchReport
-from kerastools.search._reuse.mutable_parts import LiveNumbers
+from kerastools.search._reuse.mutable_hyper_model import MutableHyperModel
 
 
 def tune(
@@ -22,41 +22,43 @@ def tune(
     objective: Any = "val_loss",
     max_trials: int = 24,
     population: int = 8,
-    seed: int = 0,
+    seed: int | None = 0,
     directory: Any = None,
     storage: Any = None,
     **fit: Any,
 ) -> SearchReport:
-    """Searches the numbers of a model: dropout rate, learning rate, momentum or betas.
+    """Searches the hyperparameters of a model: dropout rate, learning rate, momentum or betas.
 
-    In one call what a search usually takes: `LiveNumbers` around a model that was not written for
-    a search, `OptunaOracle` to choose the trials, `PopulationTuner` to train several of them in one
-    program, and a `SearchReport` of what was found. `LiveNumbers` says which dropout layers count.
+    Combines `MutableHyperModel` for a model that was not written for a search, `OptunaOracle` to
+    choose the trials, `PopulationTuner` to train several of them in one program, and a
+    `SearchReport` of the results.
 
     Args:
         model: A compiled model, of which each trial trains a copy with new weights (what a layer
             learned in `adapt` is kept); a function without arguments that returns one; or a builder
-            `build(hp)` or a `keras_tuner.HyperModel` with hyperparameters of its own, which are
-            then searched.
-        x: Inputs, as `fit` takes them.
+            `build(hp)` or a `keras_tuner.HyperModel`, whose own hyperparameters are searched.
+        x: Inputs, as for `fit`.
         y: Targets.
-        objective: Name of what is optimised, or a `keras_tuner.Objective`.
-        max_trials: Number of trials in all.
-        population: How many trials are trained together, at most.
-        seed: Integer from 0 from which configurations, weights, batches and the split are drawn.
-        directory: Folder of the search's files. In one that is there already the search goes on
-            where it was; by default a temporary one.
-        storage: URL of a database, for several processes at one search: see `OptunaOracle`.
-        **fit: What else `fit` takes: `epochs`, `batch_size`, `callbacks`, `verbose` ... Without
-            `validation_data` a fifth of the rows, drawn by `seed`, is held out.
+        objective: Name of the metric to optimize, or a `keras_tuner.Objective`.
+        max_trials: Total number of trials.
+        population: Maximum number of trials trained together.
+        seed: Integer >= 0 that seeds configurations, weights, batches and the split. With `None`, a
+            new one each time; a search that is resumed or shared needs an integer.
+        directory: Directory of the search's files; an existing search in it is resumed. By default
+            a temporary one.
+        storage: URL of a database, to run one search in several processes: see `OptunaOracle`.
+        **fit: Other arguments of `fit`: `epochs`, `batch_size`, `callbacks`, `verbose` ... Without
+            `validation_data`, a fifth of the rows is held out at random.
 
     Returns:
-        A `SearchReport`; `print` it. Its `model` is the best one, as it was in its best epoch.
+        A `SearchReport`, which prints as a table. Its `model` is the best model, in the state of
+        its best epoch.
 
     Raises:
         TypeError: If `model` is none of these.
-        ValueError: If nothing can be searched, the objective will not be reported, or the directory
-            holds another search. All before the first trial.
+        ValueError: Before the first trial, if nothing can be searched, the objective is not
+            reported, the directory holds another search, or `seed=None` would hold out other rows
+            when the search is resumed.
         RuntimeError: If every trial failed.
 
     Example:
@@ -69,24 +71,32 @@ def tune(
     (3, ['learning_rate', 'momentum'])
     """
     hypermodel = _hypermodel(model)
-    if fit.get("validation_data") is None and not fit.get("validation_split"):
+    holds_out = fit.get("validation_data") is None and not fit.get("validation_split")
+    if seed is None:
+        if holds_out and (directory is not None or storage is not None):
+            raise ValueError(
+                "tune needs an integer seed, or validation_data, for a search that can be resumed "
+                "or shared: other rows would be held out each time. Received seed=None."
+            )
+        seed = int(np.random.SeedSequence().generate_state(1)[0])
+    if holds_out:
         x, y, fit["validation_data"] = _split(x, y, seed)
     oracle = OptunaOracle(objective, max_trials, storage=storage, seed=seed)
-    folder = tempfile.TemporaryDirectory() if directory is None else nullcontext(directory)
-    with folder as path:
+    context = tempfile.TemporaryDirectory() if directory is None else nullcontext(directory)
+    with context as directory:
         tuner = PopulationTuner(
             hypermodel,
             oracle=oracle,
             population=population,
             seed=seed,
-            directory=path,
+            directory=directory,
             project_name="search",
         )
         tuner.search(*((x,) if y is None else (x, y)), **fit)
         try:
             best = tuner.get_best_models(1)[0]
         except FileNotFoundError:
-            best = None  # It was trained elsewhere.
+            best = None  # It was trained on another machine.
         return SearchReport.of(tuner, best)
 
 
@@ -94,7 +104,7 @@ def _hypermodel(model: Any) -> Any:
     if isinstance(model, keras_tuner.HyperModel):
         return model
     if isinstance(model, keras.Model):
-        return LiveNumbers(model)
+        return MutableHyperModel(model)
     if not callable(model):
         raise TypeError(
             "tune needs a compiled keras.Model, a function that returns one, a builder build(hp) "
@@ -102,14 +112,14 @@ def _hypermodel(model: Any) -> Any:
         )
     parameters = inspect.signature(model).parameters.values()
     takes_hp = any(p.default is p.empty and p.kind is not p.VAR_KEYWORD for p in parameters)
-    return model if takes_hp else LiveNumbers(model)
+    return model if takes_hp else MutableHyperModel(model)
 
 
 def _split(x: Any, y: Any, seed: int) -> tuple[Any, Any, tuple[Any, Any]]:
     arrays = keras.tree.flatten((x, y))
     if y is None or not all(hasattr(a, "shape") and len(a.shape) for a in arrays):
         raise ValueError(
-            "tune holds out a fifth of the rows only of arrays x and y. Pass validation_data=..."
+            "tune needs arrays x and y to hold out a fifth of the rows. Pass validation_data=..."
         )
     rows = {len(a) for a in arrays}
     if len(rows) != 1 or min(rows) < 2:

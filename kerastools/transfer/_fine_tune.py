@@ -8,7 +8,7 @@ import numpy as np
 
 from kerastools._core.checks import require_finite
 from kerastools._core.graph.calls import read_graph
-from kerastools._core.table import format_table
+from kerastools._core.table import Printed, format_table
 from kerastools.callbacks import FreezeSchedule
 from kerastools.callbacks._freeze.phase_follower import PhaseFollower
 from kerastools.transfer._features.feature_cache import FeatureCache
@@ -22,8 +22,8 @@ _GROUPS = 4
 _LAYER_DECAY, _LOWEST = 0.9, 0.01
 
 
-@dataclass(frozen=True, eq=False)
-class FineTuning:
+@dataclass(frozen=True, eq=False, repr=False)
+class FineTuning(Printed):
     """What `fine_tune` has done.
 
     Attributes:
@@ -201,8 +201,8 @@ def _with_head(model: keras.Model, y: Any, learning_rate: float) -> keras.Model:
     features = graph.outputs[0]
     rank = len(features.shape)
     if rank > 2:
-        pooling = getattr(keras.layers, f"GlobalAveragePooling{rank - 2}D")
-        features = pooling(name="new_pooling")(features)
+        pooling = getattr(keras.layers, f"GlobalAveragePooling{rank - 2}D")(name="new_pooling")
+        features = pooling(features)
     # Float32 whatever the policy, as Keras's guide to mixed precision asks of an output.
     head = keras.layers.Dense(units, activation, dtype="float32", name="new_head")
     whole = keras.Model(graph.input_structure, head(features), name=f"{model.name}_fine_tuned")

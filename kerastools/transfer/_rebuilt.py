@@ -5,7 +5,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from kerastools._core.graph.calls import Call, Graph, copy_operation, copy_state
+from kerastools._core.graph.calls import Call, Graph, has_graph
+from kerastools._core.graph.rebuild import copy_operation, copy_state, rebuild
 from kerastools.calibration import initialize
 from kerastools.optimizers import Adam
 
@@ -29,29 +30,29 @@ class Rebuilt:
     def __init__(self, graph: Graph, top: Call, num_classes: int, learning_rate: float) -> None:
         self._calls = graph.calls
         self._learning_rate = learning_rate
-        self._twins: dict[int, Any] = {}
-        self._tensors: dict[int, Any] = {}
+        self._pairs: dict[int, tuple[Any, Any]] = {}
+        self._twins: dict[int, Any] = {}  # Of the outermost operations.
+        self._tensors: dict[Call, Any] = {}
         self._whole = self._copy(graph, top, num_classes)
         self._blank = values(self._whole.variables)
         self._sources = self._copy_states()
         self._drawn: dict[int, list[np.ndarray]] = {}
-        self._models: dict[int | None, keras.Model] = {}
+        self._models: dict[Call | None, keras.Model] = {}
         self._unused: dict[int, list[np.ndarray]] = {}  # Of each model, its optimizer's variables.
         self._inside: Any = None
 
     def model(self, cut: Call | None) -> keras.Model:
         """Returns the compiled model that trains where all up to `cut` is frozen, None for none."""
-        key = None if cut is None else id(cut.node)
-        if key not in self._models:
+        if cut not in self._models:
             model = self._whole
             if cut is not None:
-                model = keras.Model(self._tensors[id(cut.outputs[0])], self._whole.outputs[0])
+                model = keras.Model(self._tensors[cut], self._whole.outputs[0])
             loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
             model.compile(Adam(self._learning_rate), loss)
             model.optimizer.build(model.trainable_variables)
-            self._models[key] = model
+            self._models[cut] = model
             self._unused[id(model)] = values(model.optimizer.variables)
-        return self._models[key]
+        return self._models[cut]
 
     def first(self, model: keras.Model, cut: Call | None, seed: int) -> list[np.ndarray]:
         """Returns what `variables(model)` begin with: up to `cut` the source's, drawn above it."""
@@ -73,12 +74,9 @@ class Rebuilt:
 
     def _copy_states(self) -> dict[int, np.ndarray]:
         """Sets the layers to the source's; returns the values of their variables."""
-        done = set()
-        for call in self._calls:
-            twin = self._twins.get(id(call.operation))
-            if isinstance(twin, keras.Layer) and id(twin) not in done:
-                copy_state(call.operation, twin, _NAME)
-                done.add(id(twin))
+        for original, twin in self._pairs.values():
+            if isinstance(original, keras.Layer):
+                copy_state(original, twin, _NAME)
         _train_all(self._whole)
         whole = self._whole.variables
         return dict(zip(map(id, whole), values(whole), strict=True))
@@ -87,37 +85,36 @@ class Rebuilt:
         """Returns the source's values of the variables of all layers up to `cut`."""
         found: dict[int, np.ndarray] = {}
         for call in self._calls if cut is not None else ():
-            twin = self._twins[id(call.operation)]
+            twin = self._twins.get(id(call.operation))
             if isinstance(twin, keras.Layer):
                 found.update({id(v): self._sources[id(v)] for v in twin.variables})
-            if cut is not None and call.node is cut.node:
+            if call == cut:
                 break
         return found
 
     def _copy(self, graph: Graph, top: Call, num_classes: int) -> keras.Model:
         """Returns the layers up to `top` again under a new head."""
-        tensors = {
-            id(t): keras.Input(batch_shape=t.shape, dtype=t.dtype, name=t.name)
-            for t in graph.inputs
-        }
-        inputs = keras.tree.map_structure(lambda t: tensors[id(t)], graph.input_structure)
-        for call in graph.calls:
-            original = call.operation
-            if id(original) not in self._twins:
-                self._twins[id(original)] = copy_operation(original, _NAME)
-            arguments, keywords = call.filled_in(tensors)
-            outputs = keras.tree.flatten(self._twins[id(original)](*arguments, **keywords))
-            tensors.update({id(t): u for t, u in zip(call.outputs, outputs, strict=True)})
-            if call.node is top.node:
-                break
-        self._tensors = tensors
-        features = tensors[id(top.outputs[0])]
+
+        def connect(call: Call, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            outputs = layer(*args, **kwargs)
+            if not has_graph(call.operation):
+                self._pairs[id(call.operation)] = call.operation, layer
+            if "/" not in call.path:
+                self._twins[id(call.operation)] = layer
+                self._tensors[call] = keras.tree.flatten(outputs)[0]
+            return outputs
+
+        below = keras.Model(graph.input_structure, top.outputs[0])
+        trunk = rebuild(
+            below, _NAME, lambda path, layer: (copy_operation(layer, _NAME), False), connect
+        )
+        features = trunk.outputs[0]
         rank = len(features.shape)
         if rank > 2:
-            pooling = getattr(keras.layers, f"GlobalAveragePooling{rank - 2}D")
-            features = pooling(name="new_pooling")(features)
+            pooling = getattr(keras.layers, f"GlobalAveragePooling{rank - 2}D")(name="new_pooling")
+            features = pooling(features)
         head = keras.layers.Dense(num_classes, dtype="float32", name="new_head")
-        whole = keras.Model(inputs, head(features))
+        whole = keras.Model(trunk.input, head(features))
         _train_all(whole)
         return whole
 

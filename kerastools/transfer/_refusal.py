@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from kerastools._core.graph.calls import sublayers
+from kerastools._core.graph.kinds import parent_kind
 
 
 class CannotCacheError(ValueError):
@@ -18,7 +19,7 @@ def reason_against(operation: Any) -> str | None:
         return None
     for layer in sublayers(operation):
         what = f'layer "{layer.name}" of type {type(layer).__name__}'
-        if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
+        if parent_kind(layer).moving_statistics and layer.trainable:
             return (
                 f"{what} is not frozen and normalises by the statistics of each batch. Set "
                 "trainable=False on it"

@@ -1,18 +1,11 @@
 """The lower layers of a trained model as a new trunk."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import keras
 
-from kerastools._core.graph.calls import (
-    Call,
-    Graph,
-    copy_operation,
-    copy_state,
-    has_graph,
-    read_graph,
-)
+from kerastools._core.graph.calls import Call, Graph, calls, read_graph
+from kerastools._core.graph.rebuild import rebuild
 
 _NAME = "reuse_layers"
 
@@ -78,23 +71,22 @@ def reuse_layers(
     path = _find(graph, upto)
     inputs, output = _cut(graph, path.split("/"))
     name = name or f"{source.name}_upto_{path.replace('/', '_')}"
-    if weights == "copy":
-        inputs, output = _copy(inputs, output, rename or "{}")
-    return keras.Model(inputs[0] if len(inputs) == 1 else inputs, output, name=name)
+    trunk = keras.Model(inputs[0] if len(inputs) == 1 else inputs, output, name=name)
+    if weights == "shared":
+        return trunk
 
+    def renamed(call: Call, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if rename is not None and "/" not in call.path:
+            layer.name = rename.format(call.operation.name)
+        return layer(*args, **kwargs)
 
-def _paths(graph: Graph, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields (path, layer) for every call of a layer, in nested models too."""
-    for call in graph.calls:
-        layer = call.operation
-        if isinstance(layer, keras.Layer):
-            yield prefix + layer.name, layer
-            if has_graph(layer):
-                yield from _paths(Graph(layer), f"{prefix}{layer.name}/")
+    return rebuild(trunk, _NAME, connect=renamed)
 
 
 def _find(graph: Graph, upto: Any) -> str:
-    paths = list(_paths(graph))
+    paths = [
+        (c.path, c.operation) for c in calls(graph.model) if isinstance(c.operation, keras.Layer)
+    ]
     if isinstance(upto, keras.Layer):
         found = [path for path, layer in paths if layer is upto]
     else:
@@ -107,10 +99,10 @@ def _find(graph: Graph, upto: Any) -> str:
             f"{', '.join(path for path, _ in paths)}."
         )
     if len(found) > 1:
-        calls = " and ".join(found)
         raise ValueError(
             f"{_NAME} needs a layer that is called once. Received {shown!r}, which stands for "
-            f"{len(found)} calls: {calls}. Name another layer, or the whole path of this one."
+            f"{len(found)} calls: {' and '.join(found)}. Name another layer, or the whole path of "
+            "this one."
         )
     return found[0]
 
@@ -128,7 +120,8 @@ def _cut(graph: Graph, path: list[str]) -> tuple[list[Any], Any]:
     inner_graph = Graph(call.operation)
     inputs, output = _cut(inner_graph, path[1:])
     inner = keras.Model(inputs, output, name=call.operation.name)
-    arguments = {id(t): outer for t, outer in zip(inner_graph.inputs, call.inputs, strict=True)}
+    passed = inner_graph.by_input(call.first_argument())
+    arguments = {id(t): outer for t, outer in zip(inner_graph.inputs, passed, strict=True)}
     output = inner([arguments[id(t)] for t in inputs])
     return _ancestors(graph, call), output
 
@@ -148,28 +141,3 @@ def _ancestors(graph: Graph, call: Call) -> list[Any]:
             producer = graph.producer(tensor)
             waiting += [] if producer is None else list(producer.inputs)
     return [tensor for tensor in graph.inputs if id(tensor) in seen]
-
-
-def _copy(inputs: list[Any], output: Any, rename: str) -> tuple[list[Any], Any]:
-    """Returns inputs and output of an equal graph whose layers and weights are its own."""
-    graph = Graph(keras.Model(inputs, output))
-    tensors = {
-        id(t): keras.Input(batch_shape=t.shape, dtype=t.dtype, name=t.name) for t in graph.inputs
-    }
-    copies: dict[int, Any] = {}
-    for call in graph.calls:
-        original = call.operation
-        new = id(original) not in copies
-        if new:
-            copies[id(original)] = copy_operation(original, _NAME)
-            copies[id(original)].name = rename.format(original.name)
-        arguments, keywords = call.filled_in(tensors)
-        outputs = keras.tree.flatten(copies[id(original)](*arguments, **keywords))
-        tensors.update({id(t): u for t, u in zip(call.outputs, outputs, strict=True)})
-        if new and isinstance(original, keras.Layer):
-            copy_state(original, copies[id(original)], _NAME)
-            for variable in copies[id(original)].variables:
-                # On JAX, training donates a variable's buffer; the source must not lose its own.
-                variable.assign(keras.ops.copy(variable))
-    copied = keras.tree.map_structure(lambda t: tensors[id(t)], output)
-    return [tensors[id(t)] for t in graph.inputs], copied

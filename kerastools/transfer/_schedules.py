@@ -6,6 +6,7 @@ from typing import Any
 import keras
 
 from kerastools._core.checks import require_built
+from kerastools._core.graph.kinds import is_kind
 from kerastools._core.graph.layer_tree import LayerTree
 from kerastools.callbacks import FreezeSchedule, Phase
 
@@ -224,7 +225,7 @@ def head_and_units(model: Any, head: Any, caller: str) -> tuple[list[str], list[
     for path, layer in tree.owners():
         if path in top:
             continue
-        if units and "Normalization" in type(layer).__name__:
+        if units and is_kind(layer, "normalization"):
             units[-1].append(path)
         else:
             units.append([path])

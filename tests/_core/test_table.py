@@ -1,4 +1,4 @@
-from kerastools._core.table import format_table
+from kerastools._core.table import Printed, format_table
 
 
 def test_columns_are_aligned_and_numbers_end_flush():
@@ -11,3 +11,12 @@ def test_columns_are_aligned_and_numbers_end_flush():
 
 def test_a_table_without_rows_is_its_header():
     assert format_table(["layer", "value"], []).split()[:2] == ["layer", "value"]
+
+
+def test_a_report_is_its_text_in_a_terminal_and_in_a_notebook():
+    class Report(Printed):
+        def __str__(self):
+            return "a < b"
+
+    assert repr(Report()) == str(Report())
+    assert Report()._repr_html_() == "<pre>a &lt; b</pre>"

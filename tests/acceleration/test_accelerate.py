@@ -599,6 +599,46 @@ def test_what_cannot_be_looped_is_refused_with_the_reason():
     with pytest.raises(ValueError, match="callbacks as a list"):
         accelerate(net(), 2).fit(*data(), callbacks=keras.callbacks.CallbackList([]))
 
+    model = net()
+    model.make_train_function = lambda force=False: None
+    with pytest.raises(ValueError, match="Sequential defines make_train_function"):
+        accelerate(model)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_methods_that_the_user_has_replaced_stay_and_are_called(times):
+    model, called = net(), []
+
+    def logging(name):
+        below = getattr(model, name)
+
+        def logged(*args, **kwargs):
+            called.append(name)
+            return below(*args, **kwargs)
+
+        setattr(model, name, logged)
+        return logged
+
+    own = {name: logging(name) for name in ("fit", "evaluate", "train_step", "compute_loss")}
+    for _ in range(times):
+        accelerate(model, 5)
+    model.fit(*data(), 15, 1, verbose=0)
+    model.evaluate(*data(), verbose=0)
+    assert set(called) == set(own)
+    assert called.count("fit") == 1
+
+    class Interrupt(Watcher):
+        def on_train_batch_end(self, batch, logs=None):
+            raise KeyboardInterrupt
+
+    callback = Interrupt()
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(*data(), verbose=0, callbacks=[callback])
+    assert "on_train_batch_end" not in vars(callback)
+    accelerate(model, steps_per_call=1)
+    assert {name: vars(model)[name] for name in own} == own
+    assert "make_train_function" not in vars(model)
+
 
 @only_tensorflow
 def test_sparse_data_is_refused():

@@ -3,8 +3,7 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from kerastools._core.graph.calls import read_graph
-from kerastools._core.graph.replay import call_in_training, run_graph
+from kerastools._core.graph.calls import as_recorded, read_graph, replay
 from kerastools.calibration import calibrate, initialize
 
 
@@ -16,14 +15,14 @@ def variances(model, x):
     """Returns the variance of each call's output in training, by layer."""
     found = {}
 
-    def apply(path, operation, args, kwargs):
-        outputs = call_in_training(operation, args, kwargs)
+    def keep(call, args, kwargs):
+        outputs = as_recorded(call, args, kwargs)
         first = ops.convert_to_numpy(keras.tree.flatten(outputs)[0]).astype("float64")
-        found[path] = float(np.var(first))
+        found[call.path] = float(np.var(first))
         return outputs
 
     with keras.StatelessScope():
-        run_graph(read_graph(model, "test"), x, apply)
+        replay(read_graph(model, "test"), x, keep, training=True)
     return found
 
 

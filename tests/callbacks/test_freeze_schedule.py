@@ -744,6 +744,9 @@ def test_the_picture_shows_which_layer_trained_when(tmp_path):
     schedule, _ = fit(model, [Phase("head", 1), Phase("trunk", steps=4), Phase("all")], 4)
     figure = schedule.plot(tmp_path / "phases.png")
     above, below = figure.axes
+    axes = figure.add_axes((0, 0, 0.5, 0.5))
+    assert schedule.plot(axes) is figure
+    assert len(figure.axes) == 4
     assert (tmp_path / "phases.png").stat().st_size > 10_000
     assert above.lines[0].get_label() == "loss"
     bars = sorted(

@@ -91,17 +91,16 @@ def test_the_sweep_ends_when_the_loss_explodes():
 
 def test_the_picture_shows_the_curve_and_the_suggestion():
     pytest.importorskip("matplotlib")
-    import matplotlib.pyplot as plt
-
     finder = LearningRateFinder(1e-4, 10.0, steps=50)
     fit(linear(Adam()), finder, epochs=10)
-    ax = finder.plot()
+    with pytest.raises(ValueError, match="sweep"):
+        LearningRateFinder().plot()
+    (ax,) = finder.plot().axes
     labels = [text.get_text() for text in ax.get_legend().get_texts()]
     assert labels[-1] == f"suggestion {finder.suggestion:.2g}"
     assert ax.get_xscale() == "log"
     low, high = ax.get_ylim()
     assert low < np.nanmin(finder.smoothed_losses()) < high
-    plt.close(ax.figure)
 
 
 def test_bad_arguments_are_refused():

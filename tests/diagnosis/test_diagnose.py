@@ -413,14 +413,14 @@ def test_the_picture_shows_forward_and_backward_signals(tmp_path):
     diagnosis.plot(tmp_path / "signals.png")
     assert (tmp_path / "signals.png").stat().st_size > 5000
     axes = Figure().subplots()
-    assert diagnosis.plot(axes) is axes
+    assert diagnosis.plot(axes) is axes.figure
     forward, backward = (line.get_ydata() for line in axes.get_lines())
     hidden = [s for s in diagnosis.signals if s.has_kernel]
     np.testing.assert_allclose(forward, [s.second_moment for s in hidden])
     np.testing.assert_allclose(backward, [s.gradient_mean for s in hidden])
     assert axes.get_yscale() == "log"
     # Infinite figures leave a gap.
-    broken = diagnosis_of("relu N(0, 1) deep").plot()
+    broken = diagnosis_of("relu N(0, 1) deep").plot().axes[0]
     assert np.isnan(broken.get_lines()[0].get_ydata()).any()
 
 

@@ -106,20 +106,58 @@ def test_it_works_with_several_steps_in_one_call():
     assert monitor.steps == [0, 4, 8, 12]
 
 
+class Interrupt(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_loss_that_the_user_has_put_on_the_model_stays(number):
+    model = net(keras.optimizers.SGD(0.0))
+    plain = model.compute_loss
+
+    def with_constant(x, y, y_pred, sample_weight=None, training=True):
+        loss = plain(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training)
+        return loss + 100.0
+
+    model.compute_loss = with_constant
+    monitors = [SignalMonitor(X, Y, every=2) for _ in range(number)]
+    assert fit(model, *monitors).history["loss"][0] > 100
+    assert vars(model)["compute_loss"] is with_constant
+    assert "fit" not in vars(model)
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, *monitors, Interrupt())
+    assert fit(model).history["loss"][0] > 100
+    assert vars(model)["compute_loss"] is with_constant
+    assert "fit" not in vars(model)
+
+
+def test_a_loss_that_does_not_take_training_is_watched():
+    class Own(keras.Sequential):
+        def compute_loss(self, x, y, y_pred, sample_weight=None):
+            return ops.mean((y - y_pred) ** 2)
+
+    model = Own([keras.Input((8,)), layers.Dense(1, name="output")])
+    model.compile(keras.optimizers.SGD(1e30), "mse")
+    monitor = SignalMonitor(X, Y, every=2)
+    fit(model, monitor, epochs=3)
+    assert monitor.culprit is not None
+
+
 def test_the_heat_map_shows_layers_over_time(tmp_path):
     pytest.importorskip("matplotlib")
     monitor = SignalMonitor(X, Y, every=2)
     with pytest.raises(ValueError, match="trained with it"):
         monitor.plot()
     fit(net(), monitor)
-    axes = monitor.plot(tmp_path / "gradients.png")
+    axes = monitor.plot(tmp_path / "gradients.png").axes[0]
     assert (tmp_path / "gradients.png").stat().st_size > 5000
     picture = axes.get_images()[0].get_array()
     assert picture.shape == (3, 4)  # Three layers have kernels.
     gradients = monitor.figures["gradient_norm"]
     np.testing.assert_allclose(picture[0], np.log10(gradients[:, 0]), rtol=1e-5)
     assert [t.get_text() for t in axes.get_yticklabels()] == ["a", "b", "output"]
-    dead = monitor.plot(figure="dead").get_images()[0]
+    dead = monitor.plot(figure="dead").axes[0].get_images()[0]
     assert dead.get_clim() == (0, 1)
     with pytest.raises(ValueError, match="gradient_norm"):
         monitor.plot(figure="gradients")

@@ -674,3 +674,38 @@ class TestRefused:
 
         with pytest.raises(ValueError, match="complete get_config"):
             fold_batch_norm(network((3,), Opaque(2)))
+
+
+def test_masked_sequential_models_fold_and_stay_sequential():
+    model = keras.Sequential(
+        [
+            keras.Input((6, 4)),
+            layers.Masking(),
+            layers.Dense(3),
+            layers.BatchNormalization(),
+            layers.Bidirectional(layers.GRU(2)),
+            layers.Dense(2),
+        ]
+    )
+    folded, report = fold(randomise(model))
+    assert isinstance(folded, keras.Sequential)
+    assert report.num_folded + report.num_kept == 1
+
+
+def test_an_output_whose_layer_stays_for_another_call_leaves_an_identity_of_another_name():
+    a, b = keras.Input((4,)), keras.Input((4,))
+    norm = layers.BatchNormalization(name="norm")
+    folded, report = fold(
+        randomise(keras.Model([a, b], [layers.ReLU()(norm(a)), norm(layers.Dense(4)(b))]))
+    )
+    assert report.num_folded == 1
+    assert folded.output_names[1] == "norm_folded"
+
+
+def test_an_output_folded_in_both_calls_keeps_its_name():
+    a, b = keras.Input((4,)), keras.Input((4,))
+    norm = layers.BatchNormalization(name="norm")
+    model = keras.Model([a, b], [norm(layers.Dense(4)(a)), norm(layers.Dense(4)(b))])
+    folded, report = fold(randomise(model))
+    assert report.num_folded == 2
+    assert folded.output_names == ["norm", "norm"]

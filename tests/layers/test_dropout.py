@@ -100,13 +100,13 @@ def test_two_layers_with_one_seed_repeat_each_other_and_without_do_not():
     assert (draw(None) != draw(None)).any()
 
 
-def test_live_rate_is_saved_with_the_model(tmp_path):
+def test_current_rate_is_saved_with_the_model(tmp_path):
     layer = Dropout(0.1)
     model = keras.Sequential([keras.Input((4,)), layer])
     layer.rate = 0.35
     model.save(tmp_path / "m.keras")
     loaded = keras.models.load_model(tmp_path / "m.keras")
-    assert float(loaded.layers[0].rate.numpy()) == pytest.approx(0.35)
+    assert loaded.layers[0].rate == 0.35
     assert Dropout.from_config(layer.get_config()).get_config()["rate"] == 0.35
 
 
@@ -123,9 +123,9 @@ def test_gradient_passes_only_through_kept_units():
 
 @pytest.mark.parametrize("rate", [-0.1, 1.5, float("nan")])
 def test_bad_rate_is_refused_and_changes_nothing(rate):
-    with pytest.raises(ValueError, match="rate in"):
+    with pytest.raises(ValueError, match="between 0 and 1"):
         Dropout(rate)
     layer = Dropout(0.25)
     with pytest.raises(ValueError, match="rate in"):
         layer.rate = rate
-    assert float(layer.rate.numpy()) == 0.25
+    assert layer.rate == 0.25

@@ -154,7 +154,7 @@ def test_the_dropout_suits_what_it_drops():
     tamed = regularize(model, dropout=0.2)
     kinds = {n: type(tamed.get_layer(n)).__name__ for n in dropped_before(tamed)}
     assert kinds == {
-        "b_dropout": "SpatialDropout",
+        "b_dropout": "SpatialDropout2D",
         "c_dropout": "Dropout",
         "d_dropout": "AlphaDropout",
     }

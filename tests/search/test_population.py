@@ -1,4 +1,4 @@
-"""The places of a population, with models that take no time to train."""
+"""The slots of a population, with models that take no time to train."""
 
 import keras
 import keras_tuner
@@ -23,7 +23,7 @@ class Instant:
         self.log = []
         Instant.made.append(size)
 
-    def place(self, models):
+    def load(self, models):
         for k, model in models.items():
             self.losses[k] = float(model.trial)
 
@@ -33,10 +33,10 @@ class Instant:
     def evaluate(self, *data):
         return [{}] * self.size
 
-    def remember(self, improved):
+    def keep_best(self, improved):
         self.log.append(improved.sum())
 
-    def best_arrays(self, k):
+    def best_state(self, k):
         return []
 
 
@@ -68,20 +68,20 @@ def scores(tuner):
     return {name: trial.score for name, trial in tuner.oracle.trials.items()}
 
 
-def test_a_stopped_trial_makes_room_for_the_next_in_the_same_program(instant, tmp_path):
+def test_the_slot_of_a_stopped_trial_is_refilled_in_the_same_program(instant, tmp_path):
     tuner = tuner_in(tmp_path, max_trials=12, halving=SuccessiveHalving(3, min_epochs=2))
     tuner.search(**FIT)
     assert scores(tuner) == {f"{i:02}": float(i) for i in range(12)}
     # The lower the number, the better: of 3 that come together the first stays, of those after it
     # none. It passes the rung at 6 epochs, too, alone.
-    stopped = {n for n, way in tuner.ways.items() if "stopped after 2 epochs" in way}
+    stopped = {n for n, way in tuner.how_trained.items() if "stopped after 2 epochs" in way}
     assert stopped == {f"{i:02}" for i in range(1, 12)}
     assert Instant.made == [3]
-    assert all(way.startswith("one of ") for way in tuner.ways.values())
+    assert all(way.startswith("one of ") for way in tuner.how_trained.values())
 
 
-def test_a_population_has_no_more_places_than_there_are_trials(instant, tmp_path, capsys):
-    """What an empty place holds would be trained all the same."""
+def test_a_population_has_no_more_slots_than_there_are_trials(instant, tmp_path, capsys):
+    """An empty slot would be trained all the same."""
     tuner_in(tmp_path, max_trials=2).search(**FIT | {"verbose": 1})
     assert Instant.made == [2]
     first, second = capsys.readouterr().out.splitlines()[-2:]
@@ -90,15 +90,15 @@ def test_a_population_has_no_more_places_than_there_are_trials(instant, tmp_path
 
 
 def test_an_interrupted_population_repeats_what_was_not_finished(instant, tmp_path, monkeypatch):
-    done, names = population.Population._done, []
+    done, names = population.Population._end, []
 
-    def interrupted(population, member, way, arrays):
+    def interrupted(population, member, state):
         if len(names) == 4:
             raise KeyboardInterrupt
         names.append(member.name)
-        return done(population, member, way, arrays)
+        return done(population, member, state)
 
-    monkeypatch.setattr(population.Population, "_done", interrupted)
+    monkeypatch.setattr(population.Population, "_end", interrupted)
     with pytest.raises(KeyboardInterrupt):
         tuner_in(tmp_path).search(**FIT)
     first = [names.pop() for _ in range(4)]
@@ -118,13 +118,13 @@ def test_where_steps_are_long_one_trial_alone_decides_which_way_is_cheaper(
     monkeypatch.setattr(population.time, "process_time", lambda: next(clock))
 
     def train_alone(tuner, hp, model, *args, **kwargs):
-        tuner_now._clock.seconds = alone
+        tuner_now._timer.seconds = alone
         return {"val_loss": 0.0}
 
     monkeypatch.setattr(keras_tuner.HyperModel, "fit", train_alone)
     tuner_now = tuner_in(tmp_path)
     tuner_now.search(**FIT)
-    ways = list(tuner_now.ways.values())
+    ways = list(tuner_now.how_trained.values())
     assert sum("it is measured whether" in way for way in ways) == 1
     assert sum("an epoch takes 0.5 s" in way for way in ways) == (4 if chosen == "alone" else 0)
     assert sum(way.startswith("one of") for way in ways) == (3 if chosen == "alone" else 7)

@@ -9,6 +9,7 @@ import keras_tuner
 import numpy as np
 import pytest
 
+from kerastools import KerastoolsNotice
 from kerastools.constraints import MaxNorm
 from kerastools.layers import Dropout
 from kerastools.optimizers import SGD, Adam
@@ -16,14 +17,17 @@ from kerastools.search import (
     OptunaOracle,
     PopulationTuner,
     SuccessiveHalving,
-    _progress,
+    _population_tuner,
     dropout,
     learning_rate,
     momentum,
 )
 from kerastools.search._stacked import population
 
-pytestmark = pytest.mark.tensorflow
+pytestmark = [
+    pytest.mark.tensorflow,
+    pytest.mark.filterwarnings("ignore:Trials are trained one after the other"),
+]
 
 rng = np.random.default_rng(0)
 X = rng.normal(size=(96, 6)).astype("float32")
@@ -85,7 +89,7 @@ def scores(tuner):
 
 
 def newly_compiled(tuner):
-    return [way for way in tuner.ways.values() if way.startswith("newly compiled")]
+    return [way for way in tuner.how_trained.values() if way.startswith("newly compiled")]
 
 
 class Watched(PopulationTuner):
@@ -218,7 +222,7 @@ def test_a_search_that_was_interrupted_repeats_the_unfinished_trial(tmp_path):
         tuner.search()
     resumed = tuner_in(tmp_path, Quick())
     resumed.search()
-    assert sorted(resumed.ways) == ["2", "3"]
+    assert sorted(resumed.how_trained) == ["2", "3"]
     whole = tuner_in(tmp_path / "whole", Quick())
     whole.search()
     assert scores(resumed) == scores(whole)
@@ -294,7 +298,7 @@ def test_one_that_cannot_be_built_says_so(tmp_path, capsys):
     tuner.search(**{**FIT, "epochs": 1, "verbose": 1})
     failed = {t.trial_id for t in tuner.oracle.trials.values() if t.status == "FAILED"}
     assert failed
-    assert {tuner.ways[name] for name in failed} == {"alone, because it cannot be built"}
+    assert {tuner.how_trained[name] for name in failed} == {"alone, because it cannot be built"}
     assert "(alone, because it cannot be built)" in capsys.readouterr().out
 
 
@@ -334,7 +338,7 @@ def test_a_callback_that_changes_or_stops_the_model_spoils_no_later_trial(tmp_pa
     tuner.search(**FIT, callbacks=[Freeze()])
     assert Freeze.epochs == 2
     assert len(newly_compiled(tuner)) == 2
-    assert tuner.ways["1"] == "newly compiled: training changed the one that was kept"
+    assert tuner.how_trained["1"] == "newly compiled: training changed the cached model"
 
 
 def stackable(hp):
@@ -368,12 +372,14 @@ def together(tmp_path_factory):
 def test_trials_of_one_structure_are_trained_together(together):
     ways = {}
     for name, trial in together.oracle.trials.items():
-        ways.setdefault(trial.hyperparameters["units"], []).append(together.ways[name])
+        ways.setdefault(trial.hyperparameters["units"], []).append(together.how_trained[name])
     assert len(ways) == 2
     for group in ways.values():
         assert all(way.startswith("one of") for way in group)
         assert sum(way.endswith("newly compiled") for way in group) <= 3
-    assert any(way.endswith("in a program compiled before") for way in together.ways.values())
+    assert any(
+        way.endswith("in a program compiled before") for way in together.how_trained.values()
+    )
 
 
 @pytest.mark.filterwarnings("ignore:Trial . failed")
@@ -416,9 +422,9 @@ def without_input(hp):
 def test_a_sequential_without_input_is_trained_as_keras_trains_it(tmp_path, population):
     tuner = tuner_in(tmp_path, without_input, max_trials=3, population=population)
     tuner.search(**IN_ORDER)
-    way = {1: "live: compiled before", 3: "one of"}[population]
+    way = {1: "reused: a model compiled before", 3: "one of"}[population]
     for name, trial in tuner.oracle.trials.items():
-        assert name == "0" or tuner.ways[name].startswith(way)
+        assert name == "0" or tuner.how_trained[name].startswith(way)
         keras.utils.set_random_seed(tuner._trial_seed(trial, 0))
         alone = without_input(trial.hyperparameters)
         keras.utils.set_random_seed(tuner._trial_seed(trial, 0))
@@ -438,7 +444,7 @@ def test_its_shape_may_come_with_a_dataset(tmp_path):
     train = tf.data.Dataset.from_tensor_slices((X[:64], Y[:64])).batch(16)
     tuner.search(train, validation_data=DATA["validation_data"], epochs=1, verbose=0)
     assert [t.status for t in tuner.oracle.trials.values()] == ["COMPLETED"] * 2
-    assert "give it an Input" in tuner.ways["1"]
+    assert "give it an Input" in tuner.how_trained["1"]
     loss = tuner.get_best_models(1)[0].evaluate(*DATA["validation_data"], verbose=0)[0]
     assert loss == pytest.approx(tuner.oracle.get_best_trials(1)[0].score, rel=1e-5)
 
@@ -468,7 +474,7 @@ def test_a_place_goes_from_trial_to_trial_and_each_is_what_it_is_alone(halved):
     epochs = {"halving": [1, 2, 4], "a callback": [3]}
     ended = set()
     for name, trial in halved.oracle.trials.items():
-        way = halved.ways[name]
+        way = halved.how_trained[name]
         number, by = re.search(
             r"stopped after (\d) epochs by .*?(halving|a callback)", way
         ).groups()
@@ -479,7 +485,11 @@ def test_a_place_goes_from_trial_to_trial_and_each_is_what_it_is_alone(halved):
         assert trial.score == pytest.approx(min(history["val_loss"]), abs=1e-5)
     assert ended == set(epochs)
     assert (
-        sum(way.startswith("one of 2 trained together, newly") for way in halved.ways.values()) == 2
+        sum(
+            way.startswith("one of 2 trained together, newly")
+            for way in halved.how_trained.values()
+        )
+        == 2
     )
 
 
@@ -500,22 +510,20 @@ def test_a_trial_that_is_trained_alone_is_halved_too(tmp_path):
     tuner = tuner_in(tmp_path, max_trials=3, population=1, halving=SuccessiveHalving(1.01))
     tuner.search(**FIT)
     best = min(tuner.oracle.trials.values(), key=lambda trial: trial.score)
-    stopped = [name for name, way in tuner.ways.items() if "stopped after 1 epochs" in way]
+    stopped = [name for name, way in tuner.how_trained.items() if "stopped after 1 epochs" in way]
     assert best.trial_id not in stopped
     assert stopped
 
 
-def test_what_cannot_be_trained_together_is_trained_alone_and_says_why(tmp_path, capsys):
+def test_what_cannot_be_trained_together_is_trained_alone_and_says_why(tmp_path):
     tuner = tuner_in(tmp_path, max_trials=2)
     tuner.search(**{**FIT, "epochs": 1})
-    assert tuner.ways["1"].endswith(
-        "; alone, because layer 'counter' is a Counter, a layer of its own kind"
+    assert tuner.how_trained["1"].endswith(
+        "; alone, because layer 'counter' is a Counter, which is no layer of Keras or kerastools"
     )
     quick = tuner_in(tmp_path / "quick", Quick(), max_trials=1)
-    quick.search()
-    assert capsys.readouterr().out.startswith(
-        "One trial after the other, because the hypermodel has a fit of its own."
-    )
+    with pytest.warns(KerastoolsNotice, match="because the hypermodel overrides fit"):
+        quick.search()
 
 
 def two_headed(hp):
@@ -702,7 +710,7 @@ def test_other_oracles_choose_the_configurations(tmp_path, kind):
 
 def test_a_line_for_each_trial_says_where_the_search_stands(tmp_path, capsys, monkeypatch):
     clock = iter(range(0, 1000, 90))
-    monkeypatch.setattr(_progress.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(_population_tuner.time, "perf_counter", lambda: next(clock))
     tuner = tuner_in(tmp_path, Quick(), max_trials=3)
     tuner.search()
     _, *lines = capsys.readouterr().out.splitlines()
@@ -711,4 +719,4 @@ def test_a_line_for_each_trial_says_where_the_search_stands(tmp_path, capsys, mo
         score, best = scores(tuner)[str(i)], min(list(scores(tuner).values())[: i + 1])
         stands = f"trial {i}  {i + 1}/3  val_loss {score:.4f}  best {best:.4f}  about {left} left"
         assert lines[i].startswith(f"{stands}  (")
-    assert "live: compiled before" in lines[1]
+    assert "reused: a model compiled before" in lines[1]

@@ -184,7 +184,7 @@ def test_a_population_that_is_killed_on_postgresql_is_run_again_by_another(serve
     trials = tuner.oracle.trials
     assert sorted(trials) == sorted(tuner.oracle.end_order) == ["0", "1", "2", "3", "4", "5"]
     assert {t.status for t in trials.values()} == {"COMPLETED"}
-    assert all("together" in way for way in list(tuner.ways.values())[1:]), tuner.ways
+    assert all("together" in way for way in list(tuner.how_trained.values())[1:]), tuner.how_trained
     assert {n: trials[n].hyperparameters["learning_rate"] for n in begun} == begun
     storage.engine.dispose()
 
@@ -310,8 +310,8 @@ def test_a_population_that_was_interrupted_is_run_again_at_once(tmp_path, monkey
     tuner = namespace["search"](url, tmp_path / "second", 2)
     found = tuner.oracle.trials
     assert [t.status for t in found.values()] == ["COMPLETED"] * 6
-    assert len(tuner.ways) == 5
-    assert all("together" in way for way in tuner.ways.values()), tuner.ways
+    assert len(tuner.how_trained) == 5
+    assert all("together" in way for way in tuner.how_trained.values()), tuner.how_trained
     for trial in trials:
         assert found[str(trial.number)].hyperparameters.values == trial.user_attrs["drawn"]
     storage.engine.dispose()

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from keras import layers as kl
 
-from kerastools.layers import AlphaDropout, Dropout, SpatialDropout
+from kerastools.layers import AlphaDropout, Dropout, SpatialDropout1D
 from kerastools.optimizers import SGD
 from kerastools.search._stacked.eligibility import why_model_cannot_stack
+from tests.search.stacked import weights_of
 
 pytestmark = pytest.mark.tensorflow
 
@@ -111,7 +112,7 @@ BODIES = {
             kl.Conv1D(4, 3, padding="causal", activation=T),
             kl.Conv1D(6, 3, 2, "same", groups=2),
             kl.BatchNormalization(),
-            lambda k: SpatialDropout(0.1 * k, seed=k),
+            lambda k: SpatialDropout1D(0.1 * k, seed=k),
             kl.MaxPooling1D(2),
         ),
     ),
@@ -195,9 +196,9 @@ BODIES = {
             kl.Dense(4),
             lambda k: AlphaDropout(0.1 * k, seed=k),
             kl.GaussianNoise(0.1),
-            lambda k: Dropout(0.2, noise_shape=(None, 1, None)),
+            lambda k: Dropout(0.2, noise_shape=(None, 1, None), name="shared_mask"),
             kl.Dropout(0.2),
-            lambda k: SpatialDropout(0.2, seed=k),
+            lambda k: SpatialDropout1D(0.2, seed=k),
             kl.GaussianDropout(0.2),
         ),
     ),
@@ -245,9 +246,9 @@ def train_together(models, x, y, epochs=EPOCHS):
 
     stacked = StackedModel(models[0], SIZE)
     # Whose place it was is not to be seen.
-    stacked.place(dict(enumerate(reversed(models))))
+    stacked.load(dict(enumerate(reversed(models))))
     stacked.train(x, y, 8, np.arange(ROWS))
-    stacked.place(dict(enumerate(models)))
+    stacked.load(dict(enumerate(models)))
     logs = []
     for _ in range(epochs):
         log = stacked.train(x, y, 8, np.arange(ROWS))
@@ -267,7 +268,9 @@ def test_a_member_with_this_layer_equals_its_model_trained_alone(kind):
     alone.run_eagerly = True  # Once through is not worth a trace.
     validated = alone.evaluate(x, y, batch_size=8, verbose=0, return_dict=True)
     history |= {f"val_{name}": [value] for name, value in validated.items()}
-    for mine, own, v in zip(stacked.weights(k), alone.get_weights(), alone.weights, strict=True):
+    for mine, own, v in zip(
+        weights_of(stacked, k), alone.get_weights(), alone.weights, strict=True
+    ):
         np.testing.assert_allclose(mine, own, rtol=0, atol=1e-4, err_msg=v.path)
     for name, values in history.items():
         assert logs[k][name] == pytest.approx(values[-1], abs=2e-4), name
@@ -277,7 +280,7 @@ def test_a_member_with_this_layer_equals_its_model_trained_alone(kind):
 def test_the_first_of_the_largest_of_a_block_gets_its_gradient(size):
     import tensorflow as tf
 
-    from kerastools.search._stacked.rules.rows import largest_of_blocks
+    from kerastools.search._stacked.rules.rows import max_pool_blocks
 
     # Most blocks have several largest numbers; rows and columns are left over.
     x = rng.integers(3, size=(2, 7, 5, 3)).astype("float32")
@@ -291,7 +294,7 @@ def test_the_first_of_the_largest_of_a_block_gets_its_gradient(size):
     with tf.GradientTape() as tape:
         inputs = tf.constant(x)
         tape.watch(inputs)
-        y = largest_of_blocks(inputs, size)
+        y = max_pool_blocks(inputs, size)
     np.testing.assert_array_equal(y, tf.nn.max_pool2d(x, size, size, "VALID"))
     np.testing.assert_array_equal(tape.gradient(y, inputs, g), expected)
 
@@ -325,6 +328,6 @@ def test_without_grouped_convolutions_members_are_convolved_one_by_one(monkeypat
     for works in (True, False):
         monkeypatch.setattr(_convolution, "groups_work", lambda works=works: works)
         stacked, _ = train_together([net(IMAGE, body, k) for k in range(SIZE)], x, y, epochs=1)
-        weights.append(stacked.weights(1))
+        weights.append(weights_of(stacked, 1))
     for grouped, single in zip(*weights, strict=True):
         np.testing.assert_allclose(grouped, single, rtol=0, atol=1e-5)

@@ -3,9 +3,9 @@ import keras_tuner
 import numpy as np
 import pytest
 
-from kerastools.layers import AlphaDropout, Dropout, SpatialDropout
+from kerastools.layers import AlphaDropout, Dropout, SpatialDropout1D
 from kerastools.optimizers import SGD, Adam
-from kerastools.search import ConvNet, LiveNumbers, RecurrentNet, dropout, tune
+from kerastools.search import ConvNet, MutableHyperModel, RecurrentNet, dropout, tune
 
 rng = np.random.default_rng(0)
 X = rng.normal(size=(80, 6)).astype("float32")
@@ -28,7 +28,7 @@ def net(optimizer="adam", metrics=("accuracy",), layer=keras.layers.Dropout):
 
 def built(model):
     hp = keras_tuner.HyperParameters()
-    return LiveNumbers(model).build(hp), hp
+    return MutableHyperModel(model).build(hp), hp
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_the_copy_learns_as_the_original_does(optimizer):
         for name in ("momentum", "beta_1", "beta_2")
         if name in config
     }
-    copy = LiveNumbers(model).build(hp)
+    copy = MutableHyperModel(model).build(hp)
     copy.set_weights(model.get_weights())
     for each in (model, copy):
         each.fit(X, Y, batch_size=40, shuffle=False, verbose=0)
@@ -65,9 +65,9 @@ def test_live_numbers_are_found_in_the_model():
     assert ranges["dropout"] == pytest.approx((0.1, 0.5))
     assert "1 - momentum" in ranges
     schedule = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.9)
-    copy, hp = built(net(Adam(schedule), layer=lambda rate: SpatialDropout(rate, name="d")))
+    copy, hp = built(net(Adam(schedule), layer=lambda rate: AlphaDropout(rate, name="d")))
     assert [h.name for h in hp.space] == ["dropout", "1 - beta_1", "1 - beta_2"]
-    assert type(copy.get_layer("d")) is SpatialDropout
+    assert type(copy.get_layer("d")) is AlphaDropout
 
 
 def test_dropout_is_live_in_nested_models_and_of_every_kind_that_can_be():
@@ -83,12 +83,11 @@ def test_dropout_is_live_in_nested_models_and_of_every_kind_that_can_be():
     model.compile("adam", "mse")
     hp = keras_tuner.HyperParameters()
     hp.values["dropout"] = 0.26
-    copy = LiveNumbers(model).build(hp)
+    copy = MutableHyperModel(model).build(hp)
     twins = [copy.get_layer(layer.name) for layer in (*kinds, shared)]
-    assert [type(twin) for twin in twins] == [SpatialDropout, AlphaDropout, Dropout]
+    assert [type(twin) for twin in twins] == [SpatialDropout1D, AlphaDropout, Dropout]
     assert copy.get_layer(inner.name).get_layer(shared.name) is twins[-1]
     assert [float(twin.rate) for twin in twins] == pytest.approx([0.26] * 3)
-    assert twins[0].data_format == "channels_last"
     assert twins[1].noise_shape == (None, 1, 4)
     assert copy.get_layer(stay[0].name).rate == copy.get_layer(stay[1].name).dropout == 0.3
 
@@ -210,11 +209,11 @@ def test_a_builder_of_ones_own_is_searched(tmp_path):
     [
         ("net", {}, TypeError, "tune needs a compiled keras.Model"),
         (keras.Sequential([keras.Input((6,))]), {}, ValueError, "needs a compiled model"),
-        (lambda: None, {}, TypeError, "LiveNumbers needs a builder.*returned None"),
+        (lambda: None, {}, TypeError, "MutableHyperModel needs a builder.*returned None"),
         (lambda hp: None, {}, TypeError, "It returned None"),
         (net, {"objective": "val_f1"}, ValueError, "specify|val_f1"),
         (net, {"objective": keras_tuner.Objective("val_f1", "max")}, ValueError, "reported are"),
-        (lambda hp: net(), {}, ValueError, "asked for none"),
+        (lambda hp: net(), {}, ValueError, "defined none"),
     ],
 )
 def test_what_cannot_work_is_refused_before_the_first_trial(tmp_path, model, fit, error, message):
@@ -240,7 +239,7 @@ def test_a_subclassed_model_is_refused():
     model = Sub()
     model.compile("adam", "mse")
     with pytest.raises(ValueError, match="Write a builder"):
-        LiveNumbers(model)
+        MutableHyperModel(model)
 
 
 @pytest.mark.parametrize(

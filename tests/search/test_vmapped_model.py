@@ -10,6 +10,7 @@ from kerastools.layers import Dropout
 from kerastools.optimizers import SGD, Adam
 from kerastools.search import PopulationTuner
 from kerastools.search._reuse.model_cache import state_of
+from tests.search.stacked import weights_of
 
 if keras.backend.backend() != "jax":
     pytest.skip("JAX's; TensorFlow's is in test_stacked_model.py", allow_module_level=True)
@@ -64,7 +65,7 @@ def stack(models, size):
     from kerastools.search._stacked.vmapped_model import VmappedModel
 
     stacked = VmappedModel(models[0], size)
-    stacked.place(dict(enumerate(models)))
+    stacked.load(dict(enumerate(models)))
     return stacked
 
 
@@ -81,34 +82,34 @@ def test_each_member_equals_its_model_trained_alone_by_keras(body):
     stacked = stack([build(k, body) for k in range(3)], size=4)
     logs = train(stacked, 4, data)[2]
     logs |= stacked.evaluate(*validation, 64)[2]
-    stacked.remember(np.array([False, False, True, False]))
+    stacked.keep_best(np.array([False, False, True, False]))
     alone = build(2, body)
     history = alone.fit(
         *data, validation_data=validation, batch_size=64, epochs=4, shuffle=False, verbose=0
     ).history
-    for mine, own in zip(stacked.weights(2), alone.get_weights(), strict=True):
+    for mine, own in zip(weights_of(stacked, 2), alone.get_weights(), strict=True):
         np.testing.assert_allclose(mine, own, rtol=0, atol=1e-4)
     for name, values in history.items():
         assert logs[name] == pytest.approx(values[-1], abs=2e-4), name
-    for mine, own in zip(stacked.best_arrays(2), state_of(alone), strict=True):
+    for mine, own in zip(stacked.best_state(2), state_of(alone), strict=True):
         np.testing.assert_allclose(mine, keras.ops.convert_to_numpy(own), rtol=0, atol=1e-4)
 
 
 def test_a_place_that_is_given_to_another_begins_anew_beside_neighbours_that_go_on():
     """Statistics, slots, step count and seeds: whose place it was is not to be seen."""
     refilled, ahead, fresh = (stack([build(1)], 2) for _ in range(3))
-    refilled.place({1: build(0, learning_rate=float(np.finfo("float32").max))})
-    fresh.place({1: build(2)})
+    refilled.load({1: build(0, learning_rate=float(np.finfo("float32").max))})
+    fresh.load({1: build(2)})
     diverged = train(refilled)
     assert np.isnan(diverged[1]["loss"])
     assert np.isfinite(diverged[0]["loss"])
-    refilled.place({1: build(2)})
+    refilled.load({1: build(2)})
     train(refilled)
     train(ahead, 2)
     train(fresh)
     for mine, own in (
-        (refilled.weights(1), fresh.weights(1)),
-        (refilled.weights(0), ahead.weights(0)),
+        (weights_of(refilled, 1), weights_of(fresh, 1)),
+        (weights_of(refilled, 0), weights_of(ahead, 0)),
     ):
         for a, b in zip(mine, own, strict=True):
             np.testing.assert_array_equal(a, b)
@@ -117,14 +118,14 @@ def test_a_place_that_is_given_to_another_begins_anew_beside_neighbours_that_go_
 def test_the_best_epoch_is_kept_of_those_who_had_it():
     stacked = stack([build(0), build(1)], 2)
     train(stacked)
-    stacked.remember(np.array([True, True]))
-    first = stacked.best_arrays(0)
+    stacked.keep_best(np.array([True, True]))
+    first = stacked.best_state(0)
     train(stacked)
-    stacked.remember(np.array([False, True]))
-    for a, b in zip(stacked.best_arrays(0), first, strict=True):
+    stacked.keep_best(np.array([False, True]))
+    for a, b in zip(stacked.best_state(0), first, strict=True):
         np.testing.assert_array_equal(a, b)
-    best = stacked.best_arrays(1)[: len(stacked.template.variables)]
-    now = dict(zip(map(id, stacked.template.weights), stacked.weights(1), strict=True))
+    best = stacked.best_state(1)[: len(stacked.template.variables)]
+    now = dict(zip(map(id, stacked.template.weights), weights_of(stacked, 1), strict=True))
     for variable, value in zip(stacked.template.variables, best, strict=True):
         np.testing.assert_array_equal(value, now.get(id(variable), value))
 
@@ -145,7 +146,7 @@ def test_a_search_trains_its_trials_together(tmp_path):
     tuner.search(*DATA, validation_data=VALIDATION, epochs=3, batch_size=64, verbose=0)
     trials = list(tuner.oracle.trials.values())
     assert [trial.status for trial in trials] == ["COMPLETED"] * 6
-    assert sum("one of 3 trained together" in way for way in tuner.ways.values()) == 6
+    assert sum("one of 3 trained together" in way for way in tuner.how_trained.values()) == 6
     best = tuner.get_best_models()[0]
     (trial,) = tuner.oracle.get_best_trials(1)
     accuracy = best.evaluate(*VALIDATION, verbose=0, return_dict=True)["accuracy"]
@@ -175,7 +176,7 @@ def test_what_jax_cannot_vectorise_is_trained_one_after_the_other(tmp_path):
         return model
 
     tuner = PopulationTuner(search, "val_loss", max_trials=3, population=2, directory=tmp_path)
-    with pytest.warns(UserWarning, match="Trained one after the other: training together failed"):
+    with pytest.warns(UserWarning, match="one after the other: training together failed"):
         tuner.search(*DATA, validation_data=VALIDATION, epochs=2, verbose=0)
     assert [t.status for t in tuner.oracle.trials.values()] == ["COMPLETED"] * 3
-    assert all("training together failed" in way for way in tuner.ways.values())
+    assert all("training together failed" in way for way in tuner.how_trained.values())

@@ -10,8 +10,8 @@ import numpy as np
 from keras import ops
 from keras.src.backend.common.masking import get_keras_mask
 
-from kerastools._core.graph.calls import read_graph
-from kerastools._core.graph.replay import run_graph, takes_training
+from kerastools._core.graph.calls import Call, as_recorded, read_graph, replay
+from kerastools._core.graph.kinds import kind_of
 
 
 @dataclass
@@ -44,7 +44,7 @@ def measure_batch_norm(
     x: Any,
     batch_size: int,
     caller: str,
-    measures: Callable[[Any, dict[str, Any]], bool] = lambda layer, kwargs: True,
+    measures: Callable[[Call], bool] = lambda call: True,
 ) -> None:
     """Sets the moving statistics of batch normalisations of `model` to those of `x`.
 
@@ -58,8 +58,8 @@ def measure_batch_norm(
         x: Its inputs, an array or a structure of arrays.
         batch_size: n_b.
         caller: Named in messages of errors.
-        measures: Says for a layer and the keyword arguments of a call whether it is measured
-            there; by default all are, frozen ones too.
+        measures: Says for a call in the graph whether its layer is measured there; by default all
+            are, frozen ones too.
 
     Raises:
         ValueError: If the graph of the model cannot be read, or there is no row.
@@ -71,8 +71,9 @@ def measure_batch_norm(
         raise ValueError(f"{caller} needs rows to measure statistics on. Received none.")
     sums: dict[int, _Sums] = {}
 
-    def apply(path: str, operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if isinstance(operation, keras.layers.BatchNormalization) and measures(operation, kwargs):
+    def measure(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        operation = call.operation
+        if kind_of(operation).moving_statistics and measures(call):
             mean, variance = _moments(operation, args[0], kwargs.get("mask"))
             if id(operation) not in sums:
                 before = _to_numpy(operation.moving_mean), _to_numpy(operation.moving_variance)
@@ -80,15 +81,14 @@ def measure_batch_norm(
             sums[id(operation)].add(args[0].shape[0], mean, variance)
             operation.moving_mean.assign(mean)
             operation.moving_variance.assign(variance)
-        if isinstance(operation, keras.Layer) and takes_training(operation):
-            # Told so: augmentation layers are on by default.
-            kwargs = {**kwargs, "training": False}
-        return operation(*args, **kwargs)
+        return as_recorded(call, args, kwargs)
 
     with _restored_on_error(sums):
         for start in range(0, max(num_rows - batch_size, 0) + 1, batch_size):
             stop = start + batch_size
-            run_graph(graph, keras.tree.map_structure(lambda a, i=start, j=stop: a[i:j], x), apply)
+            rows = keras.tree.map_structure(lambda a, i=start, j=stop: a[i:j], x)
+            # Stated, because augmentation layers are on by default.
+            replay(graph, rows, measure, training=False)
         for one in sums.values():
             one.set()
 

@@ -1,54 +1,95 @@
-"""Reading the graph of a functional or Sequential model, and copying its parts.
-
-Keras shows a model's layers, but not which call of which layer feeds which; that lives in private
-attributes. Every use of them by kerastools stands in this file.
-"""
+"""Reading the graph of a functional or Sequential model, and running it with other calls."""
 
 import copy
-import tempfile
+import inspect
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import keras
-from keras.src.models.functional import Functional
-from keras.src.models.sequential import Sequential
+from keras import KerasTensor, tree
 
 from kerastools._core.checks import require_graph
+from kerastools._core.graph.kinds import is_kind
+from kerastools._core.keras_private.graph_nodes import (
+    as_inputs,
+    computes_its_graph,
+    functional_part,
+    layers_inside,
+    maker_of,
+    mask_of,
+    recorded_nodes,
+    set_mask,
+)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Call:
     """One call of an operation (a layer, a nested model or a `keras.ops` function) in a graph.
 
+    Two are equal if they are the same call, also where the graph was read twice.
+
     Attributes:
+        node: Keras's record of the call.
+        path: The name of the operation, after the names of the models that it is inside of.
         operation: What is called.
+        args: The positional arguments, symbolic tensors among them.
+        kwargs: The keyword arguments. Masks are among them as far as Keras records them; those that
+            only travel with a tensor are not.
         inputs: The symbolic tensors among the arguments, in order, repeated if passed twice.
         outputs: The symbolic tensors it returned, flattened.
-        node: Keras's record of the call.
+        has_explicit_mask: Whether another mask was passed than the one that travels with the input.
     """
 
-    operation: Any
-    inputs: tuple[Any, ...]
-    outputs: tuple[Any, ...]
     node: Any
+    path: str = field(compare=False)
+    operation: Any = field(compare=False)
+    args: tuple[Any, ...] = field(compare=False)
+    kwargs: dict[str, Any] = field(compare=False)
+    inputs: tuple[Any, ...] = field(compare=False)
+    outputs: tuple[Any, ...] = field(compare=False)
+    has_explicit_mask: bool = field(compare=False)
+
+    @classmethod
+    def of(cls, node: Any, prefix: str) -> "Call":
+        """Returns the call that Keras recorded as `node`."""
+        args, kwargs = node.arguments.args, node.arguments.kwargs
+        masks = tree.flatten(kwargs.get("mask"))
+        travelling = [mask_of(t) for t in tree.flatten(args[:1])]
+        return cls(
+            node,
+            prefix + node.operation.name,
+            node.operation,
+            args,
+            kwargs,
+            _symbolic(args, kwargs),
+            tuple(node.outputs),
+            any(m is not None for m in masks) and [*map(id, masks)] != [*map(id, travelling)],
+        )
+
+    @property
+    def data(self) -> tuple[Any, ...]:
+        """`inputs` without masks."""
+        return _symbolic(
+            self.args, {k: v for k, v in self.kwargs.items() if not k.endswith("mask")}
+        )
 
     def argument(self, name: str) -> Any:
         """Returns the argument that was passed by keyword as `name`, or `None`."""
-        return self.node.arguments.kwargs.get(name)
+        return self.kwargs.get(name)
 
     def first_argument(self) -> Any:
-        """Returns the first positional argument, for a model the structure of its inputs."""
-        return next(iter(self.node.arguments.args), None)
+        """Returns the first argument, for a model the structure of its inputs."""
+        return self.args[0] if self.args else self.kwargs.get("inputs")
 
-    def has_explicit_mask(self) -> bool:
-        """Whether a mask was passed by hand; Keras records those that travel with a tensor too."""
-        mask = self.argument("mask")
-        return mask is not None and mask is not getattr(self.inputs[0], "_keras_mask", None)
-
-    def filled_in(self, tensors: dict[int, Any]) -> tuple[Any, Any]:
+    def filled_in(self, tensors: dict[int, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Returns the positional and keyword arguments, with `tensors` by id for the symbolic."""
-        return self.node.arguments.fill_in(tensors)
+
+        def value(x: Any) -> Any:
+            return tensors[id(x)] if isinstance(x, KerasTensor) else x
+
+        return tree.map_structure(value, self.args), tree.map_structure(value, self.kwargs)
 
 
 class Graph:
@@ -60,26 +101,22 @@ class Graph:
         input_layers: The input layer of each.
         outputs: Its symbolic outputs, flattened; `output_structure` has them as it returns them.
         output_layers: The operation that makes each.
-        calls: Its calls, the input layers left out.
+        calls: Its calls, the input layers left out; a call of a nested model is one of them.
     """
 
-    def __init__(self, model: Any) -> None:
-        # A Sequential model keeps its graph in a functional model of its own.
-        view = model._functional if isinstance(model, Sequential) else model
+    def __init__(self, model: Any, prefix: str = "") -> None:
+        view = functional_part(model)
         self.model = model
         self.inputs = list(view.inputs)
-        self.input_layers = [t._keras_history.operation for t in view.inputs]
-        self.outputs = list(view.outputs)
-        self.output_layers = [t._keras_history.operation for t in view.outputs]
-        self.output_structure = view.output
+        self.input_layers = [maker_of(t) for t in view.inputs]
         self.input_structure = view.input
-        # Keras runs its graph depth by depth; there is no public way to see the calls.
-        self.calls = [
-            Call(node.operation, tuple(node.input_tensors), tuple(node.outputs), node)
-            for depth in sorted(view._nodes_by_depth, reverse=True)
-            for node in view._nodes_by_depth[depth]
-            if not node.is_input
-        ]
+        self.outputs = list(view.outputs)
+        self.output_layers = [maker_of(t) for t in view.outputs]
+        self.output_structure = view.output
+        self.calls = [Call.of(node, prefix) for node in recorded_nodes(view)]
+        self._index()
+
+    def _index(self) -> None:
         self._producers = {id(t): call for call in self.calls for t in call.outputs}
         self._consumers: dict[int, list[Call]] = {}
         for call in self.calls:
@@ -99,6 +136,38 @@ class Graph:
         """Whether the model returns `tensor`."""
         return self._num_outputs[id(tensor)] > 0
 
+    def by_input(self, x: Any) -> list[Any]:
+        """Returns `x`, an array or a structure of arrays, in the order of `inputs`.
+
+        Raises:
+            KeyError: If `x` is a dictionary that lacks one.
+        """
+        if isinstance(x, dict):
+            structure = self.input_structure
+            if isinstance(structure, dict):
+                return list(tree.flatten({key: x[key] for key in structure}))
+            return [x[t.name] for t in self.inputs]
+        return list(tree.flatten(x))
+
+    def entered(self) -> "Graph":
+        """Returns the same graph with the calls of nested models replaced by those inside them.
+
+        A model that is called twice stands in it twice, with tensors of its own for each.
+        """
+        calls: list[Call] = []
+
+        def record(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+            inputs = _symbolic(args, kwargs)
+            outputs = tuple(KerasTensor(t.shape, t.dtype) for t in call.outputs)
+            calls.append(replace(call, args=args, kwargs=kwargs, inputs=inputs, outputs=outputs))
+            return list(outputs)
+
+        graph = copy.copy(self)
+        graph.outputs = tree.flatten(replay(self, self.input_structure, record))
+        graph.calls = calls
+        graph._index()
+        return graph
+
 
 def read_graph(model: Any, caller: str) -> Graph:
     """Returns the graph of `model`, or raises with `caller` in the message if it has none."""
@@ -113,86 +182,108 @@ def read_graph(model: Any, caller: str) -> Graph:
     return Graph(model)
 
 
+def calls(model: Any, prefix: str = "") -> list[Call]:
+    """Returns the calls of a functional or Sequential model, nested models before what is in them.
+
+    A model that is called twice is entered twice, to the same calls.
+    """
+    found = []
+    for call in Graph(model, prefix).calls:
+        found.append(call)
+        if has_graph(call.operation):
+            found += calls(call.operation, f"{call.path}/")
+    return found
+
+
 def has_graph(operation: Any) -> bool:
     """Whether `operation` is a built model whose graph of layers is all that it computes."""
-    if not isinstance(operation, Functional | Sequential):
-        return False
-    if type(operation).call not in (Functional.call, Sequential.call):
-        return False
-    # A Sequential model that was called on a structure of tensors has layers but no graph.
-    return not isinstance(operation, Sequential) or operation._functional is not None
+    return computes_its_graph(operation)
+
+
+# Takes a call of the graph and the arguments that it gets now; returns what comes out.
+Replacement = Callable[[Call, tuple[Any, ...], dict[str, Any]], Any]
+
+
+def as_recorded(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Makes a call of a graph as it stands there."""
+    return call.operation(*args, **kwargs)
+
+
+def replay(
+    graph: Graph,
+    x: Any,
+    call: Replacement = as_recorded,
+    training: bool | None = None,
+    enter: bool = True,
+    mask: Any = None,
+) -> Any:
+    """Returns what a model makes of `x`, each of its calls made by `call`.
+
+    With `as_recorded` it is what the model itself returns. Masks travel as they do in Keras.
+
+    Args:
+        graph: That of the model.
+        x: Inputs as the model takes them: arrays, tensors, or symbolic tensors, which build a graph
+            again.
+        call: Takes a call of the graph, with its path, and the arguments that it gets now.
+        training: Passed to every layer that takes it, in place of what the graph was made with, as
+            Keras does; by default nothing is replaced.
+        enter: Whether the calls in nested models are made by `call`, one by one, or those of the
+            nested models themselves.
+        mask: Masks of `x`, in place of those that travel with it.
+    """
+    values = _with_masks(graph, x, mask)
+    tensors = {id(t): v for t, v in zip(graph.inputs, values, strict=True)}
+    for one in graph.calls:
+        args, kwargs = one.filled_in(tensors)
+        if training is not None and takes_training(one.operation):
+            kwargs["training"] = training
+        if enter and has_graph(one.operation):
+            inner = Graph(one.operation, f"{one.path}/")
+            inputs = args[0] if args else kwargs["inputs"]
+            outputs = replay(inner, inputs, call, kwargs.get("training"), mask=kwargs.get("mask"))
+        else:
+            outputs = call(one, args, kwargs)
+        tensors.update(zip(map(id, one.outputs), tree.flatten(outputs), strict=True))
+    outputs = [tensors[id(t)] for t in graph.outputs]
+    # A model returns the only output of a list by itself.
+    return (
+        outputs[0]
+        if len(outputs) == 1 and not isinstance(graph.output_structure, dict)
+        else (tree.pack_sequence_as(graph.output_structure, outputs))
+    )
+
+
+def _with_masks(graph: Graph, x: Any, mask: Any) -> list[Any]:
+    """Returns the flat inputs of a graph with their masks; symbolic tensors as they are."""
+    flat = graph.by_input(x)
+    masks = [mask_of(v) for v in flat] if mask is None else graph.by_input(mask)
+    if not any(isinstance(v, KerasTensor) for v in flat):
+        packed = tree.pack_sequence_as(graph.input_structure, flat)
+        flat = as_inputs(functional_part(graph.model), packed)
+    for value, its_mask in zip(flat, masks, strict=True):
+        if its_mask is not None:
+            set_mask(value, its_mask)
+    return flat
+
+
+def takes_training(operation: Any) -> bool:
+    """Whether `operation` is a layer that takes the argument `training`."""
+    return isinstance(operation, keras.Layer) and (
+        "training" in inspect.signature(operation.call).parameters
+    )
 
 
 def input_layer_of(tensor: Any) -> Any:
     """Returns the input layer that made a symbolic `tensor`, or `None`."""
-    history = getattr(tensor, "_keras_history", None)
-    made = history.operation if history is not None else None
-    return made if isinstance(made, keras.layers.InputLayer) else None
+    made = maker_of(tensor)
+    return made if is_kind(made, "input") else None
 
 
 def sublayers(layer: Any) -> list[Any]:
     """Returns `layer` and every layer inside it, each once, parents before children."""
-    return layer._flatten_layers()
+    return [layer, *layers_inside(layer)]
 
 
-def copy_operation(operation: Any, caller: str) -> Any:
-    """Returns a new operation of the same class and configuration; layers come back unbuilt.
-
-    Raises:
-        ValueError: If a layer cannot be made again from its configuration.
-    """
-    if not isinstance(operation, keras.Layer):
-        # A keras.ops function: it has no state but the records of its calls, which are not shared.
-        twin = copy.copy(operation)
-        twin._inbound_nodes, twin._outbound_nodes = [], []
-        return twin
-    if type(operation) is keras.layers.Lambda:
-        # From its configuration a lambda would lose the names that it refers to.
-        return keras.layers.Lambda(
-            operation.function,
-            output_shape=operation._output_shape,
-            mask=operation.mask,
-            arguments=operation.arguments,
-            name=operation.name,
-            dtype=operation.dtype_policy,
-        )
-    return layer_from_config(operation, {}, caller)
-
-
-def layer_from_config(layer: Any, changes: dict[str, Any], caller: str) -> Any:
-    """Returns a new layer of `layer`'s class and configuration, but for `changes`."""
-    try:
-        return type(layer).from_config({**layer.get_config(), **changes})
-    except Exception as error:
-        raise ValueError(
-            f'{caller} could not copy layer "{layer.name}" of type {type(layer).__name__} from its '
-            f"get_config(): {error} Give the class a complete get_config, and decorate functions "
-            "and classes of your own with keras.saving.register_keras_serializable."
-        ) from error
-
-
-def copy_state(source: Any, target: Any, caller: str) -> None:
-    """Copies weights, random state, vocabularies and trainable flags between two equal layers."""
-    pairs = list(zip(sublayers(source), sublayers(target), strict=False))
-    old, new = source.variables, target.variables
-    if [v.shape for v in old] != [v.shape for v in new] or len(sublayers(target)) != len(pairs):
-        raise ValueError(
-            f'{caller} could not copy layer "{source.name}" of type {type(source).__name__}: made '
-            f"again from its get_config() it has {len(new)} variables of shapes "
-            f"{[tuple(v.shape) for v in new]}, but the original has {len(old)} of shapes "
-            f"{[tuple(v.shape) for v in old]}. Give the class a complete get_config."
-        )
-    for a, b in pairs:
-        b.trainable = a.trainable
-        store: dict[str, Any] = {}
-        a.save_own_variables(store)
-        b.load_own_variables(store)
-        # The vocabularies of lookup layers are no variables.
-        if hasattr(a, "save_assets"):
-            with tempfile.TemporaryDirectory() as directory:
-                a.save_assets(directory)
-                b.load_assets(directory)
-    # After the layers' own loading, which merges LoRA weights and skips random state.
-    for v, w in zip(old, new, strict=True):
-        w.assign(keras.ops.copy(v))
-        w.trainable = v.trainable
+def _symbolic(args: Any, kwargs: Any) -> tuple[Any, ...]:
+    return tuple(t for t in tree.flatten((args, kwargs)) if isinstance(t, KerasTensor))

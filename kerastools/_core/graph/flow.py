@@ -1,21 +1,14 @@
-"""Which kernels of a model read its inputs, make its outputs, or are normalised."""
+"""Where the layers of a model that hold weights stand: what feeds them, and what follows them."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import keras
 
-from kerastools._core.graph.calls import Graph, has_graph, read_graph, sublayers
+from kerastools._core.graph.activations import activation_name, is_activation, own_activation
+from kerastools._core.graph.calls import Call, Graph, read_graph, sublayers
 from kerastools._core.graph.fans import is_kernel
-
-NORMALISATIONS = (
-    keras.layers.BatchNormalization,
-    keras.layers.LayerNormalization,
-    keras.layers.GroupNormalization,
-    keras.layers.UnitNormalization,
-    keras.layers.RMSNormalization,
-)
+from kerastools._core.graph.kinds import is_kind, unwrapped
 
 # The layers that a tensor comes from, back to the nearest kernels: (path, whether it has one).
 _State = set[tuple[str, bool]]
@@ -39,32 +32,102 @@ class Flow:
     after_last: set[str] = field(default_factory=set)
 
 
+@dataclass(frozen=True, eq=False)
+class PlacedLayer:
+    """A layer with weights of its own, and where it stands in the model.
+
+    Attributes:
+        path: Its name, after the names of the models and layers that it is inside of.
+        layer: The layer.
+        activation: The activation that its output meets: its own, or else the first one on the way
+            to the next layer with a kernel; `None` where there is none.
+        weights: The variables that it holds itself, not those of layers inside it.
+    """
+
+    path: str
+    layer: Any
+    activation: Any
+    weights: tuple[Any, ...]
+
+
 def flow_of(model: Any, caller: str) -> Flow:
     """Returns where the kernels of `model`, nested models included, stand."""
     flow = Flow()
-    graph = read_graph(model, caller)
-    outputs = _run(graph, [{_INPUT} for _ in graph.inputs], "", flow)
-    for path, has_kernel in set().union(*outputs) - {_INPUT}:
+    graph = read_graph(model, caller).entered()
+    states: dict[int, _State] = {id(t): {_INPUT} for t in graph.inputs}
+    for call in graph.calls:
+        layer = call.operation
+        entering: _State = set().union(*(states[id(t)] for t in call.data))
+        state = entering | {(call.path, False)}
+        if isinstance(layer, keras.Layer):
+            if any(is_kind(part, "normalization") for part in sublayers(layer)):
+                flow.normalised.update(name for name, has_kernel in entering if has_kernel)
+            if any(is_kernel(v) for v in layer.weights):
+                if _INPUT in entering:
+                    flow.first.add(call.path)
+                state = {(call.path, True)}
+        states.update({id(t): state for t in call.outputs})
+    for path, has_kernel in set().union(*(states[id(t)] for t in graph.outputs)) - {_INPUT}:
         (flow.last if has_kernel else flow.after_last).add(path)
     return flow
 
 
-def _run(graph: Graph, inputs: Sequence[_State], prefix: str, flow: Flow) -> list[_State]:
-    """Returns the state of each output of `graph`."""
-    states = {id(t): state for t, state in zip(graph.inputs, inputs, strict=True)}
+def walk(model: Any, caller: str) -> list[PlacedLayer]:
+    """Returns every layer of `model` that holds weights, in the order of computation, each once.
+
+    Nested models, wrappers and composite layers are entered. A shared layer stands where it is
+    first called, with the first activation that any of its calls meets.
+
+    Raises:
+        ValueError: If `model` is not a built functional or Sequential model.
+    """
+    found: dict[int, PlacedLayer] = {}
+    graph = read_graph(model, caller).entered()
     for call in graph.calls:
-        layer, path = call.operation, prefix + call.operation.name
-        entering: _State = set().union(*(states[id(t)] for t in call.inputs))
-        state = entering | {(path, False)}
-        outputs = [state] * len(call.outputs)
-        if has_graph(layer):
-            outputs = _run(Graph(layer), [states[id(t)] for t in call.inputs], f"{path}/", flow)
-        elif isinstance(layer, keras.Layer):
-            if any(isinstance(part, NORMALISATIONS) for part in sublayers(layer)):
-                flow.normalised.update(name for name, has_kernel in entering if has_kernel)
-            if any(is_kernel(v) for v in layer.weights):
-                if _INPUT in entering:
-                    flow.first.add(path)
-                outputs = [{(path, True)}] * len(call.outputs)
-        states.update({id(t): state for t, state in zip(call.outputs, outputs, strict=False)})
-    return [states[id(t)] for t in graph.outputs]
+        if isinstance(call.operation, keras.Layer):
+            _place(call, graph, found)
+    return list(found.values())
+
+
+def _place(call: Call, graph: Graph, found: dict[int, PlacedLayer]) -> None:
+    """Adds the layer that is called and the layers inside it."""
+    operation = call.operation
+    wrapped = unwrapped(operation)
+    for layer in sublayers(operation):
+        inner = {id(v) for child in sublayers(layer)[1:] for v in child.weights}
+        weights = tuple(v for v in layer.weights if id(v) not in inner)
+        if not weights:
+            continue
+        activation = own_activation(layer)
+        if activation is None and layer is wrapped:
+            activation = next(
+                (a for t in call.outputs if (a := _following(t, graph)) is not None), None
+            )
+        known = found.get(id(layer))
+        if known is None or known.activation is None:
+            path = call.path if layer is operation else f"{call.path}/{layer.name}"
+            path = known.path if known else path
+            found[id(layer)] = PlacedLayer(path, layer, activation, weights)
+
+
+def _following(tensor: Any, graph: Graph) -> Any:
+    """Returns the first activation that `tensor` meets before the next kernel, or `None`."""
+    for call in graph.consumers(tensor):
+        operation = call.operation
+        if is_activation(operation) and activation_name(operation) != "linear":
+            return operation
+        if _is_transparent(operation):
+            for output in call.outputs:
+                if (activation := _following(output, graph)) is not None:
+                    return activation
+    return None
+
+
+def _is_transparent(operation: Any) -> bool:
+    """Whether the signal behind `operation` is still that of the kernel before it.
+
+    Normalisation, dropout, pooling, reshaping, sums and the like: whatever has no kernel.
+    """
+    if not isinstance(operation, keras.Layer):
+        return True
+    return not any(is_kernel(v) for v in operation.trainable_weights)

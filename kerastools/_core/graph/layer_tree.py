@@ -10,6 +10,8 @@ from typing import Any
 import keras
 
 from kerastools._core.graph.calls import sublayers
+from kerastools._core.graph.kinds import is_kind
+from kerastools._core.keras_private.graph_nodes import layers_inside
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ class LayerTree:
             groups = []
             for _, layer in self.owners():
                 if id(layer) in inside:
-                    if groups and "Normalization" in type(layer).__name__:
+                    if groups and is_kind(layer, "normalization"):
                         groups[-1].append(layer)
                     else:
                         groups.append([layer])
@@ -188,8 +190,7 @@ def _walk(layer: Any, prefix: str) -> Iterator[tuple[str, Any]]:
 
 
 def _children(layer: Any) -> list[Any]:
-    # Only models show their layers publicly; blocks such as MultiHeadAttention do not.
-    return layer._flatten_layers(include_self=False, recursive=False)
+    return layers_inside(layer, recursive=False)
 
 
 def _readings(text: str) -> Iterator[Callable[[str, str], bool]]:

@@ -17,11 +17,13 @@ def count_names_anew() -> None:
 
 
 def compile_arguments(model: Any) -> dict[str, Any]:
-    """Returns the arguments `model` was compiled with, as they were passed.
+    """Returns the arguments `model` was compiled with, the very objects, and its optimizer.
 
-    `get_compile_config()` is public but serialises them, which fails for plain functions.
+    `get_compile_config()` is public but serialises them: functions of the user's would be lost, and
+    metrics would come back as others than those that the user holds.
     """
-    return dict(model._compile_config.config)
+    # Under mixed_float16 the model's optimizer wraps the one that was passed.
+    return dict(model._compile_config.config) | {"optimizer": model.optimizer}
 
 
 def graph_nodes(model: Any) -> tuple[list[tuple[Any, Any, Any]], Any] | None:

@@ -1,6 +1,7 @@
 """What Keras's optimizers, and TensorFlow's variables and graphs, offer only underscored."""
 
 import contextlib
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
@@ -61,7 +62,7 @@ class OptimizerHooks(keras.optimizers.Optimizer):
     def apply(self, grads: list[Any], trainable_variables: list[Any] | None = None) -> None:
         """Updates the variables, then their moving averages, which then are of constrained ones."""
         # Keras would overwrite the weights before the constraints act, in each accumulated step.
-        own = vars(self)
+        own: dict[str, Any] = self.__dict__
         frequency, own["ema_overwrite_frequency"] = own["ema_overwrite_frequency"], None
         try:
             super().apply(grads, trainable_variables)
@@ -173,59 +174,63 @@ def known_variables(optimizer: Any) -> list[Any]:
     return list(optimizer._trainable_variables)
 
 
-def index_of(optimizer: Any, variable: Any) -> int:
-    """Returns the place of `variable`, as `update_step` receives it, among the known ones."""
-    return optimizer._get_variable_index(variable)
+def own_variables(optimizer: Any) -> list[Any]:
+    """Returns what `optimizer` itself saves; the public `variables` may hold a wrapped one's."""
+    return list(optimizer._variables)
+
+
+def variable_index(optimizer: Any, variable: Any) -> int:
+    """Returns the place in that order of what `update_step` receives; see `_index_of`."""
+    return int(optimizer._get_variable_index(variable))
 
 
 def learning_rate_source(optimizer: Any) -> Any:
-    """Returns what gives the learning rate: a variable, a schedule or a callable."""
+    """Returns what gives the learning rate: a variable, a schedule or a callable.
+
+    The public `learning_rate` is the rate of this step.
+    """
     while hasattr(optimizer, "inner_optimizer"):
         optimizer = optimizer.inner_optimizer
     return optimizer._learning_rate
 
 
-class OptimizerState:
-    """All that makes a built optimizer, so that it can be built again or put back as it was.
+def moving_averages(optimizer: Any) -> list[Any]:
+    """Returns the moving average of each variable, or None, in the optimizer's order."""
+    return list(optimizer._model_variables_moving_average)
 
-    Keras builds an optimizer once. `tests/optimizers/base/test_slots.py` fails when the names
-    move that are used here.
+
+def slot_attributes(optimizer: Any) -> dict[str, Any]:
+    """Returns the attributes of `optimizer` that may hold slots.
+
+    Slots are lists parallel to the variables, and so are two lists of variables that Keras keeps.
     """
+    lists = ("_variables", "_trainable_variables")
+    return {name: value for name, value in vars(optimizer).items() if name not in lists}
 
-    # The lists of variables under these names are Keras's bookkeeping, not slots.
-    LISTS = ("_variables", "_trainable_variables")
 
-    def __init__(self, optimizer: Any) -> None:
-        self.optimizer = optimizer
-        self.known = known_variables(optimizer)
-        self.attributes = dict(vars(optimizer))
-        self.variables = list(optimizer._variables)
-        self.indices = dict(optimizer._trainable_variables_indices)
+def unbuild(optimizer: Any) -> Callable[[], None]:
+    """Lets `optimizer` be built again, and returns what puts it back as it was.
 
-    def unbind(self) -> None:
-        """Lets `build` be called again."""
-        self.optimizer._trainable_variables_indices.clear()
-        self.optimizer.built = False
+    Keras builds an optimizer once.
+    """
+    attributes, number = dict(vars(optimizer)), len(own_variables(optimizer))
+    indices = dict(optimizer._trainable_variables_indices)
 
-    def variables_now(self) -> list[Any]:
-        """Returns every variable that the optimizer keeps track of now."""
-        return list(self.optimizer._variables)
+    def put_back() -> None:
+        forget_variables(optimizer, own_variables(optimizer)[number:])
+        vars(optimizer).clear()
+        vars(optimizer).update(attributes)
+        optimizer._trainable_variables_indices.update(indices)
 
-    def averages_now(self) -> list[Any]:
-        """Returns the moving average of each known variable, if `use_ema`."""
-        return list(self.optimizer._model_variables_moving_average)
+    optimizer._trainable_variables_indices.clear()
+    optimizer.built = False
+    return put_back
 
-    def forget(self, variables: list[Any]) -> None:
-        """Takes variables out of what is saved."""
-        for variable in variables:
-            self.optimizer._untrack_variable(variable)
 
-    def restore(self) -> None:
-        """Puts the optimizer back as it was."""
-        self.forget(self.variables_now()[len(self.variables) :])
-        vars(self.optimizer).clear()
-        vars(self.optimizer).update(self.attributes)
-        self.optimizer._trainable_variables_indices.update(self.indices)
+def forget_variables(optimizer: Any, variables: Iterable[Any]) -> None:
+    """Takes variables from among those of `optimizer` that are saved."""
+    for variable in variables:
+        optimizer._untrack_variable(variable)
 
 
 def compiles_with_xla() -> bool:

@@ -1,17 +1,14 @@
-"""What `compile` was given and where `fit` begins, which Keras keeps to itself."""
+"""What `fit` does and keeps to itself: where it begins, and what it calls."""
 
 from typing import Any
 
 
-def compile_arguments(model: Any) -> dict[str, Any]:
-    """Returns the arguments with which `model` was compiled, the very objects, and its optimizer.
+def is_inside_fit(arguments: dict[str, Any]) -> bool:
+    """Returns whether `fit` itself calls `evaluate`, for its validation, with these arguments.
 
-    `get_compile_config()` is public but gives them serialised: a function of the user's would be
-    lost, and metrics would come back as others than those that the user holds.
+    It then passes what it has prepared once for all epochs; nothing public tells it.
     """
-    arguments = dict(model._compile_config.config)
-    # Under mixed_float16 the model's optimizer wraps the one that was passed.
-    return arguments | {"optimizer": model.optimizer}
+    return bool(arguments.get("_use_cached_eval_dataset", False))
 
 
 def begin_at_epoch(model: Any, epoch: int | None) -> None:
@@ -21,3 +18,12 @@ def begin_at_epoch(model: Any, epoch: int | None) -> None:
     too, until it is called with None.
     """
     model._initial_epoch = epoch
+
+
+def is_detached(variable: Any) -> bool:
+    """Returns whether the value of `variable` is held by a running `fit` on JAX.
+
+    Within an epoch the trainer takes the values out of the variables and puts them back at its end
+    or in `model.jax_state_sync()`; what is assigned in between is lost. Nothing public says so.
+    """
+    return variable._value is None

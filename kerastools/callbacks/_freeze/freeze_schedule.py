@@ -16,11 +16,9 @@ from kerastools._core.registration import register
 from kerastools.callbacks._freeze.phase import Phase
 from kerastools.callbacks._freeze.phase_backup import PhaseBackup
 from kerastools.callbacks._freeze.phase_rate import PhaseRate
-from kerastools.callbacks._freeze.phase_states import PhaseStates, find_states
 from kerastools.callbacks._freeze.plot_phases import plot_phases
-from kerastools.callbacks._freeze.progress import Progress
+from kerastools.callbacks._freeze.progress import PhaseStates, Progress, Transition, find_states
 from kerastools.callbacks._freeze.schedule_data import ScheduleData
-from kerastools.callbacks._freeze.transition import Transition
 from kerastools.optimizers._base.rate_factors import set_factors
 from kerastools.optimizers._base.slots import optimizer_tree
 from kerastools.optimizers._rebind import forget_slots, rebind
@@ -227,8 +225,8 @@ class FreezeSchedule(ScheduleData, keras.callbacks.Callback):
         """Draws the losses of the last training, and below them which layer trained when.
 
         Args:
-            target: The path of a picture to write (its ending says the format, such as `.png`). By
-                default the figure is neither written nor shown.
+            target: The path of a picture to write, or matplotlib axes to draw on. By default a new
+                figure, which is neither written nor shown.
 
         Returns:
             The matplotlib figure.

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from kerastools._core.plotting import axes_for, finished, grid_for
+
 # Up to so many layers are named on the axis, of more a few.
 _NAMED = 24
 # The number of a phase has room over so much of the axis.
@@ -16,16 +18,10 @@ def plot_phases(
     target: Any = None,
 ) -> Any:
     """Draws losses over epochs, phases, and the layers that train in each; returns the figure."""
-    try:
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import MaxNLocator
-    except ImportError as error:
-        raise ImportError(
-            "FreezeSchedule.plot needs matplotlib. Install it with pip install 'kerastools[plot]'."
-        ) from error
     height = min(6.0, 1.2 + 0.2 * len(layers))
-    figure = Figure((8, 3 + height), layout="constrained")
-    above, below = figure.subplots(2, sharex=True, height_ratios=(3, height))
+    axes = axes_for(target, "FreezeSchedule.plot", (8, 3 + height))
+    figure = axes.figure
+    above, below = grid_for(axes, 2, height_ratios=(3, height)).subplots(sharex=True)
 
     # An epoch e spans e to e + 1 on the axis; its values are known at its end.
     for name, style in (("loss", "o-"), ("val_loss", "s--")):
@@ -40,8 +36,8 @@ def plot_phases(
     over = {"transform": above.get_xaxis_transform(), "va": "bottom", "fontsize": 8}
     above.text(begins[0], 1.02, "phase ", **over, ha="right")
     for i, (transition, begin) in enumerate(zip(transitions, begins, strict=True)):
-        for axes in (above, below):
-            axes.axvline(begin, color="gray", linewidth=0.8)
+        for panel in (above, below):
+            panel.axvline(begin, color="gray", linewidth=0.8)
         until = begins[i + 1] if i + 1 < len(begins) else end
         if until - begin > _SEEN * (end - begins[0]):
             middle = (begin + until) / 2, 1.02
@@ -56,10 +52,8 @@ def plot_phases(
     below.set_ylabel("layers that train")
     below.set_xlabel("epochs")
     below.set_xlim(min(begins), end)
-    below.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if target is not None:
-        figure.savefig(target, dpi=150)
-    return figure
+    below.xaxis.get_major_locator().set_params(integer=True)
+    return finished(figure, target)
 
 
 def _place(transition: Any) -> float:

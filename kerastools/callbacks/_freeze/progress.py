@@ -1,13 +1,15 @@
-"""How far a schedule of phases has come."""
+"""What each phase trains, how far a run has come, and what happened when a phase began."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 
-from kerastools.callbacks._freeze.phase import Phase
-from kerastools.callbacks._freeze.plateau import Plateau
+from kerastools._core.graph.calls import sublayers
+from kerastools._core.graph.kinds import kind_of
+from kerastools._core.graph.layer_tree import LayerTree, TrainableState
+from kerastools.callbacks._freeze.phase import Phase, Plateau
 from kerastools.optimizers._base.slots import slot_variables
 
 
@@ -88,3 +90,67 @@ class Progress:
 
 def _state(model: Any) -> list[Any]:
     return [*model.weights, *slot_variables(model.optimizer)]
+
+
+@dataclass(frozen=True)
+class Transition:
+    """One begin of a phase, as `FreezeSchedule.history` lists them.
+
+    Attributes:
+        epoch: The epoch before which, or in which, the phase began; counted from 0 as in
+            `History.epoch`.
+        step: How many steps of that epoch came before.
+        phase: The number of the phase, counted from 0.
+        layers: What it trains, as it was written.
+        trained: The paths of the layers that train and have weights, the lowest first.
+        num_steps: How many steps an epoch has, if that was known.
+    """
+
+    epoch: int
+    step: int
+    phase: int
+    layers: Any
+    trained: tuple[str, ...]
+    num_steps: int | None
+
+
+class PhaseStates(NamedTuple):
+    """Flags and rates of every phase.
+
+    Attributes:
+        owners: (path, layer) of the layers that have weights of their own, the lowest first.
+        flags: For every phase, which layers and weights train.
+        factors: For every phase, what single weights' learning rates are multiplied by, by id.
+    """
+
+    owners: list[tuple[str, Any]]
+    flags: list[TrainableState]
+    factors: list[dict[int, float]]
+
+
+def find_states(model: Any, phases: Sequence[Phase], batch_norm: str) -> PhaseStates:
+    """Finds the layers of every phase, and changes nothing.
+
+    Raises:
+        ValueError: If a layer is not found, or a phase would train nothing.
+    """
+    tree = LayerTree(model)
+    norms = [a for a in sublayers(model) if kind_of(a).moving_statistics]
+    states = PhaseStates(tree.owners(), [], [])
+    for phase in phases:
+        layers = tree.select(phase.layers, "FreezeSchedule")
+        if not tree.weights_of(layers):
+            raise ValueError(
+                f"FreezeSchedule needs phases that train something. Received the phase "
+                f"{phase.layers!r}, whose layers "
+                f"{', '.join(layer.name for layer in layers[:5])} have no trainable weights."
+            )
+        if batch_norm == "train":
+            layers = [*layers, *norms]
+        states.flags.append(tree.state_training(layers))
+        factors: dict[int, float] = {}
+        if phase.layer_decay is not None:
+            for i, level in enumerate(tree.levels(phase.layers, "FreezeSchedule")):
+                factors |= dict.fromkeys(map(id, level), phase.layer_decay**i)
+        states.factors.append(factors)
+    return states

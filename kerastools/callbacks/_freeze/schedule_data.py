@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import keras
 
-from kerastools._core.table import format_table
+from kerastools._core.table import Printed, format_table
 from kerastools.callbacks._freeze.phase import Phase
 
 _POLICIES = ("inference", "train", "recalibrate")
@@ -16,7 +16,7 @@ _POLICIES = ("inference", "train", "recalibrate")
 _SHOWN = 5
 
 
-class ScheduleData:
+class ScheduleData(Printed):
     """The phases and the policy of a `FreezeSchedule`, without what a training run adds."""
 
     def __init__(self, phases: Sequence[Phase | tuple[Any, ...]], batch_norm: str) -> None:

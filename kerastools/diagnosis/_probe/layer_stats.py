@@ -3,15 +3,14 @@
 from typing import Any
 
 import keras
-from keras import ops, tree
+from keras import ops
 
 from kerastools._core.compiled import compiled
 from kerastools._core.graph.activations import activation_name, own_activation
-from kerastools._core.graph.calls import read_graph
+from kerastools._core.graph.calls import Call, read_graph
 from kerastools._core.graph.fans import is_kernel
-from kerastools._core.graph.replay import call_in_training, run_graph
 from kerastools.diagnosis._probe.saturation import RECTIFIED, saturated_beyond
-from kerastools.diagnosis._probe.signals import LossFunction, differentiate
+from kerastools.diagnosis._probe.signals import LossFunction, differentiate, training_pass
 
 FIGURES = ("second_moment", "gradient_norm", "weight_norm", "saturated", "dead")
 _NAN = float("nan")
@@ -33,33 +32,25 @@ class Watch:
         self._variables = trained + [v for v in model.variables if id(v) not in ids]
 
         def figures(values: list[Any], x: Any, y: Any) -> Any:
-            calls: list[tuple[str, Any]] = []
+            calls: list[Call] = []
 
             def forward(values_to_train: list[Any]) -> tuple[Any, list[Any]]:
-                seen: list[tuple[str, Any, Any]] = []
-
-                def apply(path: str, operation: Any, args: Any, kwargs: Any) -> Any:
-                    result = call_in_training(operation, args, kwargs)
-                    seen.append((path, operation, tree.flatten(result)[0]))
-                    return result
-
+                seen: list[tuple[Call, Any]] = []
                 now = [*values_to_train, *values[len(trained) :]]
-                with keras.StatelessScope(zip(self._variables, now, strict=True)):
-                    outputs = run_graph(graph, x, apply)
-                    predictions = outputs[0]
-                    if len(outputs) > 1:
-                        predictions = tree.pack_sequence_as(graph.output_structure, outputs)
-                    value = loss(y, predictions)
-                calls[:] = [(path, operation) for path, operation, _ in seen]
-                return value, [out for *_, out in seen]
+                state = zip(self._variables, now, strict=True)
+                value, _ = training_pass(
+                    graph, x, y, loss, state, lambda call, _, out: seen.append((call, out[0]))
+                )
+                calls[:] = [call for call, _ in seen]
+                return value, [output for _, output in seen]
 
             _, outputs, gradients = differentiate(forward, values[: len(trained)])
             by_id = {id(v): pair for v, *pair in zip(trained, values, gradients, strict=False)}
             rows, self.layers = [], []
-            for (path, operation), output in zip(calls, outputs, strict=True):
-                row = _row(operation, output, by_id)
+            for call, output in zip(calls, outputs, strict=True):
+                row = _row(call.operation, output, by_id)
                 if row is not None:
-                    self.layers.append(path)
+                    self.layers.append(call.path)
                     rows.append(ops.stack([ops.cast(figure, "float32") for figure in row]))
             return ops.stack(rows)
 

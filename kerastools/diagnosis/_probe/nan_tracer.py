@@ -3,10 +3,11 @@
 from typing import Any
 
 import keras
-from keras import ops, tree
+from keras import ops
 
-from kerastools._core.graph.calls import Graph, has_graph, read_graph
-from kerastools._core.graph.replay import call_in_training, run_graph
+from kerastools._core.graph.calls import Call, read_graph
+from kerastools._core.keras_private.patched import patched
+from kerastools.diagnosis._probe.signals import training_pass
 
 
 class Trap:
@@ -18,7 +19,7 @@ class Trap:
     def __init__(self, model: Any, caller: str) -> None:
         graph = read_graph(model, caller)
         self.model = model
-        self.paths = list(_paths(graph))
+        self.paths = [call.path for call in graph.entered().calls]
         self.found: list[Any] | None = None
         if keras.backend.backend() == "tensorflow":
             import tensorflow as tf
@@ -27,46 +28,40 @@ class Trap:
             self._flags = tf.Variable(tf.fill([len(self.paths), 2], -1), trainable=False)
             self._step = tf.Variable(-1, trainable=False, dtype=tf.int64)
 
-        def look(x: Any) -> Any:
+        def flags_of(x: Any) -> Any:
             flags = []
 
-            def apply(path: str, operation: Any, args: Any, kwargs: Any) -> Any:
-                result = call_in_training(operation, args, kwargs)
-                weights = getattr(operation, "trainable_weights", [])
-                flags.append([_broken(tree.flatten(result)), _broken(weights)])
-                return result
+            def look(call: Call, entering: list[Any], outputs: list[Any]) -> None:
+                weights = getattr(call.operation, "trainable_weights", [])
+                flags.append(ops.stack([_broken(outputs), _broken(weights)]))
 
             # What the step sees of each variable, so that nothing is changed but a copy.
-            with keras.StatelessScope([(v, ops.convert_to_tensor(v)) for v in model.variables]):
-                run_graph(graph, x, apply)
-            return ops.stack([ops.stack(pair) for pair in flags])
+            state = [(v, ops.convert_to_tensor(v)) for v in model.variables]
+            training_pass(graph, x, None, lambda y, predictions: None, state, look)
+            return ops.stack(flags)
 
-        self._look = look
+        self._flags_of = flags_of
 
     def set(self) -> None:
         """Puts the trap into the training step, which is traced again."""
-        compute_loss = self.model.compute_loss
 
-        def trapped(
-            x: Any = None,
-            y: Any = None,
-            y_pred: Any = None,
-            sample_weight: Any = None,
-            training: bool = True,
-        ) -> Any:
-            loss = compute_loss(
-                x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training
-            )
+        def trapped(compute_loss: Any, x: Any = None, *args: Any, **kwargs: Any) -> Any:
+            loss = compute_loss(x, *args, **kwargs)
+            training = args[3] if len(args) > 3 else kwargs.get("training", True)
             if training and loss is not None:
                 self._spring(loss, x)
             return loss
 
-        self.model.compute_loss = trapped
+        def fit_after_an_interrupted_one(fit: Any, *args: Any, **kwargs: Any) -> Any:
+            self.release()
+            return fit(*args, **kwargs)
+
+        self._patches = patched(self.model, compute_loss=trapped, fit=fit_after_an_interrupted_one)
         self.model.train_function = None
 
     def release(self) -> None:
         """Takes the trap out again."""
-        vars(self.model).pop("compute_loss", None)
+        self._patches.undo()
         self.model.train_function = None
 
     def culprit(self) -> tuple[str, bool, int] | None:
@@ -87,7 +82,7 @@ class Trap:
             import tensorflow as tf
 
             def note() -> Any:
-                self._flags.assign(self._look(x))
+                self._flags.assign(self._flags_of(x))
                 self._step.assign(tf.cast(self.model.optimizer.iterations.value, tf.int64))
                 return True
 
@@ -100,19 +95,9 @@ class Trap:
                     self.found = [flags, -1]
 
             def note_in_step(x: Any) -> None:
-                jax.debug.callback(note_on_host, self._look(x))
+                jax.debug.callback(note_on_host, self._flags_of(x))
 
             jax.lax.cond(finite, lambda x: None, note_in_step, x)
-
-
-def _paths(graph: Graph) -> list[str]:
-    found = []
-    for call in graph.calls:
-        if has_graph(call.operation):
-            found += [f"{call.operation.name}/{path}" for path in _paths(Graph(call.operation))]
-        else:
-            found.append(call.operation.name)
-    return found
 
 
 def _broken(tensors: list[Any]) -> Any:

@@ -1,6 +1,6 @@
 """What flows forward and backward through each layer of a model, measured without changing it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,11 +8,12 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from kerastools._core.graph.calls import read_graph
+from kerastools._core.graph.calls import Call, Graph, as_recorded, read_graph, replay
 from kerastools._core.graph.fans import is_kernel
-from kerastools._core.graph.replay import call_in_training, run_graph
 
 LossFunction = Callable[[Any, Any], Any]
+# Takes a call of the graph, what it was called on, and what it returned, both flat.
+Look = Callable[[Call, list[Any], list[Any]], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,42 +54,33 @@ def measure(
     """
     graph = read_graph(model, caller)
     variables = list(model.trainable_variables)
+    calls: list[tuple[Call, int | None]] = []
 
     def forward(values: list[Any]) -> tuple[Any, list[Any]]:
-        calls: list[tuple[str, Any, Any, Any]] = []
+        seen: list[tuple[Call, Any, Any]] = []
 
-        def apply(path: str, operation: Any, args: Any, kwargs: Any) -> Any:
-            result = call_in_training(operation, args, kwargs)
-            tensors = [a for a in tree.flatten((args, kwargs)) if keras.ops.is_tensor(a)]
-            entering = tensors[0] if tensors else None
-            calls.append((path, operation, entering, tree.flatten(result)[0]))
-            return result
+        def look(call: Call, entering: list[Any], outputs: list[Any]) -> None:
+            seen.append((call, next(iter(entering), None), outputs[0]))
 
-        with keras.StatelessScope(zip(variables, values, strict=True)):
-            outputs = run_graph(graph, x, apply)
-            predictions = outputs[0]
-            if len(outputs) > 1:
-                predictions = tree.pack_sequence_as(graph.output_structure, outputs)
-            value = loss(y, predictions)
-        names[:] = [(path, operation) for path, operation, *_ in calls]
-        returned[:] = [_place(out, outputs) for *_, out in calls]
-        return value, [(entering, out) for *_, entering, out in calls]
+        state = zip(variables, values, strict=True)
+        value, predictions = training_pass(graph, x, y, loss, state, look)
+        returned = tree.flatten(predictions)
+        calls[:] = [(call, _place(output, returned)) for call, _, output in seen]
+        return value, [(entering, output) for _, entering, output in seen]
 
-    names: list[tuple[str, Any]] = []
-    returned: list[int | None] = []
     value, passed, gradients = differentiate(forward, [v.value for v in variables])
     by_variable = {id(v): np.asarray(g) for v, g in zip(variables, gradients, strict=True)}
     records = []
-    for (path, operation), (entering, output), place in zip(names, passed, returned, strict=True):
+    for (call, place), (entering, output) in zip(calls, passed, strict=True):
         kernels = [
             v
-            for v in getattr(operation, "trainable_weights", [])
+            for v in getattr(call.operation, "trainable_weights", [])
             if is_kernel(v) and id(v) in by_variable
         ]
         records.append(
             LayerRecord(
-                path,
-                operation,
+                call.path,
+                call.operation,
                 None if entering is None else _to_numpy(entering),
                 _to_numpy(output),
                 tuple(_to_numpy(v) for v in kernels),
@@ -97,6 +89,31 @@ def measure(
             )
         )
     return float(_to_numpy(value)), records
+
+
+def training_pass(
+    graph: Graph,
+    x: Any,
+    y: Any,
+    loss: LossFunction,
+    state: Iterable[tuple[Any, Any]],
+    look: Look = lambda call, entering, outputs: None,
+) -> tuple[Any, Any]:
+    """Returns the loss and the predictions of a forward pass as in training.
+
+    Every call is shown to `look`. `state` are pairs of a variable and the value that it has here;
+    no variable is changed.
+    """
+
+    def watched(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        outputs = as_recorded(call, args, kwargs)
+        entering = [a for a in tree.flatten((args, kwargs)) if ops.is_tensor(a)]
+        look(call, entering, tree.flatten(outputs))
+        return outputs
+
+    with keras.StatelessScope(state):
+        predictions = replay(graph, x, watched, training=True)
+        return loss(y, predictions), predictions
 
 
 def differentiate(

@@ -6,14 +6,13 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import ops, tree
+from keras import ops
 
 from kerastools._core.compiled import compiled
 from kerastools._core.graph.calls import read_graph
 from kerastools._core.graph.fans import is_kernel
-from kerastools._core.graph.replay import call_in_training, run_graph
 from kerastools._core.keras_private.optimizer_hooks import learning_rate_source
-from kerastools.diagnosis._probe.signals import LossFunction, differentiate
+from kerastools.diagnosis._probe.signals import LossFunction, differentiate, training_pass
 
 
 @dataclass(frozen=True)
@@ -67,12 +66,8 @@ class Stepper:
 
         def value_and_gradients(values: list[Any], x: Any, y: Any) -> tuple[Any, list[Any]]:
             def value_of(values: list[Any]) -> tuple[Any, list[Any]]:
-                with keras.StatelessScope(zip(self.variables, values, strict=True)):
-                    outputs = run_graph(graph, x, lambda _, *call: call_in_training(*call))
-                    predictions = outputs[0]
-                    if len(outputs) > 1:
-                        predictions = tree.pack_sequence_as(graph.output_structure, outputs)
-                    return loss(y, predictions), []
+                state = zip(self.variables, values, strict=True)
+                return training_pass(graph, x, y, loss, state)[0], []
 
             value, _, gradients = differentiate(value_of, values)
             return value, gradients

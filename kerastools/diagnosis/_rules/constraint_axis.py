@@ -3,7 +3,7 @@
 from typing import Any
 
 from kerastools._core.graph.fans import incoming_axes
-from kerastools._core.graph.placed_layers import walk
+from kerastools._core.graph.flow import walk
 from kerastools.diagnosis._finding import Finding
 from kerastools.diagnosis._rules.evidence import Evidence
 

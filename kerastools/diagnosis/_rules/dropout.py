@@ -1,8 +1,8 @@
 """Rules: dropout that drops too much, or what should not be dropped."""
 
+from kerastools._core.graph.kinds import is_kind
 from kerastools.diagnosis._finding import Finding
 from kerastools.diagnosis._rules.evidence import Evidence
-from kerastools.layers._mutable_rate import DROPOUTS
 
 _LARGEST = 0.7
 
@@ -44,5 +44,5 @@ def dropout_place(evidence: Evidence) -> list[Finding]:
 
 
 def _rates(evidence: Evidence) -> dict[str, float]:
-    layers = {r.path: r.layer for r in evidence.records if isinstance(r.layer, DROPOUTS)}
+    layers = {r.path: r.layer for r in evidence.records if is_kind(r.layer, "dropout")}
     return {path: float(layer.get_config()["rate"]) for path, layer in layers.items()}

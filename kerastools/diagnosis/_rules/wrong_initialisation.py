@@ -5,7 +5,7 @@ from keras import ops
 
 from kerastools._core.graph.activations import activation_name
 from kerastools._core.graph.fans import kernel_axes
-from kerastools._core.graph.placed_layers import walk
+from kerastools._core.graph.flow import walk
 from kerastools.diagnosis._finding import Finding
 from kerastools.diagnosis._rules.evidence import Evidence
 

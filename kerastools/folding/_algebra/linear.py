@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Self
 import keras
 import numpy as np
 
+from kerastools._core.graph.activations import activation_name
 from kerastools.folding._algebra.affine import Affine, CannotFold, to_float64
 
 
@@ -46,7 +47,7 @@ class LinearWeights:
         """Returns the weights of a⊗(Wx + c) + b, for outputs of `rank` axes."""
         layer = self.layer
         if layer.activation is not keras.activations.linear:
-            name = getattr(layer.activation, "__name__", type(layer.activation).__name__)
+            name = activation_name(layer.activation)
             raise CannotFold(f"follows the activation {name} of {layer.name}")
         if layer.activity_regularizer is not None:
             raise CannotFold(f"the activity regularizer of {layer.name} reads its input")

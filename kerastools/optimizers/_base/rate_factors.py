@@ -5,14 +5,15 @@ from typing import Any
 import keras
 from keras import ops
 
-from kerastools._core.keras_private.optimizer_hooks import index_of, known_variables
+from kerastools._core.keras_private.optimizer_hooks import known_variables, variable_index
+from kerastools._core.keras_private.patched import patched
 from kerastools.optimizers._base.mutable_optimizer import MutableOptimizer
 
 
 def joined_at(optimizer: Any) -> dict[int, int]:
     """Returns, by id of the variable, how many steps the run had taken before it joined."""
-    sizes = optimizer.update_step
-    return dict(sizes.joined) if isinstance(sizes, _StepSizes) else {}
+    sizes = vars(optimizer).get("step_sizes")
+    return dict(sizes.joined) if sizes else {}
 
 
 def set_joined(optimizer: Any, joined: dict[int, int]) -> None:
@@ -46,29 +47,24 @@ def set_factors(optimizer: Any, factors: dict[int, float]) -> None:
 def _replace(optimizer: Any, **changes: Any) -> None:
     # `update_step` is the method by which Keras's optimizers are extended; here it is replaced on
     # the one object. Configuration and saved state are untouched.
-    old = optimizer.update_step
-    if isinstance(old, _StepSizes):
-        arguments = {"plain": old.plain, "joined": old.joined, "factors": old.factors} | changes
-    else:
-        arguments = {"plain": old, "joined": {}, "factors": {}} | changes
-    if arguments["joined"] or arguments["factors"]:
-        optimizer.update_step = _StepSizes(optimizer, **arguments)
-    else:
-        optimizer.update_step = arguments["plain"]
+    sizes = vars(optimizer).pop("step_sizes", None) or _StepSizes(optimizer)
+    sizes.patch.undo()
+    vars(sizes).update(changes)
+    if sizes.joined or sizes.factors:
+        sizes.patch = patched(optimizer, update_step=sizes.update_step)
+        vars(optimizer)["step_sizes"] = sizes
 
 
 class _StepSizes:
-    def __init__(
-        self, optimizer: Any, plain: Any, joined: dict[int, int], factors: dict[int, float]
-    ) -> None:
+    def __init__(self, optimizer: Any) -> None:
         self.optimizer = optimizer
-        self.plain = plain
-        self.joined = joined
-        self.factors = factors
+        self.joined: dict[int, int] = {}
+        self.factors: dict[int, float] = {}
+        self.patch = patched(optimizer)
 
-    def __call__(self, gradient: Any, variable: Any, learning_rate: Any) -> Any:
-        # The only way from the raw tf.Variable that arrives here to the model's variable.
-        index = index_of(self.optimizer, variable)
+    def update_step(self, plain: Any, gradient: Any, variable: Any, learning_rate: Any) -> Any:
+        """Calls the optimizer's own `update_step`, `plain`, with the variable's own rate."""
+        index = variable_index(self.optimizer, variable)
         key = id(known_variables(self.optimizer)[index])
         dtype = keras.backend.result_type(variable.dtype, "float32")
         if self.joined.get(key):
@@ -77,7 +73,7 @@ class _StepSizes:
             learning_rate = ops.cast(learning_rate, dtype) * ratio
         if self.factors.get(key, 1.0) != 1.0:
             learning_rate = ops.cast(learning_rate, dtype) * self.factors[key]
-        return self.plain(gradient, variable, learning_rate)
+        return plain(gradient, variable, learning_rate)
 
     def _bias(self, index: int, t: Any) -> Any:
         """Returns what Keras multiplies the learning rate by in step t."""

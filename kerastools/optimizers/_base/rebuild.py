@@ -6,7 +6,14 @@ from typing import Any
 import keras
 import numpy as np
 
-from kerastools._core.keras_private.optimizer_hooks import OptimizerState, known_variables
+from kerastools._core.keras_private.optimizer_hooks import (
+    forget_variables,
+    known_variables,
+    moving_averages,
+    own_variables,
+    slot_attributes,
+    unbuild,
+)
 from kerastools.optimizers._base.slots import are_slots, optimizer_tree, vector_slots
 
 
@@ -23,17 +30,16 @@ def rebuild_slots(optimizer: Any, variables: Sequence[Any]) -> None:
     """
     parts = list(optimizer_tree(optimizer))
     snapshots = [_Snapshot(part) for part in parts]
+    put_back = [unbuild(part) for part in parts]
     try:
-        for snapshot in snapshots:
-            snapshot.state.unbind()
         optimizer.build(list(variables))
         for part in parts:
             if not part.built:  # An optimizer of a MultiOptimizer that has no variable left.
                 part.build([])
         carried = [snapshot.pairs() for snapshot in snapshots]
     except Exception:
-        for snapshot in snapshots:
-            snapshot.state.restore()
+        for restore in put_back:
+            restore()
         raise
     for snapshot, pairs in zip(snapshots, carried, strict=True):
         for new, value in pairs:
@@ -47,20 +53,22 @@ class _Snapshot:
 
     def __init__(self, optimizer: Any) -> None:
         self.optimizer = optimizer
-        self.state = OptimizerState(optimizer)
-        self.position = {id(v): i for i, v in enumerate(self.state.known)}
+        self.known = known_variables(optimizer)
+        self.attributes = slot_attributes(optimizer)
+        self.variables = own_variables(optimizer)
+        self.position = {id(v): i for i, v in enumerate(self.known)}
 
     def rebuilt(self) -> Iterator[tuple[Any, Any]]:
         """Yields (old value, new value) of each attribute that `build` has set again."""
-        for name, new in vars(self.optimizer).items():
-            old = self.state.attributes.get(name)
-            if new is not old and name not in OptimizerState.LISTS:
+        for name, new in slot_attributes(self.optimizer).items():
+            old = self.attributes.get(name)
+            if new is not old:
                 yield old, new
 
     def pairs(self) -> list[tuple[Any, Any]]:
         """Returns (new, old) for each variable of the optimizer that takes over a value."""
         wanted = known_variables(self.optimizer)
-        pairs, accounted = [], {id(v) for v in self.state.variables}
+        pairs, accounted = [], {id(v) for v in self.variables}
         for old, new in self.rebuilt():
             if isinstance(new, keras.Variable):
                 accounted.add(id(new))
@@ -68,14 +76,14 @@ class _Snapshot:
                     pairs.append((new, self.carried(new, old, wanted)))
             elif are_slots(new, len(wanted)):
                 accounted.update(id(slot) for slot in new)
-                if not are_slots(old, len(self.state.known)):
+                if not are_slots(old, len(self.known)):
                     continue
                 for variable, slot in zip(wanted, new, strict=True):
                     i = self.position.get(id(variable))
                     if i is not None and slot is not None and old[i] is not None:
                         # JAX may not be given one buffer under two names.
                         pairs.append((slot, keras.ops.copy(old[i])))
-        strays = [v for v in self.state.variables_now() if id(v) not in accounted]
+        strays = [v for v in own_variables(self.optimizer) if id(v) not in accounted]
         strays += [new for new, old in pairs if tuple(new.shape) != tuple(old.shape)]
         if strays:
             raise ValueError(
@@ -99,7 +107,7 @@ class _Snapshot:
         """Lets the moving average of each variable that has just joined begin at its value."""
         if not self.optimizer.use_ema:
             return
-        averages = self.state.averages_now()
+        averages = moving_averages(self.optimizer)
         for variable, average in zip(known_variables(self.optimizer), averages, strict=True):
             if average is not None and id(variable) not in self.position:
                 average.assign(keras.ops.copy(variable))
@@ -108,4 +116,5 @@ class _Snapshot:
         """Forgets the variables in whose place `build` has made new ones."""
         for old, _ in self.rebuilt():
             several = old if isinstance(old, list | tuple) else [old]
-            self.state.forget([v for v in several if isinstance(v, keras.Variable)])
+            replaced = [v for v in several if isinstance(v, keras.Variable)]
+            forget_variables(self.optimizer, replaced)

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from kerastools._core.keras_private.optimizer_hooks import OptimizerState, Row, known_variables
+from kerastools._core.keras_private.optimizer_hooks import Row, known_variables, slot_attributes
 
 # Above, what it costs to put gradients together outweighs the operations that it saves.
 LARGEST = 2**14
@@ -30,8 +30,8 @@ def slot_variables(optimizer: Any) -> list[Any]:
     return [
         slot
         for part in optimizer_tree(optimizer)
-        for name, value in vars(part).items()
-        if name not in OptimizerState.LISTS and are_slots(value, len(known_variables(part)))
+        for value in slot_attributes(part).values()
+        if are_slots(value, len(known_variables(part)))
         for slot in value
         if slot is not None
     ] + [slot for part in optimizer_tree(optimizer) for slot in vector_slots(part)]

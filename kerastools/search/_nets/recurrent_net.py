@@ -9,7 +9,7 @@ from kerastools.layers import Dropout
 from kerastools.search._nets.classifier import classifier
 from kerastools.search._spaces import dropout
 
-_CELLS = {"gru": keras.layers.GRU, "lstm": keras.layers.LSTM}
+_CELLS = ("gru", "lstm")
 
 
 class RecurrentNet(keras_tuner.HyperModel):
@@ -66,7 +66,7 @@ class RecurrentNet(keras_tuner.HyperModel):
                 f"units={units}, depth={depth}, clipnorm={clipnorm}."
             )
         if cell not in _CELLS:
-            raise ValueError(f"RecurrentNet needs cell in {sorted(_CELLS)}. Received {cell!r}.")
+            raise ValueError(f"RecurrentNet needs cell in {_CELLS}. Received {cell!r}.")
         self.input_shape = tuple(input_shape)
         self.num_classes = num_classes
         self.units = units
@@ -81,7 +81,7 @@ class RecurrentNet(keras_tuner.HyperModel):
         layers = [keras.Input(self.input_shape)]
         for i in range(1, self.depth + 1):
             layers += [
-                _CELLS[self.cell](
+                getattr(keras.layers, self.cell.upper())(
                     self.units, return_sequences=i < self.depth, name=f"{self.cell}_{i}"
                 ),
                 Dropout(rate, seed=self.seed + i, name=f"dropout_{i}"),

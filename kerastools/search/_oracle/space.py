@@ -4,6 +4,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import keras_tuner
+from keras_tuner.engine import hyperparameters
 
 
 def conditions(hyperparameter: Any) -> str:
@@ -52,25 +53,25 @@ def suggest(trial: "optuna.Trial", space: keras_tuner.HyperParameters) -> dict[s
 
 
 def _value(trial: "optuna.Trial", name: str, hyperparameter: Any) -> Any:
-    kind = type(hyperparameter).__name__
-    if kind == "Fixed":
+    whole = isinstance(hyperparameter, hyperparameters.Int)
+    if isinstance(hyperparameter, hyperparameters.Fixed):
         return hyperparameter.default
-    if kind == "Boolean":
+    if isinstance(hyperparameter, hyperparameters.Boolean):
         return trial.suggest_categorical(name, [False, True])
-    if kind == "Choice":
+    if isinstance(hyperparameter, hyperparameters.Choice):
         choices = list(hyperparameter.values)
         if not hyperparameter.ordered:
             return trial.suggest_categorical(name, choices)
         return choices[trial.suggest_int(name, 0, len(choices) - 1)]
     low, high = hyperparameter.min_value, hyperparameter.max_value
     step, log = hyperparameter.step, hyperparameter.sampling == "log"
-    if step is not None and not (kind == "Int" and step == 1):
+    if step is not None and not (whole and step == 1):
         # Counted, because Optuna wants `high` on the grid and knows no logarithmic one.
         number = sum(1 for _ in hyperparameter.values)
         place = trial.suggest_int(name, 0, number - 1)
         return hyperparameter.prob_to_value((place + 0.5) / number)
     if hyperparameter.sampling == "reverse_log":
         return hyperparameter.prob_to_value(trial.suggest_float(name, 0, _UNIT))
-    if kind == "Int":
+    if whole:
         return trial.suggest_int(name, low, high, log=log)
     return trial.suggest_float(name, low, high, log=log)

@@ -4,24 +4,21 @@ from typing import Any
 
 import numpy as np
 
+from kerastools._core.plotting import axes_for, finished, grid_for
+
 _COLUMNS = 3
 
 
 def plot_search(report: Any, target: Any = None) -> Any:
     """Draws curve, parallel coordinates and slices; returns the figure."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(
-            "SearchReport.plot needs matplotlib. Install it with pip install 'kerastools[plot]'."
-        ) from error
     ranked = report.ranked()
     if not ranked:
         raise ValueError("SearchReport.plot needs a finished trial. There is none.")
     scales = [s for s in report._by_importance() if any(s.asked in t.values for t in ranked)]
     rows = -(-len(scales) // _COLUMNS)
-    figure = Figure((12, 7.2 + 2.6 * rows), layout="constrained", dpi=100)
-    grid = figure.add_gridspec(2 + rows, _COLUMNS, height_ratios=[3.2, 4.0, *[2.6] * rows])
+    whole = axes_for(target, "SearchReport.plot", (12, 7.2 + 2.6 * rows))
+    figure = whole.figure
+    grid = grid_for(whole, 2 + rows, _COLUMNS, height_ratios=[3.2, 4.0, *[2.6] * rows])
     _draw_curve(figure.add_subplot(grid[0, :]), report)
     _draw_parallel(figure, figure.add_subplot(grid[1, :]), report, scales)
     first = None
@@ -31,9 +28,7 @@ def plot_search(report: Any, target: Any = None) -> Any:
         _draw_slice(axes, report, scale)
         if i % _COLUMNS == 0:
             axes.set_ylabel(report.objective)
-    if target is not None:
-        figure.savefig(target)
-    return figure
+    return finished(figure, target)
 
 
 def _limits(report: Any) -> tuple[float, float]:

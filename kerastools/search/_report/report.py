@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from kerastools._core.table import format_table
+from kerastools._core.table import Printed, format_table
 from kerastools.search._oracle.importance import importance
 from kerastools.search._report.scale import Scale, scales_of
 
@@ -25,8 +25,8 @@ class TrialRecord:
     message: str | None = None
 
 
-@dataclass(frozen=True)
-class SearchReport:
+@dataclass(frozen=True, repr=False)
+class SearchReport(Printed):
     """What a search found; printing it shows the best trials as a table.
 
     `tune` returns one; `SearchReport.of(tuner)` makes one of any tuner of keras-tuner, also of one
@@ -173,8 +173,8 @@ class SearchReport:
         trial is a star.
 
         Args:
-            target: Path of a picture to write (its ending says the format, such as `.png`). By
-                default a new figure, which is not shown.
+            target: The path of a picture to write, or matplotlib axes to draw on. By default a new
+                figure, which is neither written nor shown.
 
         Returns:
             The matplotlib figure.

@@ -5,6 +5,7 @@ from typing import Any
 
 import keras_tuner
 import numpy as np
+from keras_tuner.engine import hyperparameters
 
 _COMPLEMENT = "1 - "  # How kerastools.search asks for momentum and betas.
 
@@ -71,12 +72,12 @@ def scales_of(space: keras_tuner.HyperParameters) -> tuple[Scale, ...]:
     """Returns the scales of a space; several of one name in other scopes are one."""
     scales: dict[str, Scale] = {}
     for hyperparameter in space.space:
-        name, kind = hyperparameter.name, type(hyperparameter).__name__
-        if kind == "Fixed":
+        name = hyperparameter.name
+        if isinstance(hyperparameter, hyperparameters.Fixed):
             continue
-        if kind == "Boolean":
+        if isinstance(hyperparameter, hyperparameters.Boolean):
             new = Scale(name, choices=(False, True))
-        elif kind == "Choice":
+        elif isinstance(hyperparameter, hyperparameters.Choice):
             new = Scale(name, choices=tuple(hyperparameter.values))
         else:
             low, high = hyperparameter.min_value, hyperparameter.max_value

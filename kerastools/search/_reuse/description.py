@@ -1,4 +1,4 @@
-"""What a compiled model computes, apart from the numbers in its variables."""
+"""Description of what a compiled model computes, apart from the values of its variables."""
 
 import functools
 import types
@@ -9,27 +9,29 @@ import keras
 import numpy as np
 
 from kerastools._core.graph.calls import sublayers
+from kerastools._core.graph.kinds import parent_kind
 from kerastools._core.keras_private.compiled_model import compile_arguments, graph_nodes
 from kerastools._core.keras_private.optimizer_hooks import learning_rate_source
+from kerastools.layers._mutable_rate import MutableRateLayer
 from kerastools.optimizers._base.mutable_optimizer import MutableOptimizer
-from kerastools.search._reuse.penalties import NUMBERS, live_holders
+from kerastools.search._reuse.penalties import PENALTY_ARGUMENTS, mutable_penalties
 
 Description = dict[str, Any]
 
-# What a variable holds is copied from model to model, and these decide nothing else.
+# They decide the initial values of variables and nothing else, and values are copied.
 _ONLY_INITIAL_VALUES = (keras.initializers.Initializer, keras.random.SeedGenerator)
 
 
 def describe(model: keras.Model) -> Description:
-    """Returns what `model` computes as a flat mapping, equal where only numbers differ.
+    """Returns what `model` computes as a flat dict, equal for models that can share compiled code.
 
-    Two compiled models of equal description compute the same, once the variables of one hold the
-    values of the other's: so the compiled step of one serves for both. Everything else a step can
-    depend on is in it: classes, configurations, the graph, loss and metrics, the code of functions
-    and what they close over, and all attributes of classes that are the user's own. Configuration
-    entries that are held in a variable (the rate of `kerastools.layers.Dropout`, the learning rate,
-    the numbers of `kerastools.optimizers`) or can be (factors of L1 and L2, the bound of `MaxNorm`,
-    on TensorFlow), initializers and seeds are left out: they are values.
+    Two compiled models of equal description compute the same after the variables of one are copied
+    to the other. The description holds everything else that a step can depend on: classes,
+    configurations, the graph, loss and metrics, the code of functions and their closures, and all
+    attributes of the user's own classes. It leaves out initializers, seeds, and mutable
+    hyperparameters, which are values: the rate of `kerastools.layers.Dropout`, the learning rate,
+    the hyperparameters of `kerastools.optimizers`; on TensorFlow the factors of L1 and L2 and the
+    bound of `MaxNorm`.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The object being serialized includes a `lambda`")
@@ -37,7 +39,7 @@ def describe(model: keras.Model) -> Description:
 
 
 def difference(first: Description, second: Description) -> str | None:
-    """Returns the first entry in which two descriptions differ, in words; `None` if in none."""
+    """Returns the first difference of two descriptions as text, or `None`."""
     for name in [*first, *(name for name in second if name not in first)]:
         a, b = first.get(name, "nothing"), second.get(name, "nothing")
         if type(a) is not type(b) or a != b:
@@ -51,15 +53,15 @@ def _short(value: Any) -> str:
 
 
 class _Walk:
-    """One walk over everything that a model refers to."""
+    """Walks over everything that a model refers to."""
 
     def __init__(self, model: keras.Model) -> None:
         self.result: Description = {}
         self.seen: dict[int, str] = {}
-        # Factors and bounds of variables; those of activities are read by the layers themselves.
+        # Activity regularizers are called by the layers, which hold them as constants.
         activities = {id(getattr(x, "activity_regularizer", None)) for x in sublayers(model)}
-        self.live = live_holders(model) - activities
-        self.kept: list[Any] = []  # So that no identity is given out twice during the walk.
+        self.mutable = mutable_penalties(model) - activities
+        self.kept: list[Any] = []  # So that no id is reused during the walk.
         self.visit("", model)
         if getattr(model, "compiled", False):
             for name, value in compile_arguments(model).items():
@@ -88,7 +90,7 @@ class _Walk:
             self.once(path, value)
 
     def once(self, path: str, value: Any) -> None:
-        """Adds an object that may be met again, or that leads back to itself."""
+        """Adds an object that may be referred to several times, even by itself."""
         if id(value) in self.seen:
             self.result[path] = f"same as {self.seen[id(value)]}"
             return
@@ -114,14 +116,14 @@ class _Walk:
             self.object(path, value)
 
     def entries(self, path: str, items: Any) -> None:
-        """Adds the parts of a container."""
+        """Adds the entries of a container."""
         items = list(items)
         self.result[path or "."] = f"{len(items)} entries"
         for key, value in items:
             self.visit(f"{path}.{key}", value)
 
     def function(self, path: str, function: types.FunctionType) -> None:
-        """Adds a function: its code, what it closes over, and the plain globals it reads."""
+        """Adds a function: its code, defaults, closure and the plain globals that it reads."""
         self.result[path] = f"function {function.__qualname__}"
         if _is_library(function.__module__):
             return
@@ -138,7 +140,7 @@ class _Walk:
                 self.visit(f"{path}.{name}", value)
 
     def code(self, path: str, code: types.CodeType) -> None:
-        """Adds compiled Python: what it does, its constants, and the functions within."""
+        """Adds a code object: bytecode, names, constants and nested code."""
         self.result[f"{path}.code"] = (code.co_code, code.co_names)
         for i, constant in enumerate(code.co_consts):
             if isinstance(constant, types.CodeType):
@@ -147,18 +149,18 @@ class _Walk:
                 self.result[f"{path}.constant.{i}"] = repr(constant)
 
     def object(self, path: str, value: Any) -> None:
-        """Adds an object: its class, its configuration, and what its own class keeps beside it."""
+        """Adds an object: its class, its configuration, and the attributes of a user's class."""
         self.result[path or "."] = _class_name(type(value))
         library = _is_library(type(value).__module__)
         if isinstance(value, keras.Layer):
             self.visit(f"{path}.trainable", value.trainable)
         if isinstance(value, keras.Model):
             self.graph(path, value)
-        sequential = isinstance(value, keras.Sequential)  # Has no inputs before it is built.
+        sequential = isinstance(value, keras.Sequential)  # It has no inputs before it is built.
         if library and isinstance(value, keras.Model) and (sequential or value.inputs):
             return
-        if isinstance(value, keras.layers.Normalization) and value.built:
-            # Constants of the compiled step, worked out of the variables.
+        if parent_kind(value).name == "standardization" and value.built:
+            # Constants of the compiled step, computed from the variables.
             self.visit(f"{path}.adapted_mean", value.mean)
             self.visit(f"{path}.adapted_variance", value.variance)
         if library and hasattr(value, "get_config"):
@@ -168,19 +170,19 @@ class _Walk:
             self.attributes(path, value)
 
     def attributes(self, path: str, value: Any) -> None:
-        """Adds what an object keeps beyond what every layer or model keeps."""
+        """Adds the attributes of an object, without those of every layer or model."""
         inherited = _inherited_attributes(value)
         own = {k: v for k, v in getattr(value, "__dict__", {}).items() if k not in inherited}
         if not own and not hasattr(value, "__dict__"):
-            # Nothing of it can be read. It knows what it is equal to (a range, a dtype, a path), or
-            # is equal to itself only (`...`, an object of a C extension).
-            says = type(value).__eq__ is not object.__eq__ and type(value).__hash__ is not None
-            self.result[path] = (_class_name(type(value)), value if says else id(value))
+            # An opaque object is compared by its own __eq__ (a range, a dtype, a path) or, without
+            # one, by identity (`...`, an object of a C extension).
+            has_eq = type(value).__eq__ is not object.__eq__ and type(value).__hash__ is not None
+            self.result[path] = (_class_name(type(value)), value if has_eq else id(value))
         for name, attribute in own.items():
             self.visit(f"{path}.{name}", attribute)
 
     def graph(self, path: str, model: keras.Model) -> None:
-        """Adds the layers of `model`, and who feeds whom."""
+        """Adds the layers of `model` and the edges of its graph."""
         graph = graph_nodes(model)
         if graph is None:
             self.entries(f"{path}.layers", [(layer.name, layer) for layer in model.layers])
@@ -193,27 +195,30 @@ class _Walk:
         self.visit(f"{path}.outputs", outputs)
 
     def configuration(self, path: str, value: Any) -> None:
-        """Adds the configuration of one of Keras's or our own objects, without live numbers."""
+        """Adds the configuration of an object, without mutable hyperparameters."""
         try:
             config = value.get_config() | vocabulary_of(value)
         except (NotImplementedError, TypeError, ValueError):
-            self.attributes(path, value)  # It was given something that cannot be saved.
+            self.attributes(path, value)  # An argument cannot be serialized.
             return
         for key, entry in config.items():
             if key == "seed" or key.endswith("_initializer"):
                 continue
-            if is_live(value, key) or (id(value) in self.live and key in NUMBERS[type(value)]):
-                self.result[f"{path}.{key}"] = "live"
+            is_penalty = id(value) in self.mutable and key in PENALTY_ARGUMENTS[type(value)]
+            if is_penalty or is_mutable(value, key):
+                self.result[f"{path}.{key}"] = "mutable"
             elif isinstance(entry, dict):
                 self.visit(f"{path}.{key}", _unsaved(value, key, entry))
             else:
                 self.visit(f"{path}.{key}", entry)
 
 
-def is_live(value: Any, name: str) -> bool:
-    """Whether the number that `value` was given as `name` is held in a variable."""
+def is_mutable(value: Any, name: str) -> bool:
+    """Whether the argument `name` of `value` is held in a variable."""
     if isinstance(value, MutableOptimizer):
         return name in value.mutable_hyperparameters
+    if isinstance(value, MutableRateLayer) and name == "rate":
+        return True
     if isinstance(value, keras.optimizers.Optimizer) and name != "learning_rate":
         return False
     if isinstance(value, keras.optimizers.Optimizer | keras.Layer):
@@ -222,12 +227,12 @@ def is_live(value: Any, name: str) -> bool:
 
 
 def _unsaved(value: Any, name: str, saved: Any) -> Any:
-    """Returns what `value` was given as `name` and would save as the dictionary `saved`."""
+    """Returns the argument `name` of `value`, which its configuration serializes as `saved`."""
     if not isinstance(value, keras.optimizers.Optimizer):
         return getattr(value, name, saved)
     if isinstance(getattr(value, name, None), keras.optimizers.Optimizer):
         return getattr(value, name)
-    # The attribute is a function's value in this step; meant is the function.
+    # The attribute is the value of a schedule in this step; what counts is the schedule.
     if name == "learning_rate":
         return learning_rate_source(value)
     return getattr(value, getattr(getattr(type(value), name, None), "attribute", ""), saved)
@@ -243,7 +248,7 @@ def _class_name(cls: type) -> str:
 
 
 def _is_library(module: str | None) -> bool:
-    """Whether `module` is one whose classes tell all in their configuration."""
+    """Whether the classes of `module` are described by their configuration."""
     return str(module).split(".")[0] in ("keras", "kerastools", "tensorflow", "jax", "numpy")
 
 
@@ -256,23 +261,16 @@ def _attributes(base: type) -> frozenset[str]:
 
 
 def _inherited_attributes(value: Any) -> frozenset[str]:
-    """Returns the attributes that every layer or model has, which are Keras's bookkeeping."""
+    """Returns the names of the attributes that every layer or model has."""
     for base in (keras.Model, keras.Layer):
         if isinstance(value, base):
             return _attributes(base) | {"_functional"}
     return frozenset()
 
 
-_LOOKUPS = (
-    keras.layers.StringLookup,
-    keras.layers.IntegerLookup,
-    keras.layers.TextVectorization,
-)
-
-
 def vocabulary_of(layer: Any) -> dict[str, Any]:
-    """Returns what `get_config` of a lookup layer leaves out: the vocabulary it was adapted to."""
-    if not isinstance(layer, _LOOKUPS) or layer.get_config()["vocabulary"] is not None:
+    """Returns the vocabulary of an adapted lookup layer, which `get_config` leaves out."""
+    if parent_kind(layer).name != "vocabulary" or layer.get_config()["vocabulary"] is not None:
         return {}
     words = np.asarray(layer.get_vocabulary(include_special_tokens=False)).tolist()
     if not words:

@@ -1,4 +1,4 @@
-"""Mutable hyperparameters of regularizers and constraints."""
+"""Mutable hyperparameters of regularizers and constraints: L1 and L2 factors, MaxNorm's bound."""
 
 import copy
 from typing import Any
@@ -18,89 +18,89 @@ _CONSTRAINTS: dict[type, tuple[str, ...]] = {
     keras.constraints.MaxNorm: ("max_value",),
     MaxNorm: ("max_value",),
 }
-NUMBERS = _REGULARIZERS | _CONSTRAINTS
+PENALTY_ARGUMENTS = _REGULARIZERS | _CONSTRAINTS
 
 
 def penalties(model: Any) -> list[tuple[Any, str]]:
-    """Returns the regularizers and constraints of the variables, each with its numbers' names."""
+    """Returns owner and name of each hyperparameter of the regularizers and constraints."""
     found: dict[tuple[int, str], tuple[Any, str]] = {}
     for variable in model.variables:
         for holder in (variable.regularizer, variable.constraint):
-            for name in NUMBERS.get(type(_given(holder)), ()):
+            for name in PENALTY_ARGUMENTS.get(type(_original(holder)), ()):
                 found[id(holder), name] = (holder, name)
     return list(found.values())
 
 
-def numbers_of(model: Any) -> np.ndarray:
-    """Returns the numbers of `penalties(model)`."""
+def penalty_values(model: Any) -> np.ndarray:
+    """Returns the values of `penalties(model)`."""
     return np.array([float(getattr(*pair)) for pair in penalties(model)], "float32")
 
 
-def live_holders(model: Any) -> set[int]:
-    """Returns the identities of the regularizers and constraints whose numbers can be live.
+def mutable_penalties(model: Any) -> set[int]:
+    """Returns the ids of the regularizers and constraints that `MutablePenalties` can make mutable.
 
-    Those of variables. On JAX the compiled step would take their numbers for constants.
+    Those of variables, on TensorFlow. On JAX the compiled step takes their values for constants.
     """
     if keras.backend.backend() != "tensorflow":
         return set()
-    return {id(_given(holder)) for holder, _ in penalties(model)}
+    return {id(_original(holder)) for holder, _ in penalties(model)}
 
 
-def _given(holder: Any) -> Any:
-    return holder.holder if isinstance(holder, _Live) else holder
+def _original(holder: Any) -> Any:
+    return holder.holder if isinstance(holder, _MutablePenalty) else holder
 
 
-class LivePenalties:
-    """Makes the numbers of a model's regularizers and constraints variables of its compiled step.
+class MutablePenalties:
+    """Makes the hyperparameters of a model's regularizers and constraints mutable.
 
     Keras reads them when it traces the step. Here the model's variables get regularizers and
-    constraints that read them from one vector; the layers keep those they were given.
+    constraints that read them from one variable; the layers keep those they were given.
     """
 
     def __init__(self, model: Any) -> None:
-        pairs = penalties(model) if live_holders(model) else []
-        self.numbers = keras.Variable(numbers_of(model), trainable=False) if pairs else None
-        place = {(id(holder), name): i for i, (holder, name) in enumerate(pairs)}
+        pairs = penalties(model) if mutable_penalties(model) else []
+        self.values = keras.Variable(penalty_values(model), trainable=False) if pairs else None
+        position = {(id(holder), name): i for i, (holder, name) in enumerate(pairs)}
         for variable in model.variables:
             for kind in ("regularizer", "constraint"):
                 holder = getattr(variable, kind)
-                names = NUMBERS.get(type(holder), ())
+                names = PENALTY_ARGUMENTS.get(type(holder), ())
                 if names and pairs:
-                    index = {name: place[id(holder), name] for name in names}
-                    setattr(variable, kind, _Live(holder, index, self.numbers))
+                    index = {name: position[id(holder), name] for name in names}
+                    setattr(variable, kind, _MutablePenalty(holder, index, self.values))
 
-    def take(self, model: Any) -> None:
-        """Takes over the numbers of another model of the same structure."""
-        if self.numbers is not None:
-            self.numbers.assign(numbers_of(model))
+    def copy_from(self, model: Any) -> None:
+        """Copies the values of another model of the same structure."""
+        if self.values is not None:
+            self.values.assign(penalty_values(model))
 
 
-class _Live:
-    def __init__(self, holder: Any, index: dict[str, int], numbers: Any) -> None:
+class _MutablePenalty:
+    def __init__(self, holder: Any, index: dict[str, int], values: Any) -> None:
         self.holder = holder
         self.index = index
-        self.numbers = numbers
+        self.values = values
 
     def __call__(self, w: Any) -> Any:
-        now = {name: self.numbers[i] for name, i in self.index.items()}
+        now = {name: self.values[i] for name, i in self.index.items()}
         if type(self.holder) in _REGULARIZERS:
             return penalty(w, now)
-        return with_numbers(self.holder, now)(w)
+        return with_values(self.holder, now)(w)
 
 
-def penalty(w: Any, numbers: dict[str, Any]) -> Any:
+def penalty(w: Any, factors: dict[str, Any]) -> Any:
     """Returns l1 Σ|w| + l2 Σw²."""
     terms = []
-    if "l1" in numbers:
-        terms.append(ops.cast(numbers["l1"], w.dtype) * ops.sum(ops.abs(w)))
-    if "l2" in numbers:
-        terms.append(ops.cast(numbers["l2"], w.dtype) * ops.sum(ops.square(w)))
+    if "l1" in factors:
+        terms.append(ops.cast(factors["l1"], w.dtype) * ops.sum(ops.abs(w)))
+    if "l2" in factors:
+        terms.append(ops.cast(factors["l2"], w.dtype) * ops.sum(ops.square(w)))
     return sum(terms)
 
 
-def with_numbers(constraint: Any, numbers: dict[str, Any], **more: Any) -> Any:
-    """Returns `constraint` with tensors for its numbers."""
+def with_values(constraint: Any, values: dict[str, Any], **attributes: Any) -> Any:
+    """Returns a copy of `constraint` whose attributes are these tensors."""
     twin = copy.copy(constraint)
-    for name, value in (numbers | more).items():
+    for name, value in (values | attributes).items():
         setattr(twin, name, value)
     return twin

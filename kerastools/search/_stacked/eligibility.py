@@ -1,4 +1,4 @@
-"""When trials can be trained together, and doing it."""
+"""Eligibility of searches, models and layers for population training."""
 
 from typing import Any
 
@@ -7,41 +7,44 @@ import keras_tuner
 import numpy as np
 
 from kerastools._core.graph.calls import sublayers
+from kerastools._core.graph.kinds import is_kind
 from kerastools._core.keras_private.compiled_model import compile_arguments, graph_nodes
 from kerastools._core.keras_private.optimizer_hooks import learning_rate_source
 from kerastools.optimizers import SGD, Adagrad, Adam, Adamax, AdamW, Nadam, RAdam, RMSprop
-from kerastools.search._reuse.penalties import NUMBERS
+from kerastools.search._reuse.penalties import PENALTY_ARGUMENTS
 from kerastools.search._stacked.rules.elementwise import is_keras_function
 from kerastools.search._stacked.stacked_layers import is_graph
 
 _FIT_ARGUMENTS = {"x", "y", "validation_data", "batch_size", "epochs", "shuffle", "callbacks"}
-# They look at what an epoch reports, and at nothing in the model.
+# They read the logs of an epoch, and nothing of the model.
 _CALLBACKS = (keras.callbacks.EarlyStopping, keras.callbacks.TerminateOnNaN)
 
 
 def why_search_cannot_stack(
     tuner: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> str | None:
-    """Returns what in the arguments of `search` asks for one model after the other, or `None`."""
+    """Returns why a search trains one trial after the other, as text, or `None`."""
     if keras.backend.backend() not in ("tensorflow", "jax"):
         return f"the backend is {keras.backend.backend()}"
     if type(tuner.hypermodel).fit is not keras_tuner.HyperModel.fit:
-        return "the hypermodel has a fit of its own"
+        return "the hypermodel overrides fit"
     for name in ("on_epoch_begin", "on_epoch_end", "on_batch_begin", "on_batch_end", "run_trial"):
         if getattr(type(tuner), name) is not getattr(keras_tuner.Tuner, name) and not getattr(
             type(tuner), name
         ).__module__.startswith("kerastools."):
-            return f"the tuner has {name} of its own"
+            return f"the tuner overrides {name}"
     if tuner.executions_per_trial != 1:
         return "executions_per_trial is not 1"
     if tuner.distribution_strategy is not None:
         return "there is a distribution strategy"
     given = bound_fit_arguments(args, kwargs)
     if given is None:
-        return f"search was given more than {', '.join(sorted(_FIT_ARGUMENTS))}"
+        known = (*_FIT_ARGUMENTS, "verbose")
+        other = [name for name, v in kwargs.items() if v is not None and name not in known]
+        return f"search was given {', '.join(other) or 'more than x and y by position'}"
     for callback in given.get("callbacks", ()):
         if type(callback) not in _CALLBACKS:
-            return f"the callback {type(callback).__name__} may look into the model"
+            return f"the callback {type(callback).__name__} may read or change the model"
     validation = given.get("validation_data")
     arrays = [given.get("x"), given.get("y"), *(validation if validation is not None else ())]
     if len(arrays) not in (2, 4) or not all(isinstance(a, np.ndarray) for a in arrays):
@@ -50,7 +53,7 @@ def why_search_cannot_stack(
 
 
 def bound_fit_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any] | None:
-    """Returns the arguments of `fit` by name; `None` if there are others than can be stacked."""
+    """Returns the arguments of `fit` by name; `None` if one of them is not supported."""
     given = dict(zip(("x", "y"), args, strict=False)) | {
         name: value for name, value in kwargs.items() if value is not None and name != "verbose"
     }
@@ -60,8 +63,8 @@ def bound_fit_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[s
 
 
 def why_model_cannot_stack(model: Any) -> str | None:
-    """Returns what in `model` asks for training it alone, or `None`."""
-    if keras.backend.backend() == "jax":  # Which vectorises whatever it can train.
+    """Returns why `model` is trained alone, as text, or `None`."""
+    if keras.backend.backend() == "jax":  # `jax.vmap` works for every model.
         if not model.built:
             return "the model is not built"
         return "compile was given run_eagerly" if model.run_eagerly else None
@@ -71,7 +74,7 @@ def why_model_cannot_stack(model: Any) -> str | None:
     if type(model) not in (keras.Model, keras.Sequential) and not type(model).__module__.startswith(
         "keras."
     ):
-        return "the model is of a class of its own"
+        return f"the model is of class {type(model).__name__}"
     if len(model.inputs) != 1 or len(model.outputs) != 1:
         return "the model has several inputs or outputs"
     for layer, _, _ in graph[0]:
@@ -84,7 +87,7 @@ def why_model_cannot_stack(model: Any) -> str | None:
     return _why_compiled_cannot_stack(model)
 
 
-_PENALTIES = (*NUMBERS, keras.constraints.NonNeg)
+_PENALTIES = (*PENALTY_ARGUMENTS, keras.constraints.NonNeg)
 
 
 def _why_compiled_cannot_stack(model: Any) -> str | None:
@@ -96,7 +99,7 @@ def _why_compiled_cannot_stack(model: Any) -> str | None:
         return f"the loss is {loss!r}"
     name = loss if isinstance(loss, str) else getattr(loss, "name", getattr(loss, "__name__", ""))
     if name.lower() in _ACROSS_ROWS:
-        return f"the loss {name!r} is no mean over rows"
+        return f"the loss {name!r} is not a mean over rows"
     if isinstance(loss, keras.losses.Loss) and loss.reduction != "sum_over_batch_size":
         return f"the loss has reduction={loss.reduction!r}"
     module = (
@@ -105,11 +108,11 @@ def _why_compiled_cannot_stack(model: Any) -> str | None:
         else (type(loss).__module__)
     )
     if not isinstance(loss, str) and not module.startswith("keras."):
-        return "the loss is a function of its own"
+        return f"the loss {name!r} is not one of Keras"
     for metric in keras.tree.flatten(arguments["metrics"]):
         stock = isinstance(metric, str) and not isinstance(_metric(metric), keras.metrics.Metric)
         if metric is not None and not (stock or isinstance(_metric(metric), _MEANS)):
-            return f"the metric {getattr(metric, 'name', metric)!r} is no mean over rows"
+            return f"the metric {getattr(metric, 'name', metric)!r} is not a mean over rows"
     return _why_optimizer_cannot_stack(model.optimizer)
 
 
@@ -127,11 +130,11 @@ _OPTIMIZERS = (SGD, Adagrad, Adam, AdamW, Adamax, Nadam, RAdam, RMSprop)
 
 
 def _why_optimizer_cannot_stack(optimizer: Any) -> str | None:
-    name = type(optimizer).__name__
     if type(optimizer) not in _OPTIMIZERS:
-        return f"the optimizer is {type(optimizer).__module__.split('.')[0]}'s {name}"
+        library = type(optimizer).__module__.split(".")[0]
+        return f"the optimizer is {library}'s {type(optimizer).__name__}"
     if getattr(optimizer, "nesterov", None) == "exact":
-        return "exact Nesterov momentum evaluates at other weights"
+        return "exact Nesterov momentum evaluates at weights that are not its own"
     for option in ("skip_nonfinite", "use_ema", "gradient_accumulation_steps", "param_groups"):
         if getattr(optimizer, option, None):
             return f"the optimizer has {option}"
@@ -146,17 +149,17 @@ def _why_optimizer_cannot_stack(optimizer: Any) -> str | None:
     return None
 
 
-_MASKS = "it masks time steps, which the layers behind it must know of"
+_MASKS = "it masks time steps for the layers after it"
 
 
 def why_layer_cannot_stack(layer: Any) -> str | None:
-    """Returns what hinders `layer` from being stacked, or `None`."""
+    """Returns why `layer` cannot be stacked, as text, or `None`."""
     if is_graph(layer):
         reasons = (why_layer_cannot_stack(node) for node, _, _ in graph_nodes(layer)[0])  # type: ignore[index]
         return next((reason for reason in reasons if reason), None)
     name = f"layer {layer.name!r}"
     if not type(layer).__module__.startswith(("keras.", "kerastools.")):
-        return f"{name} is a {type(layer).__name__}, a layer of its own kind"
+        return f"{name} is a {type(layer).__name__}, which is no layer of Keras or kerastools"
     if not isinstance(layer, keras.Layer):
         return None  # An operation of keras.ops.
     parts = sublayers(layer)
@@ -165,21 +168,21 @@ def why_layer_cannot_stack(layer: Any) -> str | None:
     for part in parts:
         if getattr(part, "activity_regularizer", None) is not None:
             return f"{name} has an activity regularizer"
-        if type(part) is keras.layers.Masking or getattr(part, "mask_zero", False):
+        if is_kind(part, "masking") or getattr(part, "mask_zero", False):
             return f"{name}: {_MASKS}"
         if getattr(part, "recurrent_dropout", 0) or (
-            isinstance(part, keras.layers.RNN) and getattr(part, "dropout", 0)
+            is_kind(part, "recurrent") and getattr(part, "dropout", 0)
         ):
-            return f"{name} draws its dropout within its cell"
+            return f"{name} has dropout in its cell"
         if getattr(part, "stateful", False):
-            return f"{name} keeps its state from batch to batch"
+            return f"{name} is stateful"
         if not type(part).__module__.startswith(("keras.", "kerastools.")):
-            return f"{name} has a {type(part).__name__}, a layer of its own kind"
+            return f"{name} has a {type(part).__name__}, which is no layer of Keras or kerastools"
     for attribute in ("activation", "recurrent_activation", "function"):
         function = getattr(layer, attribute, None)
         if function is not None and not is_keras_function(function):
-            return f"{name} has an {attribute} of its own"
-    prepares = ".preprocessing." in type(layer).__module__ and layer.variables
-    if prepares and type(layer) is not keras.layers.Normalization:
+            return f"{name} has an {attribute} that is not one of Keras"
+    prepares = is_kind(layer, "preprocessing", "vocabulary") and layer.variables
+    if prepares and not is_kind(layer, "standardization"):
         return f"{name} is a {type(layer).__name__}, which prepares data"
     return None

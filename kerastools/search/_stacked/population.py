@@ -1,81 +1,106 @@
-"""Populations: the trials of a search, trained together in slots of one program."""
+"""Population training: the trials of a search, trained together in the slots of one program."""
 
 import copy
 import time
-import warnings
 from collections.abc import Callable
+from enum import Enum
 from typing import Any
 
 import keras
 import keras_tuner
 import numpy as np
 
+from kerastools._core.notices import notify
 from kerastools.search._reuse.description import Description, describe
 from kerastools.search._stacked.eligibility import why_model_cannot_stack
 from kerastools.search._successive_halving import Rungs
 
+_KEPT = 4
+# CPU seconds per step. Keras's overhead per step is of this order: a model whose share of a stacked
+# step takes less is hardly cheaper alone.
+_SURELY_PAYS = 0.01
+
+
+class StopReason(Enum):
+    """Why a member of a population trains no further."""
+
+    COMPLETED = "all epochs are done"
+    DIVERGED = "the loss is not finite"
+    CALLBACK = "a callback"
+    HALVING = "successive halving"
+
 
 class Member:
-    """A trial and what is known of its training.
+    """One trial of a population and the state of its training.
 
     Args:
         trial: keras-tuner's trial.
-        place: Which of the tuner's running trials it is, an integer that no other one has.
+        worker: Index of the trial among those that the tuner runs now, unique.
         model: Its model, or the exception that its builder raised.
-        description: What the model computes.
+        description: `describe(model)`.
+
+    Attributes:
+        how_trained: How it was trained together with others, for the user.
+        alone_because: Why it is trained alone, or `None`.
     """
 
-    def __init__(self, trial: Any, place: int, model: Any, description: Description) -> None:
+    def __init__(self, trial: Any, worker: int, model: Any, description: Description) -> None:
         self.trial = trial
-        self.place = place
+        self.worker = worker
         self.model = model
         self.description = description
         self.history = TrainedHistory()
         self.best = np.nan
-        self.way = ""
+        self.how_trained = ""
+        self.alone_because: str | None = None
         self.callbacks: list[Any] = []
-        self.stand_in: Any = None
+        self.stub: Any = None
 
     @property
     def name(self) -> str:
-        """The trial's name."""
+        """The trial's id."""
         return self.trial.trial_id
 
     @property
     def epochs(self) -> int:
-        """How many epochs it has been trained."""
+        """Number of epochs trained so far."""
         return len(self.history.epoch)
 
     def begin(self, callbacks: list[Any], template: Any) -> None:
-        """Begins training, with own copies of `callbacks`."""
-        self.stand_in = _StandIn(template)
+        """Starts training, with copies of `callbacks`."""
+        self.stub = _ModelStub(template)
         self.callbacks = copy.deepcopy(callbacks)
         for callback in self.callbacks:
-            callback.set_model(self.stand_in)
+            callback.set_model(self.stub)
             callback.on_train_begin()
 
-    def epoch(self, log: dict[str, float], objective: Any) -> bool:
-        """Takes what one epoch reports; returns whether it is the best so far."""
+    def end_epoch(self, logs: dict[str, float], objective: Any) -> bool:
+        """Records the logs of one epoch; returns whether it is the best so far."""
         for callback in self.callbacks:
-            callback.on_epoch_end(self.epochs, dict(log))
-        self.history.add(log)
-        value = float(objective.get_value(log))
+            callback.on_epoch_end(self.epochs, dict(logs))
+        self.history.add(logs)
+        value = float(objective.get_value(logs))
         if np.isnan(value) or not (np.isnan(self.best) or objective.better_than(value, self.best)):
             return False
         self.best = value
         return True
 
-    def why_stop(self, epochs: int) -> str | None:
-        """Returns why it is to be trained no further, or `None`; empty where all is done."""
+    def stop_reason(self, epochs: int) -> StopReason | None:
+        """Returns why training ends before the next of `epochs` epochs, or `None`."""
         if not np.isfinite(self.history.history["loss"][-1]):
-            return ""
-        if self.stand_in.stop_training:
-            return f", stopped after {self.epochs} epochs by a callback"
-        return "" if self.epochs >= epochs else None
+            return StopReason.DIVERGED
+        if self.stub.stop_training:
+            return StopReason.CALLBACK
+        return StopReason.COMPLETED if self.epochs >= epochs else None
+
+    def stop(self, reason: StopReason) -> None:
+        """Adds an early stop to `how_trained`."""
+        if reason in (StopReason.CALLBACK, StopReason.HALVING):
+            self.how_trained += f", stopped after {self.epochs} epochs by {reason.value}"
 
 
-class _StandIn:
-    """What a callback sees in place of a model: enough to stop it."""
+class _ModelStub:
+    """What a callback sees in place of a model: enough to stop training."""
 
     def __init__(self, template: Any) -> None:
         self.template = template
@@ -86,25 +111,25 @@ class _StandIn:
         return self.template.metrics
 
     def get_weights(self) -> list[Any]:
-        return []  # The search itself keeps those of the best epoch.
+        return []  # The search itself keeps the best weights.
 
 
 class TrainedHistory(keras.callbacks.History):
-    """The history of a model that `fit` has not trained."""
+    """History of a model that was not trained by `fit`."""
 
     def __init__(self) -> None:
         super().__init__()
         self.epoch: list[int] = []
 
-    def add(self, log: dict[str, float]) -> None:
-        """Adds what one epoch reports."""
+    def add(self, logs: dict[str, float]) -> None:
+        """Adds the logs of one epoch."""
         self.epoch.append(len(self.epoch))
-        for name, value in log.items():
+        for name, value in logs.items():
             self.history.setdefault(name, []).append(value)
 
 
 def largest_group(waiting: list[Member]) -> list[Member]:
-    """Returns the members of the structure that most of them have."""
+    """Returns the members of the most frequent structure."""
     groups: list[list[Member]] = []
     for member in waiting:
         for group in groups:
@@ -116,60 +141,54 @@ def largest_group(waiting: list[Member]) -> list[Member]:
     return max(groups, key=len, default=[])
 
 
-_KEPT = 4
-# CPU seconds of a step. What Keras spends on each step beside its arithmetic is of that order: a
-# model whose share of a common step takes less is hardly cheaper alone.
-_SURELY_PAYS = 0.01
-
-
 class Program:
-    """What trains the trials of one structure, and how long it takes.
+    """The compiled program of one structure, and its measured cost.
 
     Attributes:
-        model: The stacked model, or `None` where they are trained alone.
-        because: Why they are trained alone, or `None`.
-        together: CPU seconds of an epoch, for one model of a full population.
-        alone: CPU seconds of an epoch of one model trained alone, or `None` if not measured.
+        model: The stacked model, or `None` if the structure is trained alone.
+        alone_because: Why it is trained alone, or `None`.
+        seconds_together: CPU seconds of an epoch, per model of a full population.
+        seconds_alone: CPU seconds of an epoch of one model trained alone, or `None`.
     """
 
-    def __init__(self, description: Description, model: Any, because: str | None) -> None:
+    def __init__(self, description: Description, model: Any, alone_because: str | None) -> None:
         self.description = description
         self.model = model
-        self.because = because
+        self.alone_because = alone_because
         self.epochs = 0
-        self.together = np.inf
-        self.alone: float | None = None
+        self.seconds_together = np.inf
+        self.seconds_alone: float | None = None
 
     def measure(self, seconds: float) -> None:
-        """Takes what an epoch of all places took; the first one is compiled."""
+        """Records the time of an epoch of all slots; the first epoch compiles and is left out."""
         self.epochs += 1
         if self.epochs > 1:
-            self.together = min(self.together, seconds / self.model.size)
+            self.seconds_together = min(self.seconds_together, seconds / self.model.size)
 
-    def compare(self, alone: float) -> None:
-        """Takes what an epoch of one model takes, and decides for what is cheaper."""
-        self.alone = alone
-        if alone < self.together:
-            self.because = (
-                f"an epoch takes {alone:.2g} s of a processor alone and {self.together:.2g} s "
-                "for each in a population"
+    def compare(self, seconds_alone: float) -> None:
+        """Records the time of an epoch of one model alone, and chooses the cheaper way."""
+        self.seconds_alone = seconds_alone
+        if seconds_alone < self.seconds_together:
+            self.alone_because = (
+                f"an epoch takes {seconds_alone:.2g} s of a processor alone and "
+                f"{self.seconds_together:.2g} s for each in a population"
             )
 
 
 class Population:
-    """Draws trials, and trains those of one structure together, each in a place of its own.
+    """Runs the trials of a search: trials of one structure train together, each in its own slot.
 
-    A place that becomes free, because its trial is done, stopped or diverged, is given to the next
-    trial at once; nothing is compiled for it. Where training together is not possible, or measured
-    not to pay, trials are handed back to be trained alone.
+    A slot whose trial is done, stopped or diverged is refilled with the next trial at once, without
+    compiling. Trials that cannot be trained together, or for which it is measured not to pay, are
+    trained alone.
 
     Args:
-        tuner: The tuner whose trials they are.
+        tuner: The tuner.
         fit: The arguments of `fit`, by name.
-        rungs: Who is stopped early.
+        rungs: Successive halving.
         build: Returns the model of a trial.
-        finish: Called with a member, the way it went, and its best state or `None` if it is to be
-            trained alone; returns the CPU seconds of an epoch, of one trained alone.
+        finish: Ends a trial, given its member and its best state, or `None` if it is to be trained
+            alone. Returns the CPU seconds of an epoch of a trial trained alone.
     """
 
     def __init__(
@@ -178,7 +197,7 @@ class Population:
         fit: dict[str, Any],
         rungs: Rungs,
         build: Callable[[Any], Any],
-        finish: Callable[[Member, str, list[Any] | None], float | None],
+        finish: Callable[[Member, list[Any] | None], float | None],
     ) -> None:
         self.tuner = tuner
         self.size = tuner.population
@@ -190,27 +209,27 @@ class Population:
         self.build = build
         self.finish = finish
         self.waiting: list[Member] = []
-        self.taken: set[int] = set()
+        self.workers: set[int] = set()
         self.programs: list[Program] = []
         seed = int(np.random.SeedSequence([tuner.seed, 0]).generate_state(1)[0])
         self.generator = np.random.default_rng(seed)
 
     def run(self) -> None:
-        """Trains all trials that the oracle gives."""
+        """Runs all trials that the oracle creates."""
         while self._draw():
             group = largest_group(self.waiting)[: self.size]
             if not group:
                 continue
             program = self._program(group)
-            if program.because is None:
+            if program.alone_because is None:
                 self._train(program)
             else:
                 for member in group:
                     self.waiting.remove(member)
-                    self._alone(member, program.because)
+                    self._train_alone(member, program.alone_because)
 
     def _draw(self) -> bool:
-        """Draws trials until a group is full, at most twice the population; false at the end."""
+        """Draws trials until a group is full, at most 2 × population; returns false at the end."""
         while len(largest_group(self.waiting)) < self.size > len(self.waiting) / 2:
             member, status = self._create()
             if member is None:
@@ -219,22 +238,22 @@ class Population:
         return True
 
     def _create(self) -> tuple[Member | None, str]:
-        place = next(i for i in range(len(self.taken) + 1) if i not in self.taken)
-        trial = self.tuner.oracle.create_trial(f"{self.tuner.tuner_id}-{place}")
+        worker = next(i for i in range(len(self.workers) + 1) if i not in self.workers)
+        trial = self.tuner.oracle.create_trial(f"{self.tuner.tuner_id}-{worker}")
         if trial.status in ("STOPPED", "IDLE"):
             return None, trial.status
-        self.taken.add(place)
+        self.workers.add(worker)
         self.tuner.on_trial_begin(trial)
         try:
             model = self.build(trial)
-            return Member(trial, place, model, describe(model)), trial.status
+            return Member(trial, worker, model, describe(model)), trial.status
         except keras_tuner.errors.FatalError:
             raise
         except Exception as error:
-            return Member(trial, place, error, {"builder raised": id(error)}), trial.status
+            return Member(trial, worker, error, {"builder raised": id(error)}), trial.status
 
     def _program(self, group: list[Member]) -> Program:
-        """Returns what trains the models of `group`."""
+        """Returns the program for the models of `group`."""
         first = group[0]
         for program in self.programs:
             if program.description == first.description:
@@ -246,62 +265,63 @@ class Population:
         because, model = why_model_cannot_stack(first.model), None
         if because is None:
             try:
-                model = _together(first.model, len(group))
+                model = _stacked(first.model, len(group))
             except Exception as error:
-                because = self._failed(error)
+                because = self._warn_of_failure(error)
         program = Program(first.description, model, because)
         self.programs = [*self.programs[1 - _KEPT :], program]
         return program
 
     def _train(self, program: Program) -> None:
         """Trains members of one structure until no more come."""
-        places: list[Member | None] = [None] * program.model.size
+        slots: list[Member | None] = [None] * program.model.size
         while True:
-            self._fill(program, places)
-            if not any(places):
+            self._fill(program, slots)
+            if not any(slots):
                 return
             try:
-                finished = self._epoch(program, places)
+                finished = self._train_epoch(program, slots)
             except Exception as error:
-                program.model, program.because = None, self._failed(error)
-                for left in filter(None, places):
+                program.model, program.alone_because = None, self._warn_of_failure(error)
+                for left in filter(None, slots):
                     left.model = self.build(left.trial)
-                    self._alone(left, program.because)
+                    self._train_alone(left, program.alone_because)
                 return
-            for member, way, arrays in finished:
-                self._done(member, way, arrays)
+            for member, state in finished:
+                self._end(member, state)
 
-    def _fill(self, program: Program, places: list[Member | None]) -> None:
-        """Gives the free places to the next trials."""
+    def _fill(self, program: Program, slots: list[Member | None]) -> None:
+        """Loads the next trials into the free slots."""
         begun, fresh = [], {}
-        for k, occupant in enumerate(places):
-            if occupant is not None or program.because is not None:
+        for k, occupant in enumerate(slots):
+            if occupant is not None or program.alone_because is not None:
                 continue
             member = self._next(program.description)
-            if member is not None and self._is_doubtful(program):
-                seconds = self._alone(member, "it is measured whether training together pays")
+            if member is not None and self._should_measure_alone(program):
+                seconds = self._train_alone(member, "it is measured whether training together pays")
                 program.compare(np.inf if seconds is None else seconds)
-                member = self._next(program.description) if program.because is None else None
+                alone = program.alone_because is not None
+                member = None if alone else self._next(program.description)
             if member is None:
                 break
             fresh[k] = member.model
             member.begin(self.fit.get("callbacks") or [], program.model.template)
-            member.model = None  # Its weights are in their place.
-            places[k] = member
+            member.model = None  # Its weights are in the slot.
+            slots[k] = member
             begun.append(member)
         if fresh:
-            program.model.place(fresh)
-        number = sum(occupant is not None for occupant in places)
+            program.model.load(fresh)
+        number = sum(occupant is not None for occupant in slots)
         kind = "in a program compiled before" if program.epochs else "newly compiled"
         for new in begun:
-            new.way = f"one of {number} trained together, {kind}"
+            new.how_trained = f"one of {number} trained together, {kind}"
 
-    def _is_doubtful(self, program: Program) -> bool:
-        doubtful = _SURELY_PAYS < program.together / self.steps < np.inf
-        return doubtful and program.alone is None and self.epochs > 2
+    def _should_measure_alone(self, program: Program) -> bool:
+        doubtful = _SURELY_PAYS < program.seconds_together / self.steps < np.inf
+        return doubtful and program.seconds_alone is None and self.epochs > 2
 
     def _next(self, description: Description) -> Member | None:
-        """Returns the next trial of a structure, or `None` if none comes for now."""
+        """Returns the next trial of a structure, or `None` if there is none for now."""
         for member in self.waiting:
             if member.description == description:
                 self.waiting.remove(member)
@@ -313,10 +333,10 @@ class Population:
             self.waiting.append(new)
         return None
 
-    def _epoch(
-        self, program: Program, places: list[Member | None]
-    ) -> list[tuple[Member, str, list[Any]]]:
-        """Trains one epoch; returns who is finished, having freed its place."""
+    def _train_epoch(
+        self, program: Program, slots: list[Member | None]
+    ) -> list[tuple[Member, list[Any]]]:
+        """Trains one epoch; frees the slots of finished members and returns their best states."""
         x, y, model = self.fit["x"], self.fit["y"], program.model
         shuffle = self.fit.get("shuffle", True)
         order = self.generator.permutation(len(x)) if shuffle else np.arange(len(x))
@@ -328,29 +348,32 @@ class Population:
         program.measure(time.process_time() - start)
 
         objective = self.tuner.oracle.objective
-        model.remember(
+        model.keep_best(
             np.array(
                 [
-                    member is not None and member.epoch(log, objective)
-                    for member, log in zip(places, logs, strict=True)
+                    member is not None and member.end_epoch(log, objective)
+                    for member, log in zip(slots, logs, strict=True)
                 ]
             )
         )
-        behind = self._behind(places)
+        behind = self._behind(slots)
         finished = []
-        for k, member in enumerate(places):
-            why = None if member is None else member.why_stop(self.epochs)
-            if member is not None and why is None and member.name in behind:
-                why = f", stopped after {member.epochs} epochs by successive halving"
-            if member is not None and why is not None:
-                finished.append((member, member.way + why, model.best_arrays(k)))
-                places[k] = None
+        for k, member in enumerate(slots):
+            if member is None:
+                continue
+            reason = member.stop_reason(self.epochs)
+            if reason is None and member.name in behind:
+                reason = StopReason.HALVING
+            if reason is not None:
+                member.stop(reason)
+                finished.append((member, model.best_state(k)))
+                slots[k] = None
         return finished
 
-    def _behind(self, places: list[Member | None]) -> list[str]:
-        """Returns the names of those whom successive halving stops."""
+    def _behind(self, slots: list[Member | None]) -> list[str]:
+        """Returns the names of the trials that successive halving stops."""
         arrived: dict[int, dict[str, float]] = {}
-        for member in filter(None, places):
+        for member in filter(None, slots):
             arrived.setdefault(member.epochs, {})[member.name] = member.best
         return [
             name
@@ -358,22 +381,23 @@ class Population:
             for name in self.rungs.arrive(epoch, self.epochs, best)
         ]
 
-    def _alone(self, member: Member, because: str) -> float | None:
-        return self._done(member, f"; alone, because {because}", None)
+    def _train_alone(self, member: Member, because: str) -> float | None:
+        member.alone_because = because
+        return self._end(member, None)
 
-    def _done(self, member: Member, way: str, arrays: list[Any] | None) -> float | None:
-        seconds = self.finish(member, way, arrays)
-        self.taken.discard(member.place)
+    def _end(self, member: Member, state: list[Any] | None) -> float | None:
+        seconds = self.finish(member, state)
+        self.workers.discard(member.worker)
         return seconds
 
-    def _failed(self, error: Exception) -> str:
+    def _warn_of_failure(self, error: Exception) -> str:
         because = f"training together failed: {error!r}"
-        warnings.warn(f"Trained one after the other: {because}", stacklevel=4)
+        notify(f"Trials of one structure are trained one after the other: {because}")
         return because
 
 
-def _together(template: Any, size: int) -> Any:
-    """Returns what trains models like `template` at once on this backend, which it imports."""
+def _stacked(template: Any, size: int) -> Any:
+    """Returns the stacked model of this backend; imports only that."""
     if keras.backend.backend() == "jax":
         from kerastools.search._stacked.vmapped_model import VmappedModel
 

@@ -13,102 +13,105 @@ from keras import ops
 from kerastools._core.keras_private.optimizer_hooks import dense
 from kerastools.optimizers._base.clipping import clip_by_value
 from kerastools.optimizers._base.hyperparameter import Hyperparameter, StepNumbers, UnstackCache
-from kerastools.search._reuse.penalties import NUMBERS, penalties, with_numbers
+from kerastools.search._reuse.penalties import PENALTY_ARGUMENTS, penalties, with_values
 
 _LARGE = 4096
 
 
-class Pieces:
-    """The places of variables in a few arrays (K, P): a large one has its own, the small share one.
+class WeightBuffers:
+    """Layout of the weights of K models in a few buffers of shape (K, P).
 
-    So an update rule takes few operations, and what a large variable needs stays in the cache. Of a
-    variable that is `apart`, each model has a TensorFlow variable of its own, which a kernel can
-    move in place: its piece is a list of K in place of an array.
+    Every large variable has its own buffer, and the small ones share one: an update rule takes few
+    operations, and the data of a large variable stay in the cache. Where a variable is `separate`,
+    each model has a TensorFlow variable of its own, which a fused kernel can update in place; its
+    buffer is a list of K variables.
 
     Args:
         shapes: Shape of each variable of one model.
-        apart: Whether each variable may be apart; it is if it is large.
+        separate: Whether each variable may be separate; it is if it is large.
     """
 
-    def __init__(self, shapes: Sequence[tuple[int, ...]], apart: Sequence[bool]) -> None:
+    def __init__(self, shapes: Sequence[tuple[int, ...]], separate: Sequence[bool]) -> None:
         self.shapes = list(shapes)
         self.lengths = [int(np.prod(shape)) for shape in shapes]
-        self.apart = [own and n >= _LARGE for own, n in zip(apart, self.lengths, strict=True)]
+        self.separate = [own and n >= _LARGE for own, n in zip(separate, self.lengths, strict=True)]
         small = [i for i, length in enumerate(self.lengths) if length < _LARGE]
         large = [[i] for i, length in enumerate(self.lengths) if length >= _LARGE]
         self.groups = [*large, small] if small else large
 
     def zeros(self, size: int) -> list[Any]:
-        """Returns variables that hold the pieces of `size` models, all 0."""
+        """Returns the buffers of `size` models, filled with 0."""
         return [
             [tf.Variable(tf.zeros(self.shapes[group[0]])) for _ in range(size)]
-            if self.apart[group[0]]
+            if self.separate[group[0]]
             else tf.Variable(tf.zeros((size, sum(self.lengths[i] for i in group))))
             for group in self.groups
         ]
 
-    def split(self, pieces: Sequence[Any]) -> list[Any]:
+    def split(self, buffers: Sequence[Any]) -> list[Any]:
         """Returns the tensor (K, ...) of each variable, or the list of K."""
         parts: list[Any] = [None] * len(self.shapes)
-        for group, piece in zip(self.groups, pieces, strict=True):
-            if isinstance(piece, list):
-                parts[group[0]] = piece
+        for group, buffer in zip(self.groups, buffers, strict=True):
+            if isinstance(buffer, list):
+                parts[group[0]] = buffer
                 continue
             lengths = [self.lengths[i] for i in group]
-            split = tf.split(piece, lengths, axis=1) if len(group) > 1 else [piece]
+            split = tf.split(buffer, lengths, axis=1) if len(group) > 1 else [buffer]
             for i, part in zip(group, split, strict=True):
                 parts[i] = tf.reshape(part, (-1, *self.shapes[i]))
         return parts
 
     def join(self, parts: Sequence[Any]) -> list[Any]:
-        """Returns the pieces that hold what `split` returned."""
+        """Returns the buffers of what `split` returned."""
         flat = [
             part if isinstance(part, list) else tf.reshape(part, (-1, n))
             for part, n in zip(parts, self.lengths, strict=True)
         ]
         return [
-            flat[group[0]] if self.apart[group[0]] else tf.concat([flat[i] for i in group], axis=1)
+            flat[group[0]]
+            if self.separate[group[0]]
+            else tf.concat([flat[i] for i in group], axis=1)
             for group in self.groups
         ]
 
-    def of_one(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Returns the pieces (P,) that hold the array of each variable of one model."""
+    def flatten(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Returns the buffers (P,) of one model, given the array of each variable."""
         return [np.concatenate([arrays[i].ravel() for i in group]) for group in self.groups]
 
-    def arrays(self, pieces: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Returns the array of each variable of one model, whose pieces (P,) are given."""
+    def unflatten(self, buffers: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Returns the array of each variable of one model, given its buffers (P,)."""
         found = {}
-        for group, piece in zip(self.groups, pieces, strict=True):
+        for group, buffer in zip(self.groups, buffers, strict=True):
             ends = np.cumsum([self.lengths[i] for i in group])[:-1]
-            for i, part in zip(group, np.split(piece, ends), strict=True):
+            for i, part in zip(group, np.split(buffer, ends), strict=True):
                 found[i] = part.reshape(self.shapes[i])
         return [found[i] for i in range(len(self.shapes))]
 
 
-def rows_of(piece: Any, places: Any) -> np.ndarray:
-    """Returns what a piece, or any variable (K, ...), holds of the models at these places."""
-    if isinstance(piece, list):
-        return np.stack([read(piece[k]).ravel() for k in places])
-    return read(piece)[places]
+def read_slots(buffer: Any, slots: Any) -> np.ndarray:
+    """Returns the rows of a buffer, or of any variable (K, ...), at these slots."""
+    if isinstance(buffer, list):
+        return np.stack([read(buffer[k]).ravel() for k in slots])
+    return read(buffer)[slots]
 
 
-def set_rows(piece: Any, rows: dict[int, Any]) -> None:
-    """Sets what a piece, or any variable (K, ...), holds of the models at some places."""
-    if isinstance(piece, list):
+def write_slots(buffer: Any, rows: dict[int, Any]) -> None:
+    """Sets rows of a buffer, or of any variable (K, ...), by slot."""
+    if isinstance(buffer, list):
         for k, row in rows.items():
-            shape = piece[k].shape
-            _write(piece[k], np.broadcast_to(row, shape.num_elements()).reshape(shape))
+            shape = buffer[k].shape
+            _write(buffer[k], np.broadcast_to(row, shape.num_elements()).reshape(shape))
         return
-    # The whole array: TensorFlow copies a variable at every reading once a slice was assigned.
-    array = np.array(read(piece))
+    # The whole array: once a slice was assigned, TensorFlow copies a variable at every read.
+    array = np.array(read(buffer))
     for k, row in rows.items():
         array[k] = row
-    _write(piece, array)
+    _write(buffer, array)
 
 
 # `numpy` and `assign` of a variable take four times as long, and there are many.
 def read(variable: Any) -> np.ndarray:
-    """Returns what a TensorFlow variable holds."""
+    """Returns the value of a TensorFlow variable."""
     return tf.raw_ops.ReadVariableOp(resource=variable.handle, dtype=variable.dtype).numpy()
 
 
@@ -118,11 +121,12 @@ def _write(variable: Any, array: np.ndarray) -> None:
 
 
 class StackedUpdate:
-    """The optimizer's own rule on the weights of K models, which lie in a few arrays (`Pieces`).
+    """One step of the optimizer for K models, whose weights are in `WeightBuffers`.
 
-    Its numbers are columns (K, 1), so that every model has its own. Where the rule has a kernel of
-    TensorFlow's, which takes single numbers, large variables are apart: each model's is moved by
-    the kernel, in a third of the time. Those that are clipped or bounded are not.
+    It applies the optimizer's own update rule to whole buffers, with hyperparameters of shape
+    (K, 1). Where TensorFlow has a fused kernel for the rule, which takes scalar hyperparameters,
+    large variables are separate, and each model's is updated by the kernel, in a third of the time;
+    not those whose gradients are clipped or that have a constraint.
 
     Args:
         template: The compiled model whose optimizer it is.
@@ -135,17 +139,17 @@ class StackedUpdate:
         self.has_kernel = optimizer._fuses and optimizer._has_kernel()
         self.variables = list(template.trainable_variables)
         shapes = [tuple(v.shape) for v in self.variables]
-        self.pieces = Pieces(shapes, list(map(self._may_be_apart, self.variables)))
+        self.buffers = WeightBuffers(shapes, list(map(self._may_be_separate, self.variables)))
         self.declared = optimizer._declared()
-        self.places = {(id(h), name): i for i, (h, name) in enumerate(penalties(template))}
+        self.penalty_index = {(id(h), name): i for i, (h, name) in enumerate(penalties(template))}
         decays = [
             optimizer.weight_decay is not None and optimizer._decays(v) for v in self.variables
         ]
-        self.decays = self._piecewise(decays)
+        self.decays = self._per_element(decays)
 
         self.scalar_slots = [self._zeros(1) for _ in optimizer._scalar_slots]
-        self.slots = [self.pieces.zeros(size) for _ in optimizer._slots]
-        self.numbers = {name: self._zeros(1) for name in ("learning_rate", *self.declared)}
+        self.slots = [self.buffers.zeros(size) for _ in optimizer._slots]
+        self.hyperparameters = {name: self._zeros(1) for name in ("learning_rate", *self.declared)}
         self.readings = {
             name: self._zeros(1)
             for name in ("_gradient_norm", "_clipped_steps")
@@ -154,46 +158,49 @@ class StackedUpdate:
         self.state = [*self.scalar_slots, *chain(*self.slots), *self.readings.values()]
         slot_starts = zip(map(optimizer._slot_start, optimizer._slots), self.slots, strict=True)
         self.starts = [0.0] * len(self.scalar_slots)
-        self.starts += [start for start, pieces in slot_starts for _ in pieces]
+        self.starts += [start for start, buffers in slot_starts for _ in buffers]
         self.starts += [0.0] * len(self.readings)
 
-    def held(self, optimizer: Any) -> dict[str, float]:
-        """Returns what the numbers of `optimizer`, one of the same kind, are held as."""
-        variables = {name: number_variable(optimizer, name, self.declared) for name in self.numbers}
+    def read_hyperparameters(self, optimizer: Any) -> dict[str, float]:
+        """Returns the values of the variables that hold the hyperparameters of `optimizer`."""
+        variables = {
+            name: hyperparameter_variable(optimizer, name, self.declared)
+            for name in self.hyperparameters
+        }
         return {
             name: 0.0 if variable is None else float(ops.convert_to_numpy(variable))
             for name, variable in variables.items()
         }
 
-    def __call__(self, theta: list[Any], parts: list[Any], penalty_numbers: Any) -> None:
-        """Moves the weights and the slots by one step.
+    def __call__(self, theta: list[Any], parts: list[Any], penalty_values: Any) -> None:
+        """Updates weights and slots by one step.
 
         Args:
-            theta: The pieces.
-            parts: The gradient of each variable, as `Pieces.split` has them. A variable whose
-                gradient is `None` stays as it is, without decay or bound, as in Keras.
-            penalty_numbers: The numbers of each model's penalties and bounds.
+            theta: The buffers of the weights.
+            parts: The gradient of each variable, split as by `WeightBuffers.split`. A variable
+                whose gradient is `None` is not updated, decayed or constrained, as in Keras.
+            penalty_values: Hyperparameters of the regularizers and constraints, (K, number).
         """
         optimizer = self.optimizer
         still = [part is None or (isinstance(part, list) and part[0] is None) for part in parts]
-        stays = self._piecewise(still)
-        columns = {name: tf.convert_to_tensor(column) for name, column in self.numbers.items()}
+        stays = self._per_element(still)
+        columns = {name: tf.convert_to_tensor(v) for name, v in self.hyperparameters.items()}
         eta = columns.pop("learning_rate")
-        for name, number in self.declared.items():
-            if getattr(optimizer, number.attribute) is None:
+        for name, declared in self.declared.items():
+            if getattr(optimizer, declared.attribute) is None:
                 columns[name] = None
-        # Rounded as the kernels take them, with which each of the models would be trained alone.
+        # Rounded as the fused kernels take them, by which each model would be trained alone.
         n = optimizer._step_numbers(eta, columns, "float32", rounds=self.has_kernel)
 
         filled = [
             tf.zeros((self.size, *shape)) if stay else part
-            for part, stay, shape in zip(parts, still, self.pieces.shapes, strict=True)
+            for part, stay, shape in zip(parts, still, self.buffers.shapes, strict=True)
         ]
-        g = self._clip(self.pieces.join(filled), n)
+        g = self._clip(self.buffers.join(filled), n)
         scalars = optimizer._advance(n, *map(tf.convert_to_tensor, self.scalar_slots))
         for slot, new in zip(self.scalar_slots, scalars, strict=True):
             slot.assign(new)
-        numbers = self._of_each(n)
+        per_model = self._per_model(n)
         moved: list[Any] = []
         for i, (weights, gradient) in enumerate(zip(theta, g, strict=True)):
             slots = [slot[i] for slot in self.slots]
@@ -201,7 +208,9 @@ class StackedUpdate:
                 moved.append(weights)
                 continue
             if isinstance(weights, list):
-                self._move_apart(weights, gradient, slots, numbers, bool(self.decays[i].any()))
+                self._update_separately(
+                    weights, gradient, slots, per_model, bool(self.decays[i].any())
+                )
                 moved.append(weights)
                 continue
             delta, *new_slots = optimizer._rule(gradient, n, *map(tf.convert_to_tensor, slots))
@@ -212,27 +221,27 @@ class StackedUpdate:
                 slot.assign(new)
             new = weights - delta
             moved.append(tf.where(stays[i], weights, new) if stays[i].any() else new)
-        bounded = self._constrain(moved, still, penalty_numbers)
-        for piece, new in zip(theta, bounded, strict=True):
-            if not isinstance(piece, list):
-                piece.assign(new)
+        bounded = self._constrain(moved, still, penalty_values)
+        for buffer, new in zip(theta, bounded, strict=True):
+            if not isinstance(buffer, list):
+                buffer.assign(new)
 
-    def _move_apart(
-        self, theta: list[Any], g: list[Any], slots: list[Any], numbers: list[Any], decays: bool
+    def _update_separately(
+        self, theta: list[Any], g: list[Any], slots: list[Any], per_model: list[Any], decays: bool
     ) -> None:
-        """Moves one variable of each model with the optimizer's kernel."""
-        rows = zip(theta, g, numbers, zip(*slots, strict=True), strict=True)
+        """Updates one variable of each model by the optimizer's fused kernel."""
+        rows = zip(theta, g, per_model, zip(*slots, strict=True), strict=True)
         for weights, gradient, n, own in rows:
             if decays and n.decay_factor is not None:
                 weights.assign(weights * n.decay_factor)
             self.optimizer._kernel(weights, dense(gradient), n, *own)
 
-    def _of_each(self, n: StepNumbers) -> list[Any]:
+    def _per_model(self, n: StepNumbers) -> list[Any]:
         """Returns the numbers of each model."""
         parts = UnstackCache(self.size)
         return [n.picked(partial(parts.at, k), "float32") for k in range(self.size)]
 
-    def _may_be_apart(self, variable: Any) -> bool:
+    def _may_be_separate(self, variable: Any) -> bool:
         optimizer = self.optimizer
         limits = (optimizer.clipvalue, optimizer.clipnorm, optimizer.global_clipnorm)
         unbounded = variable.constraint is None and all(limit is None for limit in limits)
@@ -242,30 +251,30 @@ class StackedUpdate:
         if self.readings:
             self.readings["_gradient_norm"].assign(_norm(g))
         if n.clipvalue is not None:
-            g = [clip_by_value(piece, n.clipvalue) for piece in g]
+            g = [clip_by_value(buffer, n.clipvalue) for buffer in g]
         if n.clipnorm is not None:
-            parts = [tf.reshape(p, (self.size, -1)) for p in self.pieces.split(g)]
-            g = self.pieces.join([p * _shrink(_norm([p]), n.clipnorm) for p in parts])
+            parts = [tf.reshape(p, (self.size, -1)) for p in self.buffers.split(g)]
+            g = self.buffers.join([p * _shrink(_norm([p]), n.clipnorm) for p in parts])
         if n.global_clipnorm is not None:
             length = _norm(g)
             long = tf.math.is_finite(length) & (length > n.global_clipnorm)
             self.readings["_clipped_steps"].assign_add(tf.cast(long, "float32"))
-            g = [piece * _shrink(length, n.global_clipnorm) for piece in g]
+            g = [buffer * _shrink(length, n.global_clipnorm) for buffer in g]
         return g
 
-    def _constrain(self, theta: list[Any], still: list[bool], penalty_numbers: Any) -> list[Any]:
+    def _constrain(self, theta: list[Any], still: list[bool], penalty_values: Any) -> list[Any]:
         if all(v.constraint is None for v in self.variables):
             return theta
-        parts = self.pieces.split(theta)
+        parts = self.buffers.split(theta)
         for i, variable in enumerate(self.variables):
             if variable.constraint is not None and not still[i]:
-                shape = self.pieces.shapes[i]
-                constraint = self._for_all(variable.constraint, shape, penalty_numbers)
+                shape = self.buffers.shapes[i]
+                constraint = self._for_all(variable.constraint, shape, penalty_values)
                 parts[i] = constraint(parts[i])
-        return self.pieces.join(parts)
+        return self.buffers.join(parts)
 
-    def _for_all(self, constraint: Any, shape: tuple[int, ...], penalty_numbers: Any) -> Any:
-        """Returns `constraint` for weights of `shape` behind one more axis."""
+    def _for_all(self, constraint: Any, shape: tuple[int, ...], penalty_values: Any) -> Any:
+        """Returns `constraint` for weights of shape (K, *shape)."""
         if isinstance(constraint, keras.constraints.NonNeg):
             return constraint
         rank = len(shape)
@@ -273,40 +282,40 @@ class StackedUpdate:
         axes = find(shape)
         axes = (axes,) if isinstance(axes, int) else axes
         column = (self.size,) + (1,) * rank
-        numbers = {
-            name: tf.reshape(penalty_numbers[:, self.places[id(constraint), name]], column)
-            for name in NUMBERS[type(constraint)]
+        values = {
+            name: tf.reshape(penalty_values[:, self.penalty_index[id(constraint), name]], column)
+            for name in PENALTY_ARGUMENTS[type(constraint)]
         }
-        return with_numbers(constraint, numbers, axis=tuple(axis % rank + 1 for axis in axes))
+        return with_values(constraint, values, axis=tuple(axis % rank + 1 for axis in axes))
 
-    def _piecewise(self, of_variables: list[bool]) -> list[np.ndarray]:
-        """Returns the pieces of one model that say of every number what is said of its variable."""
-        pairs = zip(of_variables, self.pieces.lengths, strict=True)
-        return self.pieces.of_one([np.full(n, said) for said, n in pairs])
+    def _per_element(self, flags: list[bool]) -> list[np.ndarray]:
+        """Returns the flags of the variables, repeated for every element of their buffers."""
+        pairs = zip(flags, self.buffers.lengths, strict=True)
+        return self.buffers.flatten([np.full(n, flag) for flag, n in pairs])
 
     def _zeros(self, width: int) -> Any:
         return tf.Variable(tf.zeros((self.size, width)))
 
 
-def number_variable(optimizer: Any, name: str, numbers: dict[str, Hyperparameter]) -> Any:
-    """Returns the variable that holds a number of `optimizer`, or `None`."""
+def hyperparameter_variable(optimizer: Any, name: str, declared: dict[str, Hyperparameter]) -> Any:
+    """Returns the variable that holds a hyperparameter of `optimizer`, or `None`."""
     if name == "learning_rate":
         return optimizer.learning_rate
-    return getattr(optimizer, numbers[name].attribute)
+    return getattr(optimizer, declared[name].attribute)
 
 
-def _norm(pieces: list[Any]) -> Any:
-    """Returns the norm of each model's numbers, as a column; their squares could overflow."""
+def _norm(buffers: list[Any]) -> Any:
+    """Returns the gradient norm of each model, (K, 1), computed without overflow."""
     largest = tf.reduce_max(
-        tf.stack([tf.reduce_max(tf.abs(g), axis=1, keepdims=True) for g in pieces]), axis=0
+        tf.stack([tf.reduce_max(tf.abs(g), axis=1, keepdims=True) for g in buffers]), axis=0
     )
     unit = tf.where(largest > 0, largest, tf.ones_like(largest))
-    squares = [tf.reduce_sum(tf.square(g / unit), axis=1, keepdims=True) for g in pieces]
+    squares = [tf.reduce_sum(tf.square(g / unit), axis=1, keepdims=True) for g in buffers]
     return unit * tf.sqrt(tf.add_n(squares))
 
 
 def _shrink(length: Any, limit: Any) -> Any:
-    """Returns by what a gradient of `length` is multiplied so that it is no longer than `limit`."""
+    """Returns the factor that clips a gradient of norm `length` to norm `limit`."""
     factor = limit / tf.maximum(length, limit)
-    # An infinite limit is no limit, and inf / inf no number.
+    # An infinite limit means no clipping, and inf / inf is NaN.
     return tf.where(tf.math.is_inf(limit), tf.ones_like(factor), factor)

@@ -1,4 +1,4 @@
-"""K models of one structure, trained at once in one JAX program."""
+"""K models of one structure, trained in one JAX program."""
 
 from typing import Any
 
@@ -9,22 +9,22 @@ from jax import numpy as jnp
 from kerastools.acceleration._loop_programs import build_metrics, jax_loop
 from kerastools.search._reuse.model_cache import state_of
 
-# Of all models together, in one call of evaluation.
+# Rows per call of evaluation, over all models.
 _ROWS_OF_EVALUATION = 1024
-_STEPS_PER_CALL = 64  # Ctrl-C is heard between calls.
+_STEPS_PER_CALL = 64  # Ctrl-C takes effect between calls.
 
 
 class VmappedModel:
-    """Trains K models together: `jax.vmap` of Keras's own step, over K states and common rows.
+    """Trains K models together: `jax.vmap` of Keras's own step over K states, with shared batches.
 
-    The state of a model is all that its step reads and moves: weights, statistics, seeds, live
-    numbers, slots, step count and metrics. So whatever Keras can train on JAX trains here, each
-    model as it would alone; one that diverges, or whose place is given to another, leaves the
-    others as they are.
+    The state of a model is all that its step reads and updates: weights, statistics, seeds, mutable
+    hyperparameters, optimizer slots, step count and metrics. So whatever Keras can train on JAX
+    trains here. Models do not depend on each other: one that diverges, or whose slot is reloaded,
+    leaves the others unchanged.
 
     Args:
-        template: A built and compiled model; what it computes is what all compute.
-        size: K.
+        template: A built and compiled model; all models compute the same.
+        size: K, the number of slots.
     """
 
     def __init__(self, template: Any, size: int) -> None:
@@ -36,22 +36,22 @@ class VmappedModel:
         self.train_step = jax.vmap(template.train_step, in_axes=(0, None))
         self.train_loop = jax.jit(self._train_loop, donate_argnums=0)
         self.test_step = jax.jit(jax.vmap(template.test_step, in_axes=(0, None)))
-        self.keep_best = jax.jit(_chosen, donate_argnums=2)
+        self.select_best = jax.jit(_select, donate_argnums=2)
 
-    def place(self, models: dict[int, Any]) -> None:
-        """Gives places the states of freshly built models."""
-        places = jnp.array(list(models))
+    def load(self, models: dict[int, Any]) -> None:
+        """Loads the states of freshly built models into slots."""
+        slots = jnp.array(list(models))
         fresh = zip(*map(_parts, models.values()), strict=True)
         self.state = [
             [
-                held.at[places].set(jnp.stack([v.value for v in new]))
+                held.at[slots].set(jnp.stack([v.value for v in new]))
                 for held, *new in zip(mine, *parts, strict=True)
             ]
             for mine, parts in zip(self.state, fresh, strict=True)
         ]
 
     def train(self, x: Any, y: Any, batch_size: int, order: np.ndarray) -> list[dict[str, float]]:
-        """Trains one epoch, the rows in this order; returns what Keras would log, by place."""
+        """Trains one epoch on the rows in this order; returns the logs of each slot."""
         state = (*self.state, self._fresh_metrics(x, y))
         x, y = jnp.asarray(x), jnp.asarray(y)
         whole = len(order) // batch_size
@@ -68,7 +68,7 @@ class VmappedModel:
         return self._logs(logs)
 
     def evaluate(self, x: Any, y: Any, batch_size: int) -> list[dict[str, float]]:
-        """Returns what Keras would log of validation, by place."""
+        """Returns the validation logs of each slot."""
         trainable, others, _ = self.state
         metrics = self._fresh_metrics(x, y)
         rows = max(batch_size, _ROWS_OF_EVALUATION // self.size)
@@ -79,18 +79,16 @@ class VmappedModel:
             )
         return [{f"val_{name}": value for name, value in log.items()} for log in self._logs(logs)]
 
-    def remember(self, improved: np.ndarray) -> None:
-        """Keeps the state of the models that are better than ever."""
+    def keep_best(self, improved: np.ndarray) -> None:
+        """Copies the state of the models that improved."""
         if improved.any():
-            self.best = self.keep_best(improved, self.state, self.best)
+            self.best = self.select_best(improved, self.state, self.best)
 
-    def best_arrays(self, k: int) -> list[np.ndarray]:
-        """Returns the best state of place `k` as `state_of` a single model would give it."""
-        return self._read(self.best, k, state_of(self.template))
-
-    def weights(self, k: int) -> list[np.ndarray]:
-        """Returns the present weights of model `k`, in the order of `get_weights`."""
-        return self._read(self.state, k, self.template.weights)
+    def best_state(self, k: int) -> list[np.ndarray]:
+        """Returns the best state of slot `k`, in the order of `state_of(model)`."""
+        pairs = zip(_parts(self.template), self.best, strict=True)
+        where = {id(v): a for mine, held in pairs for v, a in zip(mine, held, strict=True)}
+        return [np.array(where[id(v)][k]) for v in state_of(self.template)]
 
     def _train_loop(self, state: Any, x: Any, y: Any, rows: Any, num: Any) -> tuple[Any, Any]:
         def step(state: Any, batch: Any) -> tuple[Any, Any]:
@@ -105,18 +103,13 @@ class VmappedModel:
             self.metrics = [np.array(v) for v in self.template.metrics_variables]
         return [jnp.repeat(value[None], self.size, 0) for value in self.metrics]
 
-    def _read(self, state: list[list[Any]], k: int, variables: list[Any]) -> list[np.ndarray]:
-        pairs = zip(_parts(self.template), state, strict=True)
-        where = {id(v): a for mine, held in pairs for v, a in zip(mine, held, strict=True)}
-        return [np.array(where[id(v)][k]) for v in variables]
-
     def _logs(self, logs: Any) -> list[dict[str, float]]:
         arrays = {name: np.asarray(value) for name, value in logs.items()}
         return [{name: float(a[k]) for name, a in arrays.items()} for k in range(self.size)]
 
 
 def _parts(model: Any) -> list[list[Any]]:
-    """Returns the variables of `model` as Keras's step takes them."""
+    """Returns the variables of `model`, grouped as Keras's step takes them."""
     state_of(model)  # Builds the optimizer.
     return [model.trainable_variables, model.non_trainable_variables, model.optimizer.variables]
 
@@ -125,7 +118,7 @@ def _repeated(variable: Any, size: int) -> Any:
     return jnp.repeat(variable.value[None], size, 0)
 
 
-def _chosen(improved: Any, new: Any, old: Any) -> Any:
+def _select(improved: Any, new: Any, old: Any) -> Any:
     def choose(a: Any, b: Any) -> Any:
         return jnp.where(improved.reshape(-1, *(1,) * (a.ndim - 1)), a, b)
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from kerastools._core.table import format_table
+from kerastools._core.plotting import axes_for, finished
+from kerastools._core.table import Printed, format_table
 
 # Two-sided 95 % quantiles of Student's t for 1, 2, 3 ... degrees of freedom.
 _STUDENT = (12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
@@ -68,8 +69,8 @@ class DepthResult:
         return self.difference is not None and self.difference[0] > self.difference[1]
 
 
-@dataclass(frozen=True)
-class ReuseDepth:
+@dataclass(frozen=True, repr=False)
+class ReuseDepth(Printed):
     """The answer of `search_reuse_depth`; prints as tables, `plot()` draws it.
 
     Attributes:
@@ -136,8 +137,8 @@ class ReuseDepth:
         """Draws probe and validation accuracies over the depth of the cut.
 
         Args:
-            target: The path of a picture to write. By default the figure is neither written nor
-                shown.
+            target: The path of a picture to write, or matplotlib axes to draw on. By default a new
+                figure, which is neither written nor shown.
 
         Returns:
             The matplotlib figure.
@@ -145,14 +146,7 @@ class ReuseDepth:
         Raises:
             ImportError: If matplotlib is missing; `pip install 'kerastools[plot]'` brings it.
         """
-        try:
-            from matplotlib.figure import Figure
-        except ImportError as error:
-            raise ImportError(
-                "ReuseDepth.plot needs matplotlib. Install it with pip install 'kerastools[plot]'."
-            ) from error
-        figure = Figure((8, 4.5), layout="constrained")
-        axes = figure.subplots()
+        axes = axes_for(target, "ReuseDepth.plot")
         names = [s.upto for s in self.scores]
         probe = [np.mean(s.probe) for s in self.scores]
         axes.plot(range(1, len(names) + 1), probe, "^:", color="gray", label="linear probe")
@@ -186,9 +180,7 @@ class ReuseDepth:
         axes.set_xlabel("reused up to")
         axes.set_ylabel("accuracy ± deviation (beside it: epochs trained)")
         axes.legend()
-        if target is not None:
-            figure.savefig(target, dpi=150)
-        return figure
+        return finished(axes.figure, target)
 
 
 def score_of(accuracy: float, loss: float) -> float:

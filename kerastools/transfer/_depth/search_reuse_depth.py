@@ -8,6 +8,7 @@ import numpy as np
 
 from kerastools._core.checks import require_finite
 from kerastools._core.graph.calls import Call, Graph, read_graph
+from kerastools._core.graph.kinds import is_kind
 from kerastools.transfer._depth.candidate import Contestant
 from kerastools.transfer._depth.cheap_scores import folds_of, log_me, probe
 from kerastools.transfer._depth.cut import cuts, find_call
@@ -156,8 +157,7 @@ def _candidates(graph: Graph) -> list[Call]:
     weighted = [
         call
         for call in graph.calls
-        if getattr(call.operation, "weights", None)
-        and "Normalization" not in type(call.operation).__name__
+        if getattr(call.operation, "weights", None) and not is_kind(call.operation, "normalization")
     ]
     order = {id(c.node): i for i, c in enumerate(graph.calls)}
     found: dict[int, Call] = {}

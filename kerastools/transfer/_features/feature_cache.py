@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from kerastools._core.graph.calls import read_graph, sublayers
-from kerastools._core.keras_private.training import compile_arguments
+from kerastools._core.keras_private.compiled_model import compile_arguments
 from kerastools.optimizers import rebind
 from kerastools.transfer._depth.cut import cuts, find_call, split
 from kerastools.transfer._features.rows import FeatureRows, gather, is_dataset

@@ -5,14 +5,8 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from kerastools._core.graph.calls import (
-    Graph,
-    copy_operation,
-    copy_state,
-    has_graph,
-    read_graph,
-    sublayers,
-)
+from kerastools._core.graph.calls import Graph, has_graph, read_graph, sublayers
+from kerastools._core.graph.rebuild import copy_operation, copy_state
 
 
 def diamond():
@@ -84,7 +78,7 @@ def test_a_travelling_mask_is_told_from_an_explicit_one():
     travelling = layers.LSTM(2, name="t")(layers.Masking()(x))
     explicit = layers.LSTM(2, name="e")(x, mask=mask)
     graph = Graph(keras.Model([x, mask], [travelling, explicit]))
-    found = {call.operation.name: call.has_explicit_mask() for call in graph.calls}
+    found = {call.operation.name: call.has_explicit_mask for call in graph.calls}
     assert not found["t"]
     assert found["e"]
 

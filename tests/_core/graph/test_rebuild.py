@@ -36,10 +36,10 @@ def test_layers_are_changed_left_out_and_put_between_by_their_path():
         asked.append(path)
         return (layers.Dense(4, activation="relu", name="in"), True) if path == "inner/in" else None
 
-    def connect(path, call, layer, args, kwargs):
-        if path == "norm":
+    def connect(call, layer, args, kwargs):
+        if call.path == "norm":
             return args[0]
-        if path == "head":
+        if call.path == "head":
             args = (layers.Identity(name="between")(args[0]),)
         return layer(*args, **kwargs)
 
@@ -52,3 +52,54 @@ def test_layers_are_changed_left_out_and_put_between_by_their_path():
     assert "norm" not in names
     kernel = model.get_layer("inner").get_layer("in").kernel
     np.testing.assert_array_equal(twin.get_layer("inner").get_layer("in").kernel, kernel)
+
+
+def masked_sequential():
+    return keras.Sequential(
+        [
+            keras.Input((4,), dtype="int32"),
+            layers.Embedding(5, 3, mask_zero=True),
+            layers.Bidirectional(layers.GRU(2, return_sequences=True)),
+            layers.GlobalAveragePooling1D(),
+            layers.Dense(2),
+        ]
+    )
+
+
+def test_a_masked_sequential_model_comes_back_as_one():
+    model, x = masked_sequential(), np.array([[1, 2, 0, 0], [3, 0, 0, 0]])
+    outer_in = keras.Input((4,), dtype="int32")
+    outer = keras.Model(outer_in, layers.Dense(1)(model(outer_in)))
+    for original in (model, outer):
+        twin = rebuild(original, "test")
+        np.testing.assert_array_equal(twin(x), original(x))
+    assert isinstance(rebuild(model, "test"), keras.Sequential)
+    assert isinstance(twin.layers[1], keras.Sequential)
+
+
+def test_a_sequential_model_that_is_no_chain_any_more_comes_back_functional():
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(4, name="d"), layers.ReLU()])
+
+    def connect(call, layer, args, kwargs):
+        outputs = layer(*args, **kwargs)
+        return layers.Add()([args[0], outputs]) if call.path == "d" else outputs
+
+    twin = rebuild(model, "test", connect=connect)
+    x = np.ones((2, 4), "float32")
+    np.testing.assert_array_equal(twin(x), ops.relu(x + model.layers[0](x)))
+
+
+def test_a_sequential_model_with_a_layer_twice_keeps_both_calls():
+    dense = layers.Dense(4)
+    model = keras.Sequential([keras.Input((4,)), dense, layers.ReLU(), dense])
+    x = np.ones((2, 4), "float32")
+    twin = rebuild(model, "test")
+    np.testing.assert_array_equal(twin(x), model(x))
+    assert twin.count_params() == model.count_params()
+
+
+def test_a_sequential_model_that_was_built_by_a_call_takes_other_batch_sizes():
+    model = keras.Sequential([layers.Dense(4), layers.Reshape((2, 2)), layers.Flatten()])
+    model(np.ones((3, 4), "float32"))
+    x = np.ones((5, 4), "float32")
+    np.testing.assert_array_equal(rebuild(model, "test")(x), model(x))

@@ -25,15 +25,32 @@ def test_names_are_counted_anew():
     assert [keras.layers.Dense(1).name for _ in range(2)] == ["dense", "dense_1"]
 
 
-def test_compile_arguments_are_those_that_were_passed():
-    def loss(y_true, y_pred):
-        return keras.ops.mean(y_true - y_pred)
+def compiled(**arguments):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile(**{"optimizer": "sgd", "loss": "mse"} | arguments)
+    return model
 
-    model = residual()
-    model.compile("sgd", loss, metrics=["mae"])
-    arguments = compile_arguments(model)
+
+def test_another_model_is_compiled_with_the_same_objects():
+    def loss(y, prediction):
+        return keras.ops.mean(keras.ops.abs(y - prediction))
+
+    metric = keras.metrics.MeanSquaredError()
+    first = compiled(loss=loss, metrics=[metric], run_eagerly=False)
+    arguments = compile_arguments(first)
     assert arguments["loss"] is loss
-    assert arguments["metrics"] == ["mae"]
+    assert arguments["metrics"] == [metric]
+    assert arguments["optimizer"] is first.optimizer
+    second = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    second.compile(**arguments)
+    assert second.optimizer is first.optimizer
+
+
+def test_the_loss_scale_is_not_wrapped_twice():
+    keras.config.set_dtype_policy("mixed_float16")
+    model = compiled()
+    model.compile(**compile_arguments(model))
+    assert not isinstance(model.optimizer.inner_optimizer, keras.optimizers.LossScaleOptimizer)
 
 
 def test_nodes_tell_who_feeds_whom():

@@ -84,6 +84,23 @@ def test_factors_scale_the_steps_of_single_variables():
     assert [v.numpy().tolist() for v in variables] == [[-1.0, 0.0], [-0.25, 0.75]]
 
 
+def test_an_update_step_that_the_user_has_replaced_stays():
+    variables, optimizer = make_variables(2), keras.optimizers.SGD(1.0)
+    optimizer.build(variables)
+    plain = optimizer.update_step
+
+    def doubled(gradient, variable, learning_rate):
+        plain(2 * gradient, variable, learning_rate)
+
+    optimizer.update_step = doubled
+    for _ in range(2):
+        set_factors(optimizer, {id(variables[1]): 0.25})
+    optimizer.apply([keras.ops.ones(2), keras.ops.ones(2)], variables)
+    assert [v.numpy().tolist() for v in variables] == [[-1.0, 0.0], [0.5, 1.5]]
+    set_factors(optimizer, {})
+    assert optimizer.update_step is doubled
+
+
 @pytest.fixture
 def rows():
     stack = Stack([0, 2], (3,), "float32")

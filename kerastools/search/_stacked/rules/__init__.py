@@ -1,4 +1,4 @@
-"""How each kind of layer computes for many models at once."""
+"""Stacking rules: how each class of layer is computed for K models at once."""
 
 # Importing a file registers its rules.
 from kerastools.search._stacked.rules import convolution as convolution

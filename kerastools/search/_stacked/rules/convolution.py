@@ -1,4 +1,4 @@
-"""Convolutions: those of K models are one with K groups."""
+"""Stacking rules of convolutions: those of K models are one with K groups."""
 
 import functools
 from typing import Any
@@ -9,7 +9,7 @@ from keras import ops
 
 from kerastools.search._stacked.rules.elementwise import activate, is_keras_function
 from kerastools.search._stacked.rules.registry import one_by_one, stacks
-from kerastools.search._stacked.stacked_tensor import StackedTensor
+from kerastools.search._stacked.stacked_tensor import Layout, StackedTensor
 
 
 def _is_plain(layer: Any) -> bool:
@@ -22,8 +22,8 @@ def _is_plain(layer: Any) -> bool:
 
 @functools.cache
 def groups_work() -> bool:
-    """Returns whether TensorFlow can convolve in groups here; on CPUs it takes oneDNN for it."""
-    with tf.init_scope():  # Which pauses every tape, so the gradient is asked for by its name.
+    """Whether TensorFlow supports grouped convolutions here; on CPUs it needs oneDNN."""
+    with tf.init_scope():  # It pauses every tape, so the gradient's operation is called directly.
         try:
             tf.raw_ops.Conv2DBackpropFilter(
                 input=tf.ones((1, 3, 3, 2)),
@@ -40,37 +40,37 @@ def groups_work() -> bool:
 @stacks(keras.layers.Conv1D, keras.layers.Conv2D, where=_is_plain)
 def convolution(layer: Any, values: Any, training: bool, x: StackedTensor) -> StackedTensor:
     """Returns f(x ∗ W + b)."""
-    common = x.held == "common" and layer.groups == 1
-    if not common and not groups_work():
+    shared = x.layout is Layout.SHARED and layer.groups == 1
+    if not shared and not groups_work():
         return one_by_one(layer, values, training, x)
-    kernel = StackedTensor(x.size, members=values.get(layer.kernel)).side
-    y = _convolve(layer, x.common if common else x.side, kernel)
-    return _finished(layer, values, StackedTensor(x.size, side=y))
+    kernel = StackedTensor(x.size, stacked=values.get(layer.kernel)).grouped
+    y = _convolve(layer, x.shared if shared else x.grouped, kernel)
+    return _finish(layer, values, StackedTensor(x.size, grouped=y))
 
 
 @stacks(keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D, where=_is_plain)
 def depthwise(layer: Any, values: Any, training: bool, x: StackedTensor) -> StackedTensor:
-    """Returns f(x ∗ W + b), each channel by itself, as the channels of all models lie anyway."""
-    return _finished(layer, values, _each_channel(layer, values.get(layer.kernel), x))
+    """Returns f(x ∗ W + b) per channel: the grouped channels of K models need no groups."""
+    return _finish(layer, values, _depthwise(layer, values.get(layer.kernel), x))
 
 
 @stacks(keras.layers.SeparableConv1D, keras.layers.SeparableConv2D, where=_is_plain)
 def separable(layer: Any, values: Any, training: bool, x: StackedTensor) -> StackedTensor:
-    """Returns f((x ∗ D) P + b): each channel by itself, then all of a point."""
+    """Returns f((x ∗ D) P + b): a depthwise convolution, then a pointwise one."""
     if not groups_work():
         return one_by_one(layer, values, training, x)
-    y = _each_channel(layer, values.get(layer.depthwise_kernel), x)
-    point = StackedTensor(x.size, members=values.get(layer.pointwise_kernel)).side
+    y = _depthwise(layer, values.get(layer.depthwise_kernel), x)
+    point = StackedTensor(x.size, stacked=values.get(layer.pointwise_kernel)).grouped
     point = ops.reshape(point, (1,) * (4 - len(point.shape)) + tuple(point.shape))
-    side = y.side[:, None] if layer.rank == 1 else y.side
-    side = tf.nn.conv2d(side, point, 1, "VALID")
-    side = side[:, 0] if layer.rank == 1 else side
-    return _finished(layer, values, StackedTensor(x.size, side=side))
+    channels = y.grouped[:, None] if layer.rank == 1 else y.grouped
+    channels = tf.nn.conv2d(channels, point, 1, "VALID")
+    channels = channels[:, 0] if layer.rank == 1 else channels
+    return _finish(layer, values, StackedTensor(x.size, grouped=channels))
 
 
-def _finished(layer: Any, values: Any, y: StackedTensor) -> StackedTensor:
+def _finish(layer: Any, values: Any, y: StackedTensor) -> StackedTensor:
     if layer.use_bias:
-        y = y.map(lambda value: value + values.aligned(layer.bias, y))
+        y = y.map(lambda value: value + values.broadcastable(layer.bias, y))
     return activate(layer.activation, y)
 
 
@@ -86,18 +86,18 @@ def _convolve(layer: Any, x: Any, kernel: Any) -> Any:
     return y[:, 0] if layer.rank == 1 else y
 
 
-def _each_channel(layer: Any, kernel: Any, x: StackedTensor) -> StackedTensor:
-    """Convolves each channel with its kernels, (K, ..., channels, multiplier)."""
+def _depthwise(layer: Any, kernel: Any, x: StackedTensor) -> StackedTensor:
+    """Returns the depthwise convolution by kernels of shape (K, ..., channels, multiplier)."""
     multiplier = kernel.shape[-1]
     axes = (*range(1, layer.rank + 1), 0, layer.rank + 1, layer.rank + 2)
     shape = (*kernel.shape[1:-2], x.size * x.channels, multiplier)
     kernel = ops.reshape(ops.transpose(kernel, axes), shape)
-    strides, dilations, side = list(layer.strides), list(layer.dilation_rate), x.side
+    strides, dilations, channels = list(layer.strides), list(layer.dilation_rate), x.grouped
     if layer.rank == 1:
-        # TensorFlow wants equal strides and dilations; there is one row only.
-        side, kernel = side[:, None], kernel[None]
+        # TensorFlow needs equal strides and dilations; there is only one row.
+        channels, kernel = channels[:, None], kernel[None]
         strides, dilations = strides * 2, dilations * 2
     y = tf.nn.depthwise_conv2d(
-        side, kernel, [1, *strides, 1], layer.padding.upper(), dilations=dilations
+        channels, kernel, [1, *strides, 1], layer.padding.upper(), dilations=dilations
     )
-    return StackedTensor(x.size, side=y[:, 0] if layer.rank == 1 else y)
+    return StackedTensor(x.size, grouped=y[:, 0] if layer.rank == 1 else y)

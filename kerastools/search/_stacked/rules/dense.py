@@ -8,7 +8,7 @@ from keras import ops
 
 from kerastools.search._stacked.rules.elementwise import activate, is_keras_function
 from kerastools.search._stacked.rules.registry import stacks
-from kerastools.search._stacked.stacked_tensor import StackedTensor, beside, joined
+from kerastools.search._stacked.stacked_tensor import Layout, StackedTensor, group, stack
 
 
 def _is_plain(layer: Any) -> bool:
@@ -23,26 +23,26 @@ def dense(layer: Any, values: Any, training: bool, x: StackedTensor) -> StackedT
         y = _batched(layer, values, x)
     else:
         # On a CPU, products of single matrices are up to twice as fast as a batched one.
-        kernels = values.each(layer.kernel)
-        products = [_product(r, w) for r, w in zip(x.each(), kernels, strict=True)]
-        y = (beside if x.rank == 2 else joined)(products)
+        kernels = values.unstack(layer.kernel)
+        products = [_product(r, w) for r, w in zip(x.unstack(), kernels, strict=True)]
+        y = (group if x.rank == 2 else stack)(products)
     if layer.bias is not None:
-        y = y.map(lambda value: value + values.aligned(layer.bias, y))
+        y = y.map(lambda value: value + values.broadcastable(layer.bias, y))
     return activate(layer.activation, y)
 
 
 @stacks(keras.layers.EinsumDense, where=_is_plain)
 def einsum_dense(layer: Any, values: Any, training: bool, x: StackedTensor) -> StackedTensor:
-    """Returns f(einsum(equation, x, W) + b), with one more letter for the models."""
+    """Returns f(einsum(equation, x, W) + b), with one more index for the models."""
     left, right = layer.equation.replace(" ", "").split("->")
     inputs, weights = left.split(",")
     k = next(letter for letter in "abcdefghijklmnopqrstuvwxyz" if letter not in layer.equation)
-    one = "" if x.held == "common" else k
-    value = x.common if x.held == "common" else x.members
+    one = "" if x.layout is Layout.SHARED else k
+    value = x.shared if x.layout is Layout.SHARED else x.stacked
     product = ops.einsum(f"{one}{inputs},{k}{weights}->{k}{right}", value, values.get(layer.kernel))
-    y = StackedTensor(x.size, members=product)
+    y = StackedTensor(x.size, stacked=product)
     if layer.bias is not None:
-        y = y.map(lambda value: value + values.aligned(layer.bias, y))
+        y = y.map(lambda value: value + values.broadcastable(layer.bias, y))
     return activate(layer.activation, y)
 
 
@@ -55,11 +55,11 @@ def _product(rows: Any, kernel: Any) -> Any:
 
 
 def _batched(layer: Any, values: Any, x: StackedTensor) -> StackedTensor:
-    rows = x.common[None] if x.held == "common" else x.members
+    rows = x.shared[None] if x.layout is Layout.SHARED else x.stacked
     flat = ops.reshape(rows, (rows.shape[0], -1, rows.shape[-1]))
     product = ops.matmul(flat, values.get(layer.kernel))
     shape = (x.size, *ops.shape(rows)[1:-1], layer.units)
-    return StackedTensor(x.size, members=ops.reshape(product, shape))
+    return StackedTensor(x.size, stacked=ops.reshape(product, shape))
 
 
 @stacks(
@@ -69,13 +69,13 @@ def _batched(layer: Any, values: Any, x: StackedTensor) -> StackedTensor:
     ),
 )
 def embedding(layer: Any, values: Any, training: bool, x: StackedTensor) -> StackedTensor:
-    """Returns the rows of the table that x names."""
+    """Returns rows of the tables, which are concatenated to one."""
     table = ops.reshape(values.get(layer.embeddings), (-1, layer.output_dim))
     first = ops.arange(x.size, dtype="int32") * layer.input_dim
-    index = ops.cast(x.common[None] if x.held == "common" else x.members, "int32")
-    # Below 0 it counts from the end of its own table; beyond it no row is to be found.
+    index = ops.cast(x.shared[None] if x.layout is Layout.SHARED else x.stacked, "int32")
+    # As in Keras, a negative index counts from the end of the table, and one beyond it gives NaN.
     index = ops.where(index < 0, index + layer.input_dim, index)
     inside = ops.logical_and(index >= 0, index < layer.input_dim)
     first = ops.reshape(first, (-1,) + (1,) * x.rank)
     index = ops.where(inside, index + first, x.size * layer.input_dim)
-    return StackedTensor(x.size, members=ops.take(table, index, axis=0))
+    return StackedTensor(x.size, stacked=ops.take(table, index, axis=0))

@@ -1,4 +1,4 @@
-"""Recurrent layers: one product for the inputs of all steps, one per step for the state."""
+"""Stacking rules of recurrent layers: one matmul for all inputs, one per step for the states."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ def _is_plain(layer: Any) -> bool:
 
 @stacks(keras.layers.LSTM, where=_is_plain)
 def lstm(layer: Any, values: Any, training: bool, x: StackedTensor) -> StackedTensor:
-    """Returns h of c ← fc + ig, h = o tanh(c), with gates i, f, g, o."""
+    """Returns h, where c ← f c + i g and h = o tanh(c), with gates i, f, g, o."""
     recurrent = values.get(layer.cell.recurrent_kernel)
     gate = layer.recurrent_activation
 
@@ -40,7 +40,7 @@ def lstm(layer: Any, values: Any, training: bool, x: StackedTensor) -> StackedTe
 
 @stacks(keras.layers.GRU, where=_is_plain)
 def gru(layer: Any, values: Any, training: bool, x: StackedTensor) -> StackedTensor:
-    """Returns h ← zh + (1 − z)g, with the reset gate r before or behind the product."""
+    """Returns h ← z h + (1 − z) g, with the reset gate r before or after the matmul."""
     recurrent, units = values.get(layer.cell.recurrent_kernel), layer.units
     gate, bias = layer.recurrent_activation, layer.cell.bias
     both = values.get(bias) if bias is not None else None
@@ -88,20 +88,20 @@ def _has_rules(layer: Any) -> bool:
 
 @stacks(keras.layers.Bidirectional, where=_has_rules)
 def bidirectional(layer: Any, values: Any, training: bool, x: StackedTensor) -> StackedTensor:
-    """Returns what a layer makes of the sequence and of the reversed one."""
-    there, back = (
-        find_rule(half)(half, values, training, x).members  # type: ignore[misc]
+    """Returns the merged outputs of the forward and the backward layer."""
+    forward, backward = (
+        find_rule(half)(half, values, training, x).stacked  # type: ignore[misc]
         for half in (layer.forward_layer, layer.backward_layer)
     )
     if layer.return_sequences:
-        back = ops.flip(back, axis=2)
+        backward = ops.flip(backward, axis=2)
     merged = {
-        "concat": lambda: ops.concatenate([there, back], axis=-1),
-        "sum": lambda: there + back,
-        "ave": lambda: (there + back) / 2,
-        "mul": lambda: there * back,
+        "concat": lambda: ops.concatenate([forward, backward], axis=-1),
+        "sum": lambda: forward + backward,
+        "ave": lambda: (forward + backward) / 2,
+        "mul": lambda: forward * backward,
     }[layer.merge_mode]()
-    return StackedTensor(x.size, members=merged)
+    return StackedTensor(x.size, stacked=merged)
 
 
 def _run(
@@ -109,7 +109,7 @@ def _run(
 ) -> StackedTensor:
     kernel = values.get(layer.cell.kernel)
     _, length, features = x.shape
-    inputs = x.members
+    inputs = x.stacked
     z = ops.matmul(ops.reshape(inputs, (x.size, -1, features)), kernel)
     if bias is not None:
         z = z + (values.get(bias) if isinstance(bias, keras.Variable) else bias)[:, None]
@@ -120,5 +120,5 @@ def _run(
     zero = ops.zeros_like(z[0, ..., : layer.units])
     outputs, *_ = tf.scan(step, z, (zero,) * num_states)
     if layer.return_sequences:
-        return StackedTensor(x.size, members=ops.transpose(outputs, (1, 2, 0, 3)))
-    return StackedTensor(x.size, members=outputs[-1])
+        return StackedTensor(x.size, stacked=ops.transpose(outputs, (1, 2, 0, 3)))
+    return StackedTensor(x.size, stacked=outputs[-1])

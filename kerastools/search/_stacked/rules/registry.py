@@ -1,4 +1,4 @@
-"""Registry of the functions that compute a layer for many models, and the default for any layer."""
+"""Registry of stacking rules, and the rule that works for every layer."""
 
 import inspect
 from collections.abc import Callable
@@ -7,9 +7,9 @@ from typing import Any
 import keras
 from keras import ops, tree
 
-from kerastools.search._stacked.stacked_tensor import StackedTensor, joined
+from kerastools.search._stacked.stacked_tensor import StackedTensor, stack
 
-# Given the layer, the values of its variables, whether it is training and the layer's arguments.
+# rule(layer, values of its variables, training, *arguments of the layer) -> output
 Rule = Callable[..., Any]
 Check = Callable[[Any], bool]
 
@@ -17,7 +17,12 @@ _RULES: dict[type, tuple[Rule, Check]] = {}
 
 
 def stacks(*classes: type, where: Check = lambda layer: True) -> Callable[[Rule], Rule]:
-    """Decorates the function that computes the layers of `classes`, those for which `where`."""
+    """Registers the decorated function as stacking rule of the layers of `classes`.
+
+    Args:
+        *classes: Classes of layers; subclasses do not count.
+        where: Tells the layers that the rule can compute.
+    """
 
     def register(function: Rule) -> Rule:
         for cls in classes:
@@ -28,13 +33,13 @@ def stacks(*classes: type, where: Check = lambda layer: True) -> Callable[[Rule]
 
 
 def find_rule(layer: Any) -> Rule | None:
-    """Returns the function that computes `layer` for many models, or `None`."""
+    """Returns the stacking rule of `layer`, or `None`."""
     function, where = _RULES.get(type(layer), (None, None))
     return function if where is not None and where(layer) else None
 
 
 def one_by_one(layer: Any, values: Any, training: bool, /, *args: Any, **kwargs: Any) -> Any:
-    """Returns what `layer` makes of the tensors of each model, with that model's weights."""
+    """Calls `layer` K times, with the tensors and the weights of one model each."""
     outputs, after = [], []
     is_layer = isinstance(layer, keras.Layer)
     # Unstacked once: the gradients of K slices would be K whole arrays of zeros.
@@ -64,8 +69,8 @@ def one_by_one(layer: Any, values: Any, training: bool, /, *args: Any, **kwargs:
         moved = zip(layer.non_trainable_variables, zip(*after, strict=True), strict=True)
         for variable, new in moved:
             values.set(variable, ops.stack(new))
-    return tree.map_structure(lambda *each: joined(each), *outputs)
+    return tree.map_structure(lambda *each: stack(each), *outputs)
 
 
 def _each(leaf: Any, size: int) -> list[Any]:
-    return leaf.each() if isinstance(leaf, StackedTensor) else [leaf] * size
+    return leaf.unstack() if isinstance(leaf, StackedTensor) else [leaf] * size

@@ -7,96 +7,92 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from kerastools._core.graph.kinds import layer_classes
 from kerastools.search._stacked.rules.convolution import groups_work
 from kerastools.search._stacked.rules.registry import stacks
-from kerastools.search._stacked.stacked_tensor import StackedTensor
+from kerastools.search._stacked.stacked_tensor import Layout, StackedTensor
 
-# What a Normalization was adapted to are constants of the structure.
+# A Normalization's statistics are part of the description, and equal in all models.
 _OF_ROWS = (
-    "Flatten Reshape Permute RepeatVector Softmax Rescaling Normalization UnitNormalization "
-    "Concatenate Dot"
+    *layer_classes("flatten", "reshape", "permute", "repeat", "softmax", "concatenate", "dot"),
+    *layer_classes("rescaling", "standardization", "unit_normalization"),
 )
-_OF_CHANNELS = " ".join(
-    f"{kind}{n}D"
-    for n in (1, 2, 3)
-    for kind in (
-        "MaxPooling",
-        "AveragePooling",
-        "GlobalMaxPooling",
-        "GlobalAveragePooling",
-        "ZeroPadding",
-        "Cropping",
-        "UpSampling",
-    )
-    if (kind, n) != ("MaxPooling", 2)  # Which has a file of its own.
+_OF_CHANNELS = layer_classes(
+    "max_pooling",
+    "average_pooling",
+    "global_max_pooling",
+    "global_average_pooling",
+    "zero_padding",
+    "cropping",
+    "up_sampling",
 )
-_MERGES = "Add Subtract Multiply Average Maximum Minimum"
-
-
-def _named(names: str) -> list[type]:
-    return [getattr(keras.layers, name) for name in names.split()]
+_MERGES = layer_classes("add", "weighted_sum", "extremum", "multiply")
 
 
 def _is_last(layer: Any) -> bool:
     return getattr(layer, "data_format", None) in (None, "channels_last")
 
 
-@stacks(*_named(_OF_ROWS), where=_is_last)
+@stacks(*_OF_ROWS, where=_is_last)
 def rows(layer: Any, values: Any, training: bool, x: Any) -> StackedTensor:
-    """Returns what the layer makes of each row."""
+    """Calls the layer once, with the rows of all models as one batch."""
     tensors: list[StackedTensor] = x if isinstance(x, list) else [x]
     size = tensors[0].size
-    if all(tensor.held == "common" for tensor in tensors):
-        flat = [tensor.common for tensor in tensors]
+    if all(tensor.layout is Layout.SHARED for tensor in tensors):
+        flat = [tensor.shared for tensor in tensors]
     else:
-        flat = [ops.reshape(t.members, (-1, *ops.shape(t.members)[2:])) for t in tensors]
+        flat = [ops.reshape(t.stacked, (-1, *ops.shape(t.stacked)[2:])) for t in tensors]
     y = layer.call(flat if isinstance(x, list) else flat[0])
-    if all(tensor.held == "common" for tensor in tensors):
-        return StackedTensor(size, common=y)
-    return StackedTensor(size, members=ops.reshape(y, (size, -1, *ops.shape(y)[1:])))
+    if all(tensor.layout is Layout.SHARED for tensor in tensors):
+        return StackedTensor(size, shared=y)
+    return StackedTensor(size, stacked=ops.reshape(y, (size, -1, *ops.shape(y)[1:])))
 
 
-@stacks(*_named(_OF_CHANNELS), where=_is_last)
+@stacks(*_OF_CHANNELS, where=_is_last)
 def channels(layer: Any, values: Any, training: bool, x: StackedTensor) -> StackedTensor:
-    """Returns what the layer makes of each channel."""
-    return x.like(layer.call(x.side)) if x.held == "side" else rows(layer, values, training, x)
+    """Calls the layer once, with the channels of all models if they are grouped."""
+    return (
+        x.like(layer.call(x.grouped))
+        if x.layout is Layout.GROUPED
+        else rows(layer, values, training, x)
+    )
 
 
-@stacks(*_named(_MERGES))
+@stacks(*_MERGES)
 def merge(layer: Any, values: Any, training: bool, x: list[StackedTensor]) -> StackedTensor:
-    """Returns what the layer makes of several tensors, number by number."""
+    """Calls a merging layer once, element-wise."""
     alike = len({(tensor.rank, tensor.channels) for tensor in x}) == 1
-    if alike and any(tensor.held == "side" for tensor in x):
-        return StackedTensor(x[0].size, side=layer.call([tensor.side for tensor in x]))
+    if alike and any(tensor.layout is Layout.GROUPED for tensor in x):
+        return StackedTensor(x[0].size, grouped=layer.call([tensor.grouped for tensor in x]))
     return rows(layer, values, training, x)
 
 
 @stacks(keras.layers.MaxPooling2D, where=lambda layer: layer.data_format == "channels_last")
 def max_pooling(layer: Any, values: Any, training: bool, x: StackedTensor) -> StackedTensor:
-    """Returns the largest number of each block."""
-    # The same oneDNN that convolves in groups has a fast gradient, and GPUs do.
-    if x.held == "common" or groups_work() or not _has_blocks(layer, x.shape[1:3]):
+    """Returns the maximum of each block."""
+    # oneDNN, which supports grouped convolutions, has a fast gradient of pooling, and so have GPUs.
+    if x.layout is Layout.SHARED or groups_work() or not _has_blocks(layer, x.shape[1:3]):
         return channels(layer, values, training, x)
-    pool = partial(largest_of_blocks, size=layer.pool_size)
-    if x.held == "side":
-        return x.like(pool(x.side))
-    y = pool(ops.reshape(x.members, (-1, *x.members.shape[2:])))
+    pool = partial(max_pool_blocks, size=layer.pool_size)
+    if x.layout is Layout.GROUPED:
+        return x.like(pool(x.grouped))
+    y = pool(ops.reshape(x.stacked, (-1, *x.stacked.shape[2:])))
     return x.like(ops.reshape(y, (x.size, -1, *y.shape[1:])))
 
 
 def _has_blocks(layer: Any, lengths: tuple[Any, ...]) -> bool:
-    """Returns whether blocks of `pool_size` lie side by side, none of them padded."""
+    """Whether the blocks do not overlap and are not padded."""
     if not all(isinstance(length, int) for length in lengths):
         return False
     whole = all(n % block == 0 for n, block in zip(lengths, layer.pool_size, strict=True))
     return layer.strides == layer.pool_size and (whole or layer.padding == "valid")
 
 
-def largest_of_blocks(x: Any, size: tuple[int, int]) -> Any:
+def max_pool_blocks(x: Any, size: tuple[int, int]) -> Any:
     """Returns `tf.nn.max_pool2d` of x (rows, height, width, channels), with a faster gradient.
 
-    TensorFlow's looks for each block's largest number again, one number at a time, in a quarter of
-    the time of a small convolutional net's step. This compares whole arrays.
+    TensorFlow's gradient searches each block's maximum again, element by element, which takes a
+    quarter of a training step of a small convolutional net. This one compares whole arrays.
     """
 
     @tf.custom_gradient
@@ -104,22 +100,22 @@ def largest_of_blocks(x: Any, size: tuple[int, int]) -> Any:
         y = tf.nn.max_pool2d(x, size, size, "VALID")
 
         def gradient(dy: Any) -> Any:
-            # Of equal ones the first gets it, as in TensorFlow.
+            # Of equal maxima the first gets the gradient, as in TensorFlow.
             free = tf.ones_like(y, "bool")
             parts = []
-            for part in _parts(x, y.shape, size):
+            for part in _block_elements(x, y.shape, size):
                 hit = tf.equal(part, y) & free
                 parts.append(tf.where(hit, dy, tf.zeros_like(dy)))
                 free &= ~hit
-            return _joined(parts, x, y.shape, size)
+            return _from_block_elements(parts, x, y.shape, size)
 
         return y, gradient
 
     return pool(x)
 
 
-def _parts(x: Any, shape: Any, size: tuple[int, int]) -> list[Any]:
-    """Returns what stands at each place of the blocks, row by row, of the pooled shape each."""
+def _block_elements(x: Any, shape: Any, size: tuple[int, int]) -> list[Any]:
+    """Returns one array of the pooled shape for each position within a block, row by row."""
     (height, width), (_, rows, columns, depth) = size, shape
     x = tf.reshape(
         x[:, : rows * height, : columns * width], (-1, rows, height, columns * width, depth)
@@ -128,10 +124,10 @@ def _parts(x: Any, shape: Any, size: tuple[int, int]) -> list[Any]:
     return [part for line in lines for part in tf.unstack(line, axis=3)]
 
 
-def _joined(parts: list[Any], x: Any, shape: Any, size: tuple[int, int]) -> Any:
-    """Returns what `_parts` was given, with zeros where no block is."""
+def _from_block_elements(parts: list[Any], x: Any, shape: Any, size: tuple[int, int]) -> Any:
+    """Inverts `_block_elements`, with zeros outside the blocks."""
     (height, width), (_, rows, columns, depth) = size, shape
     lines = [tf.stack(parts[i : i + width], axis=3) for i in range(0, height * width, width)]
     joined = tf.reshape(tf.stack(lines, axis=2), (-1, rows * height, columns * width, depth))
-    below, beside = x.shape[1] - rows * height, x.shape[2] - columns * width
-    return tf.pad(joined, ((0, 0), (0, below), (0, beside), (0, 0))) if below or beside else joined
+    below, right = x.shape[1] - rows * height, x.shape[2] - columns * width
+    return tf.pad(joined, ((0, 0), (0, below), (0, right), (0, 0))) if below or right else joined

@@ -1,4 +1,4 @@
-"""The numbers of a model that somebody has already built, searched."""
+"""A `HyperModel` of a compiled model, whose mutable hyperparameters are searched."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,52 +6,44 @@ from typing import Any
 import keras
 import keras_tuner
 
-from kerastools._core.graph.calls import (
-    copy_operation,
-    copy_state,
-    has_graph,
-    layer_from_config,
-    sublayers,
-)
-from kerastools._core.graph.rebuild import rebuild
+from kerastools import layers
+from kerastools._core.graph.calls import has_graph, sublayers
+from kerastools._core.graph.rebuild import copy_operation, copy_state, layer_from_config, rebuild
 from kerastools._core.keras_private.compiled_model import compile_arguments
-from kerastools.layers import AlphaDropout, Dropout, SpatialDropout
-from kerastools.layers._mutable_rate import LiveRateLayer
+from kerastools.layers._mutable_rate import MutableRateLayer
 from kerastools.optimizers import SGD, Adagrad, Adam, Adamax, AdamW, Nadam, RMSprop
+from kerastools.regularization._live_layers import net_kind
 from kerastools.search._checks import require_compiled_model
 from kerastools.search._reuse.description import vocabulary_of
 from kerastools.search._spaces import betas, dropout, learning_rate, momentum
 
-_CALLER = "LiveNumbers"
+_CALLER = "MutableHyperModel"
 # Keras's optimizers whose class of the same name here has mutable hyperparameters.
 _OPTIMIZERS: dict[type, Any] = {
     getattr(keras.optimizers, cls.__name__): cls
     for cls in (SGD, Adagrad, RMSprop, Adam, AdamW, Adamax, Nadam)
 }
-_LIVE = {
-    keras.layers.Dropout: Dropout,
-    keras.layers.AlphaDropout: AlphaDropout,
-    keras.layers.SpatialDropout1D: SpatialDropout,
-    keras.layers.SpatialDropout2D: SpatialDropout,
-    keras.layers.SpatialDropout3D: SpatialDropout,
+# By the layer of Keras that each of ours extends.
+_MUTABLE = {
+    base: cls for cls in vars(layers).values() if isinstance(cls, type) for base in cls.__bases__
 }
 
 
-class LiveNumbers(keras_tuner.HyperModel):
-    """Searches dropout rate, learning rate and momentum or betas of a model as it is.
+class MutableHyperModel(keras_tuner.HyperModel):
+    """HyperModel of a compiled model: searches its dropout rate, learning rate, momentum or betas.
 
-    For a model that was not written for a search: each trial trains a copy of it, of the same
-    layers, loss and metrics, with new weights and these numbers of its own (what a layer learned of
-    the data in `adapt`, as `Normalization` does, is kept):
+    For a model that was not written for a search. Each trial trains a copy of it, with the same
+    layers, loss and metrics, new weights and its own hyperparameters. What a layer learned in
+    `adapt`, as `Normalization` does, is kept. Searched are:
 
-    - `dropout`, one rate for all dropout layers, in nested models too, in the range for its kind of
-      net (recurrent 0.2 to 0.3, convolutional 0.4 to 0.5, else 0.1 to 0.5). Keras's `Dropout`,
+    - `dropout`: one rate for all dropout layers, also in nested models, in the range for the kind
+      of net (recurrent 0.2 to 0.3, convolutional 0.4 to 0.5, else 0.1 to 0.5). Keras's `Dropout`,
       `AlphaDropout` and `SpatialDropout1D` to `3D` are replaced by those of `kerastools.layers`,
-      whose rate is live. What is within another layer (dropout of recurrent cells and attention, a
-      wrapped layer) and `GaussianDropout` stay as they are, a model without dropout without;
-    - `learning_rate`, from a tenth of the model's to ten times it, unless it is a schedule;
-    - `1 - momentum` for SGD; `1 - beta_1` and `1 - beta_2` for Adam and its kin. Keras's SGD and
-      Adam are replaced by this package's, with the same rule (and ε where Keras has it).
+      whose rate is mutable. Dropout within another layer (recurrent cells, attention, a wrapped
+      layer) and `GaussianDropout` are left as they are;
+    - `learning_rate`: from a tenth of the model's to ten times it, unless it is a schedule;
+    - `1 - momentum` for SGD; `1 - beta_1` and `1 - beta_2` for Adam and its variants. Keras's SGD
+      and Adam are replaced by those of `kerastools.optimizers`, with the same update rule.
 
     Args:
         model: A compiled functional or Sequential model, or a function without arguments that
@@ -59,8 +51,8 @@ class LiveNumbers(keras_tuner.HyperModel):
 
     Raises:
         TypeError: If it is neither.
-        ValueError: If the model is not compiled, or subclassed; from `build`, if a layer cannot be
-            made again as it was adapted.
+        ValueError: If the model is not compiled, or subclassed; from `build`, if an adapted layer
+            cannot be copied.
 
     Example:
 
@@ -69,7 +61,7 @@ class LiveNumbers(keras_tuner.HyperModel):
     ...     keras.layers.Dense(1)])
     >>> model.compile("adam", "mse")
     >>> hp = keras_tuner.HyperParameters()
-    >>> copy = LiveNumbers(model).build(hp)
+    >>> copy = MutableHyperModel(model).build(hp)
     >>> sorted(hp.values)
     ['1 - beta_1', '1 - beta_2', 'dropout', 'learning_rate']
     """
@@ -81,33 +73,28 @@ class LiveNumbers(keras_tuner.HyperModel):
         require_compiled_model(model, _CALLER)
         if not isinstance(model, keras.Sequential) and not getattr(model, "operations", None):
             raise ValueError(
-                "LiveNumbers needs a functional or Sequential model, which it can copy. Received "
-                f'"{model.name}" of class {type(model).__name__}. Write a builder build(hp) for it.'
+                "MutableHyperModel needs a functional or Sequential model, which it can copy. "
+                f'Received "{model.name}" of class {type(model).__name__}. Write build(hp).'
             )
         self.model = model
 
     def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
         """Returns a compiled copy of the model for the hyperparameters of one trial."""
-        rate: list[float] = []  # Asked for once, and only if there is a layer for it.
+        rate: list[float] = []  # Asked for once, and only if there is a dropout layer.
 
         def copy(layer: Any) -> Any:
             if type(layer) is keras.Sequential:  # It is not built.
                 return _sequential([copy(part) for part in layer.layers], layer)
-            cls: Any = _LIVE.get(type(layer), type(layer))
-            if issubclass(cls, LiveRateLayer):
+            cls: Any = _MUTABLE.get(type(layer), type(layer))
+            if issubclass(cls, MutableRateLayer):
                 if not rate:
-                    rate.append(dropout(hp, _kind(self.model)))
-                config = layer.get_config() | {"rate": rate[0]}
-                if type(layer) is keras.layers.SpatialDropout1D:
-                    config["data_format"] = "channels_last"  # It knows no other.
-                return cls.from_config(config)
+                    rate.append(dropout(hp, net_kind(self.model)))
+                return cls.from_config(layer.get_config() | {"rate": rate[0]})
             return adapted_like(layer, _CALLER)
 
         model: Any
         if has_graph(self.model):
             model = rebuild(self.model, _CALLER, lambda path, layer: (copy(layer), False))
-            if isinstance(self.model, keras.Sequential):
-                model = _sequential(model.layers, self.model)
         else:
             model = copy(self.model)
         arguments = compile_arguments(self.model)
@@ -136,24 +123,17 @@ def _optimizer(given: Any, hp: keras_tuner.HyperParameters) -> Any:
 
 
 def _fresh(metric: Any) -> Any:
-    """Returns a metric without the state of the model it was in."""
+    """Returns a new metric of the same configuration."""
     if isinstance(metric, keras.metrics.Metric):
         return type(metric).from_config(metric.get_config())
     return metric
 
 
-def _kind(model: Any) -> str:
-    layers = list(sublayers(model))
-    if any(isinstance(layer, keras.layers.RNN | keras.layers.Bidirectional) for layer in layers):
-        return "recurrent"
-    return "convolutional" if any("Conv" in type(layer).__name__ for layer in layers) else "dense"
-
-
 def adapted_like(layer: Any, caller: str) -> Any:
-    """Returns a new layer of the configuration of `layer`, adapted as that and its parts are.
+    """Returns a copy of `layer` with new weights, adapted as it is.
 
     Raises:
-        ValueError: If it cannot be made, or comes back with other variables.
+        ValueError: If it cannot be copied, or the copy has other variables.
     """
     found = vocabulary_of(layer)
     new = layer_from_config(layer, found, caller) if found else copy_operation(layer, caller)
