@@ -159,7 +159,7 @@ class _Walk:
         sequential = isinstance(value, keras.Sequential)  # It has no inputs before it is built.
         if library and isinstance(value, keras.Model) and (sequential or value.inputs):
             return
-        if parent_kind(value).name == "standardization" and value.built:
+        if parent_kind(value).name == "feature_normalization" and value.built:
             # Constants of the compiled step, computed from the variables.
             self.visit(f"{path}.adapted_mean", value.mean)
             self.visit(f"{path}.adapted_variance", value.variance)

@@ -183,6 +183,6 @@ def why_layer_cannot_stack(layer: Any) -> str | None:
         if function is not None and not is_keras_function(function):
             return f"{name} has an {attribute} that is not one of Keras"
     prepares = is_kind(layer, "preprocessing", "vocabulary") and layer.variables
-    if prepares and not is_kind(layer, "standardization"):
+    if prepares and not is_kind(layer, "feature_normalization"):
         return f"{name} is a {type(layer).__name__}, which prepares data"
     return None
