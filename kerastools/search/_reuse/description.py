@@ -160,7 +160,7 @@ class _Walk:
         sequential = isinstance(value, keras.Sequential)  # It has no inputs before it is built.
         if library and isinstance(value, keras.Model) and (sequential or value.inputs):
             return
-        if parent_kind(value).name == "standardization" and value.built:
+        if parent_kind(value).name == "feature_normalization" and value.built:
             # Constants of the compiled step, computed from the variables.
             self.visit(f"{path}.adapted_mean", value.mean)
             self.visit(f"{path}.adapted_variance", value.variance)
@@ -220,7 +220,7 @@ class _Walk:
 def is_mutable(value: Any, name: str) -> bool:
     """Whether the argument `name` of `value` is held in a variable."""
     if isinstance(value, MutableOptimizer):
-        return name in value.live_numbers()
+        return name in value.mutable_hyperparameters
     if isinstance(value, MutableRateLayer) and name == "rate":
         return True
     if isinstance(value, keras.optimizers.Optimizer) and name != "learning_rate":

@@ -10,7 +10,7 @@ from kerastools._core.graph.calls import calls, has_graph, sublayers
 from kerastools._core.graph.kinds import is_kind
 from kerastools._core.keras_private.compiled_model import compile_arguments
 from kerastools._core.keras_private.optimizer_hooks import learning_rate_source
-from kerastools.optimizers import SGD, Adagrad, Adam, Adamax, Nadam, RAdam, RMSprop
+from kerastools.optimizers import SGD, Adagrad, Adam, Adamax, AdamW, Nadam, RAdam, RMSprop
 from kerastools.search._reuse.penalties import PENALTY_ARGUMENTS
 from kerastools.search._stacked.rules.elementwise import is_keras_function
 from kerastools.search._stacked.stacked_layers import is_graph
@@ -123,7 +123,7 @@ def _metric(metric: Any) -> Any:
     return keras.metrics.get(metric) if isinstance(metric, str) else metric
 
 
-_OPTIMIZERS = (SGD, Adagrad, Adam, Adamax, Nadam, RAdam, RMSprop)
+_OPTIMIZERS = (SGD, Adagrad, Adam, AdamW, Adamax, Nadam, RAdam, RMSprop)
 
 
 def _why_optimizer_cannot_stack(optimizer: Any) -> str | None:
@@ -138,7 +138,7 @@ def _why_optimizer_cannot_stack(optimizer: Any) -> str | None:
     for option in ("adaptive_clipnorm", "loss_scale_factor"):
         if getattr(optimizer, option, None) is not None:
             return f"the optimizer has {option}"
-    held = {name: getattr(optimizer, d.attribute) for name, d in optimizer.declared().items()}
+    held = {name: getattr(optimizer, d.attribute) for name, d in optimizer._declared().items()}
     held["learning_rate"] = learning_rate_source(optimizer)
     for name, source in held.items():
         if callable(source):
@@ -179,6 +179,6 @@ def why_layer_cannot_stack(layer: Any) -> str | None:
         if function is not None and not is_keras_function(function):
             return f"{name} has an {attribute} that is not one of Keras"
     prepares = is_kind(layer, "preprocessing", "vocabulary") and layer.variables
-    if prepares and not is_kind(layer, "standardization"):
+    if prepares and not is_kind(layer, "feature_normalization"):
         return f"{name} is a {type(layer).__name__}, which prepares data"
     return None
