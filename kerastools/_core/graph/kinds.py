@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import keras
 
-from kerastools._core.keras_private.hidden_classes import ConvLSTMCell, operation_class
+from kerastools._core.keras_private.graph_nodes import ConvLSTMCell, operation_class
 
 _Class = TypeVar("_Class", bound=type)
 
@@ -163,7 +163,7 @@ _TABLE: tuple[tuple[Kind, str], ...] = (
         "Attention AdditiveAttention MultiHeadAttention GroupQueryAttention",
     ),
     # Features, text, images and sound made ready for a net.
-    (Kind("standardization", "preprocessing", **_AFFINE), "Normalization"),
+    (Kind("feature_normalization", "preprocessing", **_AFFINE), "Normalization"),
     (Kind("rescaling", "preprocessing", **_AFFINE), "Rescaling"),
     (
         Kind("encoding", "preprocessing"),

@@ -43,6 +43,7 @@ class Reader:
     def findings(self) -> Iterator[str]:
         for node in ast.walk(self.tree):
             reason = self._class(node) or self._dynamic(node) or self._name_of_class(node)
+            reason = reason or self._compared_name(node)
             if reason:
                 yield f"{node.lineno}: {reason}"
 
@@ -113,6 +114,15 @@ class Reader:
             shown = called == "format" or called[0].isupper()
         return "" if shown else "the name of a class"
 
+    def _compared_name(self, node: ast.AST) -> str:
+        """Finds a text that is the name of a layer class, where something is compared with it."""
+        if not isinstance(node, ast.Constant) or node.value not in LAYER_NAMES:
+            return ""
+        owner = self.parents[node]
+        if isinstance(owner, ast.Tuple | ast.List | ast.Set):
+            owner = self.parents[owner]
+        return repr(node.value) if isinstance(owner, ast.Compare | ast.MatchValue) else ""
+
     def _is_same_text(self, node: ast.AST) -> bool:
         if isinstance(node, ast.Attribute):
             return node.attr == "lower"
@@ -155,6 +165,7 @@ def test_only_kinds_knows_the_layer_classes_of_keras():
         "type(x).__name__ == 'Dense'",
         "x.__class__.__name__.startswith('Conv')",
         "name = type(x).__name__",
+        "outcome.kind in ('Dense', 'Conv2D')",
         "match x:\n    case keras.layers.Dense():\n        pass\nimport keras",
     ],
 )
