@@ -94,7 +94,7 @@ def state_kept(model: Any) -> Iterator[None]:
 
 def first_line(error: BaseException) -> str:
     """Returns the message of an error, cut to one short line; its class if it has none."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = " ".join(str(error).split()) or repr(error)
     return text if len(text) <= 300 else f"{text[:300]} ..."
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import keras
 
 from kerastools._core.graph.calls import Graph, sublayers
+from kerastools._core.graph.kinds import parent_kind
 from kerastools.folding import FoldReport
 
 
@@ -17,10 +18,11 @@ def compute_in_bfloat16(model: Any, fold: FoldReport | None) -> None:
     """
     kept = {id(layer) for layer in Graph(model).output_layers}
     outcomes = fold.outcomes if fold else ()
-    takers = " ".join(o.into for o in outcomes if o.into and o.kind == "Normalization")
+    takers = " ".join(o.into for o in outcomes if o.into and o.kind == "feature_normalization")
     names = {name.rpartition("/")[2] for name in takers.replace(",", " ").split()}
     for layer in sublayers(model):
-        exact = id(layer) in kept or layer.name in names or hasattr(layer, "input_mean")
+        adapted = parent_kind(layer).name == "feature_normalization"
+        exact = id(layer) in kept or layer.name in names or adapted
         if (
             not exact
             and not isinstance(layer, keras.Model)

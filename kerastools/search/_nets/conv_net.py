@@ -1,4 +1,4 @@
-"""A convolutional classifier whose dropout rate, momentum and betas are searched."""
+"""`ConvNet`: a hypermodel of convolutional classifiers."""
 
 from collections.abc import Sequence
 
@@ -11,24 +11,26 @@ from kerastools.search._spaces import dropout
 
 
 class ConvNet(keras_tuner.HyperModel):
-    """Builds convolutional classifiers of images for keras-tuner to search over.
+    """HyperModel of convolutional image classifiers, for keras-tuner.
 
-    Each block is Conv2D → BatchNormalization → activation → 2 × 2 maximum; behind the last one a
-    dense layer of `units`, `kerastools.layers.Dropout` and the head. Kernels are initialised for
-    their activation. Searched are the dropout rate p (0.4 to 0.5), the optimizer (`sgd` or
-    `adam`), its learning rate η, and γ (for `sgd`, Nesterov's) or β₁ and β₂ (for `adam`).
+    Each block is Conv2D → BatchNormalization → activation → 2 × 2 max pooling. After the last block
+    follow a dense layer of `units`, `kerastools.layers.Dropout` and the head. Kernels are
+    initialized for their activation. Searched are the dropout rate p (0.4 to 0.5), the optimizer
+    (`sgd` or `adam`), its learning rate η, and γ (for `sgd`, Nesterov momentum) or β₁ and β₂ (for
+    `adam`).
 
     Args:
         input_shape: Shape of an image: height, width and channels.
-        num_classes: Number of classes; labels are integers from 0.
+        num_classes: Number of classes; labels are integers >= 0.
         filters: Number of filters of each block.
-        kernel_size: Height and width of a kernel, in pixels.
+        kernel_size: Height and width of the kernels.
         units: Units of the dense layer.
         activation: Activation of the hidden layers.
-        seed: Integer from which every kernel and mask is drawn, the same for all trials.
+        seed: Integer that seeds kernels and dropout masks, the same for all trials; with `None`,
+            other ones in each trial.
 
     Raises:
-        ValueError: If the shape has not three dimensions or is too small for the blocks, or a
+        ValueError: If `input_shape` has not three dimensions or is too small for the blocks, or a
             number is not positive.
 
     Example:
@@ -49,7 +51,7 @@ class ConvNet(keras_tuner.HyperModel):
         kernel_size: int = 3,
         units: int = 64,
         activation: str = "relu",
-        seed: int = 0,
+        seed: int | None = 0,
     ) -> None:
         super().__init__()
         if len(input_shape) != 3 or min(input_shape[:2]) < 2 ** len(filters):
