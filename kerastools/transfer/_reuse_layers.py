@@ -11,48 +11,48 @@ _NAME = "reuse_layers"
 
 
 def reuse_layers(
-    source: keras.Model,
+    model: keras.Model,
     upto: str | keras.Layer,
     weights: str = "copy",
     rename: str | None = None,
     name: str | None = None,
 ) -> keras.Model:
-    """Returns the lower part of `source`, up to the output of one layer, as a model.
+    """Returns the lower part of `model`, up to the output of one layer, as a model.
 
     The first step of transfer: put new upper layers on this trunk and train them under a
     `kerastools.callbacks.FreezeSchedule`. Any functional graph or Sequential model will do, with
     branches, shared layers and nested models; inputs that the layer does not depend on are left
-    out. `source` is left alone.
+    out. `model` is left alone.
 
     Args:
-        source: A built functional or Sequential model.
+        model: A built functional or Sequential model.
         upto: The last layer that is reused: a layer, its name, or its path in nested models, such
             as `"backbone/block_5_add"`. It must be called once in the graph.
         weights: `"copy"`: the trunk has layers and weights of its own, and training it leaves
-            `source` as it is. `"shared"`: the trunk is made of the very layers of `source`; what
+            `model` as it is. `"shared"`: the trunk is made of the very layers of `model`; what
             one learns, or which of them is frozen, holds for both.
         rename: A format for the names of the copied layers, such as `"trunk_{}"`, where they would
             clash with new layers in one graph. By default they keep their names.
-        name: The name of the trunk. By default `"<source>_upto_<layer>"`.
+        name: The name of the trunk. By default `"<model>_upto_<layer>"`.
 
     Returns:
         A functional model, not compiled. Copied layers have the trainable flags of the originals.
 
     Raises:
-        TypeError: If `source` is not a `keras.Model`.
-        ValueError: If `source` is not built or is subclassed, `upto` is not found, is called more
+        TypeError: If `model` is not a `keras.Model`.
+        ValueError: If `model` is not built or is subclassed, `upto` is not found, is called more
             than once or stands for several layers, `weights` is unknown, shared layers shall be
             renamed, or a layer cannot be made again from its `get_config()`.
 
     Example:
 
-    >>> source = keras.Sequential([
+    >>> model = keras.Sequential([
     ...     keras.Input((8,)),
     ...     keras.layers.Dense(6, name="lower"),
     ...     keras.layers.Dense(4, name="upper"),
     ...     keras.layers.Dense(3, name="classes"),
     ... ])
-    >>> trunk = reuse_layers(source, upto="upper")
+    >>> trunk = reuse_layers(model, upto="upper")
     >>> model = keras.Sequential([trunk, keras.layers.Dense(2, name="head")])
     >>> [layer.name for layer in trunk.layers[1:]], model.output_shape
     (['lower', 'upper'], (None, 2))
@@ -67,10 +67,10 @@ def reuse_layers(
             f'{_NAME} needs rename to be a format such as "trunk_{{}}", for copied layers; shared '
             f"layers keep their names. Received rename={rename!r}, weights={weights!r}."
         )
-    graph = read_graph(source, _NAME)
+    graph = read_graph(model, _NAME)
     path = _find(graph, upto)
     inputs, output = _cut(graph, path.split("/"))
-    name = name or f"{source.name}_upto_{path.replace('/', '_')}"
+    name = name or f"{model.name}_upto_{path.replace('/', '_')}"
     trunk = keras.Model(inputs[0] if len(inputs) == 1 else inputs, output, name=name)
     if weights == "shared":
         return trunk

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import keras
 import keras_tuner
 
+from kerastools.initializers._variance_scaling import draw_seed
 from kerastools.layers import Dropout
 from kerastools.search._nets.classifier import classifier
 from kerastools.search._spaces import dropout
@@ -25,7 +26,8 @@ class ConvNet(keras_tuner.HyperModel):
         kernel_size: Height and width of a kernel, in pixels.
         units: Units of the dense layer.
         activation: Activation of the hidden layers.
-        seed: Integer from which every kernel and mask is drawn, the same for all trials.
+        seed: Integer from which every kernel and mask is drawn, the same for all trials; by default
+            it is new for each object.
 
     Raises:
         ValueError: If the shape has not three dimensions or is too small for the blocks, or a
@@ -49,7 +51,7 @@ class ConvNet(keras_tuner.HyperModel):
         kernel_size: int = 3,
         units: int = 64,
         activation: str = "relu",
-        seed: int = 0,
+        seed: int | None = None,
     ) -> None:
         super().__init__()
         if len(input_shape) != 3 or min(input_shape[:2]) < 2 ** len(filters):
@@ -71,7 +73,7 @@ class ConvNet(keras_tuner.HyperModel):
         self.kernel_size = kernel_size
         self.units = units
         self.activation = activation
-        self.seed = seed
+        self.seed = draw_seed(seed)
 
     def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
         """Returns a compiled model for the hyperparameters of one trial."""

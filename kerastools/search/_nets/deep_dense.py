@@ -4,6 +4,7 @@ import keras
 import keras_tuner
 
 from kerastools.constraints import MaxNorm
+from kerastools.initializers._variance_scaling import draw_seed
 from kerastools.layers import Dropout
 from kerastools.search._nets.classifier import classifier
 from kerastools.search._spaces import dropout
@@ -26,7 +27,8 @@ class DeepDense(keras_tuner.HyperModel):
         dropout_layers: How many of the top hidden layers are dropped out.
         max_norm: Largest norm of a hidden unit's incoming weights.
         clipnorm: Gradients of each variable are scaled back to this norm where they are longer.
-        seed: Integer from which every kernel and mask is drawn, the same for all trials.
+        seed: Integer from which every kernel and mask is drawn, the same for all trials; by default
+            it is new for each object.
 
     Raises:
         ValueError: If a number is not positive.
@@ -52,7 +54,7 @@ class DeepDense(keras_tuner.HyperModel):
         dropout_layers: int = 2,
         max_norm: float = 3.0,
         clipnorm: float = 1.0,
-        seed: int = 0,
+        seed: int | None = None,
     ) -> None:
         super().__init__()
         for name, value in {
@@ -73,7 +75,7 @@ class DeepDense(keras_tuner.HyperModel):
         self.dropout_layers = dropout_layers
         self.max_norm = max_norm
         self.clipnorm = clipnorm
-        self.seed = seed
+        self.seed = draw_seed(seed)
 
     def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
         """Returns a compiled model for the hyperparameters of one trial."""

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import keras
 import keras_tuner
 
+from kerastools.initializers._variance_scaling import draw_seed
 from kerastools.layers import Dropout
 from kerastools.search._nets.classifier import classifier
 from kerastools.search._spaces import dropout
@@ -28,7 +29,8 @@ class RecurrentNet(keras_tuner.HyperModel):
         depth: Number of layers.
         cell: `"gru"` or `"lstm"`.
         clipnorm: Gradients of each variable are scaled back to this norm where they are longer.
-        seed: Integer from which every kernel and mask is drawn, the same for all trials.
+        seed: Integer from which every kernel and mask is drawn, the same for all trials; by default
+            it is new for each object.
 
     Raises:
         ValueError: If the shape has not two dimensions, a number is not positive, or the cell is
@@ -52,7 +54,7 @@ class RecurrentNet(keras_tuner.HyperModel):
         depth: int = 1,
         cell: str = "gru",
         clipnorm: float = 1.0,
-        seed: int = 0,
+        seed: int | None = None,
     ) -> None:
         super().__init__()
         if len(input_shape) != 2 or not input_shape[1]:
@@ -73,7 +75,7 @@ class RecurrentNet(keras_tuner.HyperModel):
         self.depth = depth
         self.cell = cell
         self.clipnorm = clipnorm
-        self.seed = seed
+        self.seed = draw_seed(seed)
 
     def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
         """Returns a compiled model for the hyperparameters of one trial."""

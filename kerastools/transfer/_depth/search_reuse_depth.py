@@ -8,6 +8,7 @@ import numpy as np
 
 from kerastools._core.checks import require_finite
 from kerastools._core.graph.calls import Call, Graph, read_graph
+from kerastools.initializers._variance_scaling import draw_seed
 from kerastools.transfer._depth.candidate import Contestant
 from kerastools.transfer._depth.cheap_scores import folds_of, log_me, probe
 from kerastools.transfer._depth.cut import cuts, find_call
@@ -23,7 +24,7 @@ _BATCH = 256
 
 
 def search_reuse_depth(
-    source: keras.Model,
+    model: keras.Model,
     x: Any,
     y: Any,
     candidates: list[str] | None = None,
@@ -31,10 +32,10 @@ def search_reuse_depth(
     repeats: int = 5,
     learning_rate: float = 1e-3,
     batch_size: int = 32,
-    seed: int = 0,
+    seed: int | None = None,
     verbose: bool = True,
 ) -> ReuseDepth:
-    """Finds how many lower layers of `source` to reuse for new classes, and whether frozen.
+    """Finds how many lower layers of `model` to reuse for new classes, and whether frozen.
 
     The protocol of the first paper below trains every cut, frozen and tuned, to the end. This asks
     cheaply first:
@@ -57,14 +58,14 @@ def search_reuse_depth(
     not expect the best way of few labels: they do not tell it. `benchmarks/transfer.py --depth`
     prints what is lost against the way that turns out best, here and by training every way.
 
-    What is searched is the source's own architecture: layers above the cut are drawn anew
+    What is searched is the model's own architecture: layers above the cut are drawn anew
     (`kerastools.calibration.initialize`) and train; the last layer that has weights, with what is
     above it, gives way to a new head. The choice saw the validation rows: measure the answer on
     others.
 
     Args:
-        source: A trained functional or Sequential model; it is left alone.
-        x: Inputs of the new task as `source` takes them.
+        model: A trained functional or Sequential model; it is left alone.
+        x: Inputs of the new task as `model` takes them.
         y: Integer classes, of shape (rows,).
         candidates: The layers to cut after: outermost layers through which everything goes. By
             default the last one before each layer that has weights, at most eight.
@@ -72,24 +73,24 @@ def search_reuse_depth(
         repeats: How many splits of the rows, at least 2; each validates on one part in `repeats`.
         learning_rate: Adam's, for every way.
         batch_size: Rows per step.
-        seed: Integer that fixes splits, initial weights and the order of the rows. Dropout draws by
-            Keras's global seed.
+        seed: Integer that fixes splits, initial weights and the order of the rows; by default it is
+            new each time. Dropout draws by Keras's global seed.
         verbose: Whether to show a progress bar.
 
     Returns:
         A `ReuseDepth`; print it.
 
     Raises:
-        TypeError: If `source` is not a `keras.Model`.
+        TypeError: If `model` is not a `keras.Model`.
         ValueError: If it is not built or subclassed, a candidate is not found, there are fewer than
             two layers with weights, or `y` or a number is out of range.
 
     Example:
 
     >>> layers = [keras.layers.Dense(8, "relu", name=name) for name in ("a", "b", "classes")]
-    >>> source = keras.Sequential([keras.Input((4,)), *layers])
+    >>> model = keras.Sequential([keras.Input((4,)), *layers])
     >>> x = np.random.default_rng(0).normal(size=(60, 4))
-    >>> found = search_reuse_depth(source, x, x[:, 0] > 0, epochs=8, repeats=2, verbose=False)
+    >>> found = search_reuse_depth(model, x, x[:, 0] > 0, epochs=8, repeats=2, verbose=False)
     >>> [score.upto for score in found.scores]
     ['a', 'b']
 
@@ -97,7 +98,7 @@ def search_reuse_depth(
     networks?", NeurIPS 2014; You, Liu, Wang and Long, "LogME", ICML 2021; Jamieson and Talwalkar,
     "Non-stochastic best arm identification and hyperparameter optimization", AISTATS 2016.
     """
-    graph = read_graph(source, _NAME)
+    graph = read_graph(model, _NAME)
     for name, number, least in (("epochs", epochs, 8), ("repeats", repeats, 2)):
         if int(number) != number or number < least:
             raise ValueError(f"{_NAME} needs {name} >= {least}, an integer. Received {number!r}.")
@@ -110,6 +111,7 @@ def search_reuse_depth(
         possible = [possible[round(i)] for i in np.linspace(0, len(possible) - 1, _CUTS)]
     x = keras.tree.map_structure(np.asarray, x)
 
+    seed = draw_seed(seed)
     folds = folds_of(labels, repeats, seed)
     features = features_at(graph, possible, x)
     scores = [_score(c, f, labels, folds) for c, f in zip(possible, features, strict=True)]
