@@ -95,9 +95,8 @@ def test_loss_is_its_definition(noise, loss):
     x = np.random.default_rng(1).random((12, 8)).astype("float32")
     encoder = dense_encoder(4)
     still = keras.optimizers.SGD(0.0)
-    model = pretrain_autoencoder(
-        encoder, x, noise=noise, loss=loss, optimizer=still, epochs=1, batch_size=6, verbose=0
-    )
+    settings = {"optimizer": still, "epochs": 1, "batch_size": 6, "seed": 0, "verbose": 0}
+    model = pretrain_autoencoder(encoder, x, noise=noise, loss=loss, **settings)
     keep = noise or (lambda rows, rng: (rows, None))
     batches = Batches([x], 6, 0, lambda arrays, rng: (arrays[0], *keep(arrays[0], rng)))
     want = []

@@ -25,7 +25,7 @@ def rows(n=64, features=6):
 def test_each_layer_computes_the_hidden_bits_of_its_machine():
     x = rows()
     optimizer = keras.optimizers.Adam(0.01)
-    stack = pretrain_deep_belief(encoder(4, 3), x, optimizer=optimizer, epochs=3, verbose=0)
+    stack = pretrain_deep_belief(encoder(4, 3), x, optimizer=optimizer, epochs=3, seed=0, verbose=0)
     codes = x
     for i, units in enumerate((4, 3)):
         machine = RestrictedBoltzmann(units, seed=i)
