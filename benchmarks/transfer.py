@@ -46,10 +46,9 @@ from kerastools._core.table import format_table
 from kerastools.callbacks import FreezeSchedule, Phase
 from kerastools.folding import recalibrate_batch_norm
 from kerastools.transfer import FeatureCache, search_reuse_depth
-from kerastools.transfer._depth.candidate import Contestant
+from kerastools.transfer._depth.candidate import Candidate, SharedLayers
 from kerastools.transfer._depth.cheap_scores import folds_of
 from kerastools.transfer._depth.search_reuse_depth import _candidates, features_at
-from kerastools.transfer._rebuilt import Rebuilt
 
 CLASSES = 10
 
@@ -253,23 +252,23 @@ def depth_search(figures: Figures, seeds: Iterable[int], epochs: int) -> None:
             answers.append(search_reuse_depth(source, *few, epochs=epochs, **settings))
 
         ours.append(cpu(search))
-        found: dict[tuple, Contestant] = {}
+        found: dict[tuple, Candidate] = {}
 
         def exhaust(source=source, found=found, few=few):
             graph = Graph(source)
             calls = _candidates(graph)
             features = features_at(graph, calls, few[0])
-            rebuilt = Rebuilt(graph, calls[-1], 5, settings["learning_rate"])
-            ways = [Contestant(rebuilt, None, False, few[0])]
+            layers = SharedLayers(graph, calls[-1], 5, settings["learning_rate"])
+            candidates = [Candidate(layers, None, False, few[0])]
             for call, inputs in zip(calls, features, strict=True):
-                ways.append(Contestant(rebuilt, call, True, inputs))
-                ways.append(Contestant(rebuilt, call, False, few[0]))
-            for way in ways:
-                found[way.upto, way.frozen] = way
+                candidates.append(Candidate(layers, call, True, inputs))
+                candidates.append(Candidate(layers, call, False, few[0]))
+            for candidate in candidates:
+                found[candidate.upto, candidate.frozen] = candidate
                 for repeat, held_out in enumerate(folds_of(few[1], 5, 0)):
                     train = np.setdiff1d(np.arange(len(few[1])), held_out)
                     rows = (few[1], train, settings["batch_size"], repeat, held_out)
-                    way.train(repeat, epochs, *rows, at={epochs})
+                    candidate.train(repeat, epochs, *rows, at={epochs})
 
         theirs.append(cpu(exhaust))
         graph = Graph(source)
@@ -280,10 +279,11 @@ def depth_search(figures: Figures, seeds: Iterable[int], epochs: int) -> None:
         }
         rows = np.arange(len(test_y))
         test, validation = {}, {}
-        for key, way in found.items():
-            marks = [way.mark(k, test_y, rows, inputs.get(key, test_x)) for k in range(5)]
-            test[key] = 100 * np.mean([mark.accuracy for mark in marks])
-            accuracy, loss = np.mean(list(way.marks[epochs].values()), 0)
+        for key, candidate in found.items():
+            x = inputs.get(key, test_x)
+            results = [candidate.evaluate(k, test_y, rows, x) for k in range(5)]
+            test[key] = 100 * np.mean([result.accuracy for result in results])
+            accuracy, loss = np.mean(list(candidate.results[epochs].values()), 0)
             validation[key] = (accuracy, -loss)
         answer = answers[-1]
         best, chosen = max(test.values()), test[answer.upto, answer.frozen]

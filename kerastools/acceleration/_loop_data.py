@@ -312,9 +312,9 @@ def dense_batch(batch: Any) -> Any:
 
 def _dense(leaf: Any) -> Any:
     """Returns a leaf of a batch as a NumPy array; an empty `tf.Optional` is Keras's `None`."""
-    if leaf is None or type(leaf).__name__.endswith("Optional") or hasattr(leaf, "get_value"):
+    if leaf is None or hasattr(leaf, "get_value"):
         return None
-    if any(word in type(leaf).__name__ for word in ("Sparse", "Ragged", "BCOO")):
+    if any(hasattr(leaf, name) for name in ("dense_shape", "row_splits", "todense")):
         raise ValueError(_NOT_DENSE.format(type(leaf).__name__))
     return np.asarray(leaf)
 

@@ -5,6 +5,7 @@ from typing import Any
 import keras
 
 from kerastools._core.graph.calls import sublayers
+from kerastools._core.graph.kinds import kind_of
 from kerastools.acceleration._loop_data import Stack
 
 
@@ -57,8 +58,4 @@ class _RowWeights:
 
 def normalizers(model: Any) -> list[Any]:
     """Returns the batch normalisation layers of `model`, nested ones too."""
-    return [
-        layer
-        for layer in sublayers(model)
-        if isinstance(layer, keras.layers.BatchNormalization) and layer.built
-    ]
+    return [layer for layer in sublayers(model) if kind_of(layer).moving_statistics and layer.built]

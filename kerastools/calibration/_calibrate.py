@@ -11,6 +11,7 @@ from keras import ops, tree
 from kerastools._core.checks import require_finite
 from kerastools._core.graph.calls import Call, as_recorded, read_graph, replay
 from kerastools._core.graph.fans import kernel_axes, num_gates
+from kerastools._core.graph.kinds import unwrapped
 from kerastools._core.table import format_table
 
 # A bias is not scaled along with its kernel: then one scaling is not enough.
@@ -113,7 +114,7 @@ class _Scaling:
 
 def _calibrated_layer(operation: Any) -> Any:
     """Returns the layer whose kernel makes the output of `operation`, or `None`."""
-    layer = operation.layer if isinstance(operation, keras.layers.Wrapper) else operation
+    layer = unwrapped(operation)
     if not isinstance(layer, keras.Layer) or not layer.trainable or num_gates(layer):
         return None
     kernels = kernel_axes(layer)

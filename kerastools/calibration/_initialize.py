@@ -149,10 +149,13 @@ def _plan(placed: PlacedLayer, scheme: str, seeds: Any, shape: Any) -> list[_Ste
             steps.append(_Step(placed.path, variable, activation, "(kept)", None, None))
             continue
         initializer = _reseeded(initializer, seed)
-        name = getattr(initializer, "__name__", type(initializer).__name__)
         draw = _drawing(layer, variable, initializer)
-        steps.append(_Step(placed.path, variable, activation, name, fans, draw))
+        steps.append(_Step(placed.path, variable, activation, _name(initializer), fans, draw))
     return steps
+
+
+def _name(initializer: Any) -> str:
+    return getattr(initializer, "__name__", type(initializer).__name__)
 
 
 def _own_initializer(layer: Any, name: str) -> Any:

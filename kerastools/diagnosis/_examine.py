@@ -96,13 +96,12 @@ def _outputs(subject: Subject, records: Sequence[LayerRecord]) -> tuple[Output, 
             continue
         if is_kind(record.layer, "dropout"):
             record = _before(record, records)
-        name = getattr(loss, "name", None) or getattr(loss, "__name__", type(loss).__name__)
         config = loss.get_config() if isinstance(loss, keras.losses.Loss) else {}
         outputs.append(
             Output(
                 layer=record.path,
                 activation=activation_name(own_activation(record.layer)),
-                loss_name=str(name),
+                loss_name=str(getattr(loss, "name", None) or getattr(loss, "__name__", loss)),
                 from_logits=bool(config.get("from_logits", False)),
                 values=np.atleast_2d(record.output),
                 targets=np.asarray(y),

@@ -20,9 +20,10 @@ class ExportReport(Printed):
         version: Its number.
         inputs: Name, dtype and shape of each input of `serving_default`; `None` is any size.
         outputs: The same of each output.
-        fold: What became of the batch normalisations, or `None` with `fold=False`.
+        fold: What became of the batch normalizations, or `None` if they were not folded.
         frozen: Whether the weights are constants in the graph.
-        note: Why `freeze=True` was not followed, or `None`.
+        signatures: The outputs of each further signature.
+        note: What was done otherwise than asked and why, or what was not compared; or `None`.
         dtype: `"bfloat16"` if the layers were made to compute in it, or `None`.
         largest_difference: max |y − y'| / max |y| between the model's outputs y and those of the
             SavedModel loaded again, y'; the worst output.
@@ -51,6 +52,9 @@ class ExportReport(Printed):
     latency: dict[int, tuple[float, float]] = field(default_factory=dict)
     plain_num_nodes: int | None = None
     plain_size_bytes: int | None = None
+    signatures: dict[str, dict[str, tuple[str, tuple[int | None, ...]]]] = field(
+        default_factory=dict
+    )
 
     @property
     def serving_config(self) -> str:
@@ -78,7 +82,7 @@ class ExportReport(Printed):
             return "" if plain is None else f" (model.export: {plain})"
 
         plain_size = self.plain_size_bytes and megabytes(self.plain_size_bytes)
-        folded = "not asked for"
+        folded = "kept"
         if self.fold is not None:
             folded = f"{self.fold.num_folded} folded, {self.fold.num_kept} kept"
         weights = "constants in the graph" if self.frozen else "variables"
@@ -87,7 +91,7 @@ class ExportReport(Printed):
             ("inputs", tensors(self.inputs)),
             ("outputs", tensors(self.outputs)),
             ("batch norms", folded),
-            ("weights", f"{weights} ({self.note})" if self.note else weights),
+            ("weights", weights),
             (
                 "largest difference",
                 f"{self.largest_difference:.1e} of {self.tolerance:.0e} allowed",
@@ -95,6 +99,9 @@ class ExportReport(Printed):
             ("graph", f"{self.num_nodes} nodes{beside(self.plain_num_nodes)}"),
             ("size on disk", f"{megabytes(self.size_bytes)}{beside(plain_size)}"),
         ]
+        rows += [(f"signature {n}", tensors(outputs)) for n, outputs in self.signatures.items()]
+        if self.note:
+            rows.append(("note", self.note))
         if self.dtype:
             rows.insert(5, ("computes in", self.dtype))
         for batch, (ours, plain) in self.latency.items():

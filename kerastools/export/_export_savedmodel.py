@@ -1,27 +1,37 @@
 """Writing a model as a SavedModel that serves fast and is known to be right."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import keras
 
-from kerastools._core.graph.calls import Graph, read_graph, sublayers
-from kerastools._core.sample_inputs import sample_inputs
-from kerastools.export._comparison import largest_difference, predictions
+from kerastools._core.checks import require_built
+from kerastools._core.graph.calls import Graph, has_graph
+from kerastools._core.notices import notify
+from kerastools.export._chain import chained
+from kerastools.export._comparison import (
+    as_arrays,
+    default_tolerance,
+    largest_difference,
+)
+from kerastools.export._endpoint import Endpoint
 from kerastools.export._export_report import ExportReport
 from kerastools.export._graph_writer import write_graph
-from kerastools.export._half_precision import in_bfloat16
 from kerastools.export._latency import against_plain, num_nodes_of, size_of
-from kerastools.export._polish import polish
-from kerastools.export._signature import input_names, output_names
-from kerastools.export._stages import with_stages
+from kerastools.export._reference import Reference
 from kerastools.export._staging import appears_at_once, one_writer
 from kerastools.export._warm_up import write_warm_up
-from kerastools.folding import fold_batch_norm
+from kerastools.export._ways import Way, first_that_works, prepare, ways
+from kerastools.folding import FoldReport
 
 _NAME = "export_savedmodel"
+_MAIN = "serving_default"
+
+# Of each tensor by name: dtype and shape.
+_Described = dict[str, tuple[str, tuple[int | None, ...]]]
 
 
 def export_savedmodel(
@@ -33,6 +43,8 @@ def export_savedmodel(
     dtype: str | None = None,
     preprocessing: keras.Model | None = None,
     postprocessing: Callable[[Any], Any] | None = None,
+    output_names: Sequence[str] | None = None,
+    signatures: Mapping[str, keras.Model | str] | None = None,
     version: int | None = None,
     overwrite: bool = False,
     sample: Any = None,
@@ -50,6 +62,12 @@ def export_savedmodel(
     The signature `serving_default` takes and returns tensors by name: inputs are called after the
     keys of the input dictionary or the input layers, outputs after the keys of the output
     dictionary or the layers that make them. The batch may have any size, unless the model fixes it.
+    The endpoint `serve` takes and returns what the model does, as that of `model.export`:
+    `keras.layers.TFSMLayer(path)` and `tf.saved_model.load(path).serve(x)` read it.
+
+    What Keras exports, this exports. A model that cannot be folded (a layer cannot be copied), or
+    whose weights cannot be constants (it changes its own state in inference), is written without
+    that, in the end by `model.export` itself. A `KerastoolsNotice` and the report say why.
 
     To take raw data or return other things than the model does, put that into the graph too:
 
@@ -66,23 +84,30 @@ def export_savedmodel(
     renames leaves no version of that number until the next export brings the old one back.)
 
     Args:
-        model: A built functional or Sequential model, on the TensorFlow backend. It is not changed.
-        path: Directory of all versions, made if it is missing.
+        model: A built model, on the TensorFlow backend. It is not changed.
+        path: Directory of all versions, made if it is missing; or that of one version, such as
+            `"served/3"`, if its name is a number and `version` is not given.
         fold: Whether to fold batch normalisations first. This also merges zero padding into the
             convolution after it, where that pads alike, and spells silu as x · σ(x), which
             TensorFlow fuses.
-        freeze: Whether to put the weights into the graph as constants. Models beyond 2 GB and
-            models that change their own state in inference keep variables; the report says so.
+        freeze: Whether to put the weights into the graph as constants.
         dtype: `"bfloat16"` computes all but the output layers in bfloat16: faster on processors
             that have instructions for it, slower on others, and not exact; the report prints how
             far off. By default each layer's own.
         preprocessing: A built model from what clients send to the inputs of `model`.
         postprocessing: A function or layer from the outputs of `model` to what clients receive.
             Return a dictionary to name it; by default it has the names of the outputs of `model`.
+        output_names: Names for the outputs in `serving_default`; `["output_0"]` is what Keras calls
+            a single one.
+        signatures: Further signatures by name, each with weights of its own where they are
+            constants: the name of a layer for what it returns, behind `preprocessing`; or a model,
+            as it is, such as `keras.Model(model.inputs, model.get_layer("embedding").output)`.
         version: Number of this version, 1 or more. By default the next one in `path`.
         overwrite: Whether to replace an existing version.
         sample: Inputs of a few rows for the comparison, as clients send them. By default random:
-            normal numbers, 0 and 1 for integers (0 to 255 for uint8), 32 for sizes that are open.
+            normal numbers, with the mean and variance of a normalization at the input (numbers
+            between 0 and 1 where those give NaN), 0 and 1 for integers (0 to 255 for uint8), and
+            the first size of 32, 64 and so on to 1024, and 1, that works where sizes are open.
         tolerance: Largest difference allowed, relative to the largest output. By default 5e-3, or
             0.1 if a layer computes in half precision; float32 typically gives 1e-6 to 1e-4.
         warm_up: Batch sizes, such as `(1, 32)`, for which TensorFlow Serving makes a request when
@@ -97,9 +122,9 @@ def export_savedmodel(
 
     Raises:
         TypeError: If `model` is not a `keras.Model`.
-        ValueError: If the backend is not TensorFlow, the model is subclassed or not built, the
-            version is taken or not a number, the preprocessing, the sample or a batch size does not
-            fit, or the SavedModel computes something else than the model. Nothing is left behind.
+        ValueError: If the backend is not TensorFlow, the model is not built, the version is taken
+            or not a number, the preprocessing, the sample, a name or a batch size does not fit, or
+            Keras cannot export the model either. Nothing is left behind.
 
     Example:
 
@@ -113,7 +138,7 @@ def export_savedmodel(
     >>> report.largest_difference < 1e-6  # doctest: +SKIP
     True
     """
-    graph = read_graph(model, _NAME)
+    require_built(model, _NAME)
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
             f"{_NAME} needs the TensorFlow backend, because it writes TensorFlow's graph. Received "
@@ -125,48 +150,146 @@ def export_savedmodel(
             f'{_NAME} needs dtype to be None or "bfloat16". Received dtype={dtype!r}. Other types '
             "are set where the model is built, with keras.config.set_dtype_policy."
         )
-    root = Path(path)
+    root, version = _root_and_version(Path(path), version)
     _checked_version(root, version, overwrite)
-    graph = with_stages(graph, preprocessing, postprocessing, _NAME)
-    _check_batch_sizes(graph, warm_up=warm_up, latency=latency)
-    inputs = sample_inputs(graph, sample, _NAME)
-    served, report = graph.model, None
-    if fold:
-        served, report = fold_batch_norm(graph.model, return_report=True)
-        polish(served)
-    if dtype:
-        served = in_bfloat16(served, copied=fold)
-    # After the copies, which have the same random state as the model has now.
-    want = predictions(graph.model, inputs, _NAME)
-    if tolerance is None:
-        half = {"float16", "bfloat16"} & {layer.compute_dtype for layer in sublayers(served)}
-        tolerance = 0.1 if half else 5e-3
-    named = dict(zip(input_names(graph), keras.tree.flatten(inputs), strict=True))
-    outputs = dict(zip(output_names(graph), want, strict=True))
+    models = {_MAIN: chained(model, preprocessing, postprocessing, _NAME)}
+    models |= _further(model, preprocessing, signatures or {})
+    # A signature that is the name of a layer takes what the main one takes.
+    alike = {_MAIN, *(name for name, what in (signatures or {}).items() if isinstance(what, str))}
+    cases = {
+        name: Reference(m, sample if name in alike else None, _NAME) for name, m in models.items()
+    }
+    main = cases[_MAIN]
+    main.name_outputs(output_names, _NAME)
+    _check_batch_sizes(main.endpoint, warm_up=warm_up, latency=latency)
+    asked = Way(fold, dtype is not None, freeze)
+    candidates = ways(asked, keras_too=not signatures and output_names is None)
     with one_writer(root):
         # Again: another process may have written one meanwhile.
         version = _checked_version(root, version, overwrite)
         with appears_at_once(root, version) as directory:
-            frozen, note = write_graph(served, graph, directory, freeze, copied=fold)
+            try:
+                way, written, note = first_that_works(
+                    candidates, directory, lambda way: _write(cases, way, directory, tolerance)
+                )
+            except ValueError as error:
+                raise ValueError(
+                    f'{_NAME} could not write a SavedModel that computes what model "{model.name}" '
+                    f"does: {error}. Nothing was written. Compare on real data with sample=, or "
+                    "pass a larger tolerance if the model amplifies rounding errors."
+                ) from error
+            if written.random:
+                random = f"not compared, because it is random: {', '.join(written.random)}"
+                note = f"{note}; {random}" if note else random
             if warm_up:
-                write_warm_up(directory, root.resolve().name, named, warm_up)
-            got, num_nodes = _load_and_call(directory, named)
-            return ExportReport(
+                write_warm_up(directory, root.resolve().name, main.named, warm_up)
+            report = ExportReport(
                 model=model.name,
                 path=str(root / str(version)),
                 version=version,
-                inputs=_described(named, graph.inputs),
-                outputs=_described(outputs, graph.outputs),
-                fold=report,
-                frozen=frozen,
+                inputs=_described(main.named, main.endpoint.tensors),
+                outputs=written.outputs[_MAIN],
+                signatures={name: o for name, o in written.outputs.items() if name != _MAIN},
+                fold=written.fold,
+                frozen=way.freeze,
                 note=note,
-                dtype=dtype,
-                largest_difference=largest_difference(model.name, got, outputs, tolerance),
-                tolerance=tolerance,
-                num_nodes=num_nodes,
+                dtype=dtype if way.half else None,
+                largest_difference=written.difference,
+                tolerance=written.tolerance,
+                num_nodes=written.num_nodes,
                 size_bytes=size_of(directory),
-                **against_plain(directory, graph, inputs, latency),
+                **against_plain(directory, models[_MAIN], main.arguments, latency),
             )
+    if note:
+        notify(f'{_NAME} wrote model "{model.name}" otherwise than asked: {note}')
+    return report
+
+
+@dataclass(frozen=True)
+class _Written:
+    """What one way wrote, read back."""
+
+    fold: FoldReport | None
+    outputs: dict[str, _Described]
+    difference: float
+    random: list[str]
+    tolerance: float
+    num_nodes: int
+
+
+def _write(
+    cases: dict[str, Reference], way: Way, directory: Path, tolerance: float | None
+) -> _Written:
+    """Writes in one way, loads that again and compares it with the models."""
+    import tensorflow as tf
+
+    if way.own:
+        served = {name: prepare(case.model, way) for name, case in cases.items()}
+        write_graph(
+            {name: made for name, (made, _) in served.items()},
+            {name: case.endpoint for name, case in cases.items()},
+            {name: case.dtypes for name, case in cases.items()},
+            directory,
+            way.freeze,
+        )
+    else:
+        served = {_MAIN: (cases[_MAIN].model, None)}
+        cases[_MAIN].model.export(directory, format="tf_saved_model", verbose=False)
+    loaded = tf.saved_model.load(str(directory))
+    outputs, worst, random = {}, 0.0, []
+    for name, (made, _) in served.items():
+        case, signature = cases[name], loaded.signatures[name]
+        limit = default_tolerance(made) if tolerance is None else tolerance
+        got = (
+            signature(**case.named)
+            if way.own
+            else case.endpoint.named(loaded.serve(*case.arguments))
+        )
+        difference, unequal = largest_difference(as_arrays(got), case.want, limit, case.again)
+        worst = max(worst, difference)
+        random += unequal
+        specs = signature.structured_outputs
+        order = [n for n in case.want if n in specs] or list(specs)
+        outputs[name] = {n: (specs[n].dtype.name, tuple(specs[n].shape)) for n in order}
+    main = loaded.signatures[_MAIN]
+    return _Written(served[_MAIN][1], outputs, worst, random, limit, num_nodes_of(main))
+
+
+def _further(
+    model: Any, preprocessing: Any, signatures: Mapping[str, keras.Model | str]
+) -> dict[str, Any]:
+    """Returns the models of further signatures by name."""
+    models = {}
+    for name, what in signatures.items():
+        if not name.isidentifier() or name in (_MAIN, "serve"):
+            raise ValueError(
+                f"{_NAME} needs signatures to be named by identifiers other than {_MAIN} and "
+                f"serve. Received {name!r}."
+            )
+        if not isinstance(what, str):
+            models[name] = what
+            continue
+        calls = Graph(model).calls if has_graph(model) else []
+        found = [call for call in calls if call.operation.name == what]
+        if not found:
+            raise ValueError(
+                f"{_NAME} needs a signature to be a keras.Model or the name of a layer of model "
+                f'"{model.name}". Received {name}={what!r}. Its layers are '
+                f"{', '.join(dict.fromkeys(call.operation.name for call in calls)) or 'unknown'}."
+            )
+        structure = Graph(model).input_structure
+        outputs = found[-1].outputs
+        inner = keras.Model(structure, outputs[0] if len(outputs) == 1 else list(outputs))
+        models[name] = chained(inner, preprocessing, None, _NAME)
+    return models
+
+
+def _root_and_version(path: Path, version: int | None) -> tuple[Path, int | None]:
+    """Returns the directory of all versions: `path`, or what is above if `path` is a version."""
+    holds_versions = path.is_dir() and any(p.name.isdecimal() for p in path.iterdir())
+    if version is None and path.name.isdecimal() and int(path.name) and not holds_versions:
+        return path.parent, int(path.name)
+    return path, version
 
 
 def _checked_version(root: Path, version: int | None, overwrite: bool) -> int:
@@ -192,8 +315,8 @@ def _checked_version(root: Path, version: int | None, overwrite: bool) -> int:
     return version
 
 
-def _check_batch_sizes(graph: Graph, **arguments: Sequence[int]) -> None:
-    fixed = {t.shape[0] for t in graph.inputs} - {None}
+def _check_batch_sizes(endpoint: Endpoint, **arguments: Sequence[int]) -> None:
+    fixed = {t.shape[0] for t in endpoint.tensors} - {None}
     for argument, sizes in arguments.items():
         for size in sizes:
             if isinstance(size, bool) or not isinstance(size, int) or size < 1 or fixed - {size}:
@@ -206,19 +329,7 @@ def _check_batch_sizes(graph: Graph, **arguments: Sequence[int]) -> None:
                 )
 
 
-def _load_and_call(directory: Path, named: dict[str, Any]) -> tuple[dict[str, Any], int]:
-    """Returns what the SavedModel computes, and how many operations its graph has."""
-    import tensorflow as tf
-
-    loaded = tf.saved_model.load(str(directory))
-    signature = loaded.signatures["serving_default"]
-    results = {name: y.numpy() for name, y in signature(**named).items()}
-    return results, num_nodes_of(signature)
-
-
-def _described(
-    named: dict[str, Any], tensors: list[Any]
-) -> dict[str, tuple[str, tuple[int | None, ...]]]:
+def _described(named: dict[str, Any], tensors: list[Any]) -> _Described:
     return {
         name: (keras.backend.standardize_dtype(t.dtype), tuple(t.shape))
         for name, t in zip(named, tensors, strict=True)

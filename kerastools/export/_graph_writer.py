@@ -7,91 +7,146 @@ from typing import Any
 import keras
 import numpy as np
 
-from kerastools._core.graph.calls import Graph, sublayers
-from kerastools.export._polish import keep_apart
-from kerastools.export._signature import input_names, output_names
+from kerastools._core.graph.calls import sublayers
+from kerastools.export._endpoint import Endpoint
 
 # A graph is one protocol buffer message, which holds less than 2 GiB; the rest is margin.
 _LARGEST_GRAPH = 2**31 - 2**27
 
 
 def write_graph(
-    served: Any, graph: Graph, directory: Path, freeze: bool, copied: bool
-) -> tuple[bool, str | None]:
-    """Writes `served`, which may be changed if it is `copied`, with the signature of `graph`.
+    models: dict[str, Any],
+    endpoints: dict[str, Endpoint],
+    dtypes: dict[str, list[str]],
+    directory: Path,
+    freeze: bool,
+) -> None:
+    """Writes `models`, each with the signature of the endpoint of that name.
 
-    Returns:
-        Whether its weights are constants, and if not so although `freeze` is set, why.
+    That of `serving_default` is also the endpoint `serve`, which takes and returns the structure
+    that the model does, as `model.export` writes it.
+
+    Args:
+        models: The models as they are to be served; one may be written for several endpoints.
+        endpoints: What they stand for.
+        dtypes: Of each output of each endpoint: a model that computes in half precision returns
+            what the model that it was made of returns.
+        directory: Where to write.
+        freeze: Whether the weights become constants.
+
+    Raises:
+        ValueError: If the weights cannot be constants.
     """
     import tensorflow as tf
 
-    note = _too_large(served) if freeze else None
-    frozen = freeze and note is None
-    if frozen:
-        function, changes = _frozen_function(served, graph)
-        if changes:
-            frozen, note = False, f"the model changes {changes[0]} in inference"
-    module = tf.Module()
-    # The tables of lookup layers are no constants: tracking their layers saves them.
-    module.lookups = [part for part in sublayers(served) if hasattr(part, "save_assets")]
-    if not frozen:
-        if copied:
-            keep_apart(served)
-        module.weights = [v.value for v in served.variables]
-        function = _trace(lambda inputs: served(inputs, training=False), graph)
+    if freeze:
+        _check_size(models.values())
+    module, signatures, written = tf.Module(), {}, []
+    for name, endpoint in endpoints.items():
+        call = _frozen(models[name]) if freeze else _plain(models[name])
+        serve = _structured(call, endpoint, dtypes[name])
+        signatures[name] = _by_name(serve, endpoint)
+        written.append(signatures[name])
+        if name == "serving_default":
+            module.serve = serve
+            if _is_flat(serve.structured_outputs):
+                signatures["serve"] = serve
+    variables = {id(v): v for function in written for v in function.variables}
+    if freeze and variables:
+        names = ", ".join(sorted(v.name for v in variables.values()))
+        raise ValueError(f"the model uses variables that are not among its weights: {names}")
+    module.weights = list(variables.values())
+    module.resources = [r for model in models.values() for r in _resources(model)]
     # Custom gradients, that of silu for one, cannot be saved from a graph and serve nothing here.
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
-    tf.saved_model.save(module, str(directory), {"serving_default": function}, options)
-    return frozen, note
+    tf.saved_model.save(module, str(directory), signatures, options)
 
 
-def _trace(call: Callable[[Any], Any], graph: Graph) -> Any:
-    """Returns `call` as a TensorFlow graph that takes and returns tensors by name."""
+def _structured(call: Callable[[list[Any]], Any], endpoint: Endpoint, dtypes: list[str]) -> Any:
+    """Returns `call` as a TensorFlow graph that takes what the model takes."""
     import tensorflow as tf
 
-    names = input_names(graph)
+    names = iter(endpoint.inputs)
+    specs = keras.tree.map_structure(
+        lambda t: tf.TensorSpec(t.shape, keras.backend.standardize_dtype(t.dtype), next(names)),
+        endpoint.arguments,
+    )
+
+    def serve(*arguments: Any) -> Any:
+        outputs = call(list(arguments))
+        flat = zip(keras.tree.flatten(outputs), dtypes, strict=True)
+        return keras.tree.pack_sequence_as(
+            outputs, [y if y.dtype == dtype else keras.ops.cast(y, dtype) for y, dtype in flat]
+        )
+
+    # One graph for all: saving a tf.function would trace it, and write its constants, again.
+    return tf.function(serve, input_signature=specs, autograph=False).get_concrete_function()
+
+
+def _by_name(serve: Any, endpoint: Endpoint) -> Any:
+    """Returns `serve` as a graph that takes and returns tensors by name."""
+    import tensorflow as tf
+
     specs = {
-        name: tf.TensorSpec(t.shape, t.dtype, name)
-        for name, t in zip(names, graph.inputs, strict=True)
+        name: tf.TensorSpec(t.shape, keras.backend.standardize_dtype(t.dtype), name)
+        for name, t in zip(endpoint.inputs, endpoint.tensors, strict=True)
     }
 
     def serving_default(**named: Any) -> dict[str, Any]:
-        flat = [named[name] for name in names]
-        results = keras.tree.flatten(call(keras.tree.pack_sequence_as(graph.input_structure, flat)))
-        # A model that computes in bfloat16 returns what the model that it was made of returns.
-        dtypes = [t.dtype for t in graph.outputs]
-        outputs = [keras.ops.cast(y, dtype) for y, dtype in zip(results, dtypes, strict=True)]
-        return dict(zip(output_names(graph), outputs, strict=True))
+        flat = [named[name] for name in endpoint.inputs]
+        return endpoint.named(serve(*keras.tree.pack_sequence_as(endpoint.arguments, flat)))
 
     return tf.function(serving_default, autograph=False).get_concrete_function(**specs)
 
 
-def _frozen_function(served: Any, graph: Graph) -> tuple[Any, list[str]]:
-    """Returns the graph with constants for weights, and what the model would change in them."""
+def _is_flat(outputs: Any) -> bool:
+    """Whether TensorFlow takes them for a signature: tensors in one list or dictionary at most."""
+    return all(len(path) <= 1 for path, _ in keras.tree.flatten_with_path(outputs))
+
+
+def _plain(model: Any) -> Callable[[list[Any]], Any]:
+    return lambda arguments: model(*arguments, training=False)
+
+
+def _frozen(model: Any) -> Callable[[list[Any]], Any]:
+    """Returns `model` with constants for its weights."""
     import tensorflow as tf
 
-    trainable, others = (
-        [(keras.ops.convert_to_numpy(v), v.dtype) for v in variables]
-        for variables in (served.trainable_variables, served.non_trainable_variables)
-    )
-    changes: list[str] = []
+    values = [(v, keras.ops.convert_to_numpy(v)) for v in model.variables]
 
-    def call(inputs: Any) -> Any:
-        before = [tf.constant(*value) for value in others]
-        outputs, after = served.stateless_call(
-            [tf.constant(*value) for value in trainable], before, inputs, training=False
-        )
-        triples = zip(served.non_trainable_variables, before, after, strict=True)
-        changes.extend(v.path for v, old, new in triples if old is not new)
+    def call(arguments: list[Any]) -> Any:
+        before = [(v, tf.constant(value, v.dtype)) for v, value in values]
+        with keras.StatelessScope(before) as scope:
+            outputs = model(*arguments, training=False)
+        for variable, value in before:
+            after = scope.get_current_value(variable)
+            if after is not None and after is not value:
+                raise ValueError(f"the model changes {variable.path} in inference")
         return outputs
 
-    return _trace(call, graph), changes
+    return call
 
 
-def _too_large(model: Any) -> str | None:
+def _check_size(models: Any) -> None:
     import tensorflow as tf
 
-    size = sum(int(np.prod(v.shape)) * tf.as_dtype(v.dtype).size for v in model.variables)
+    weights = [v for model in models for v in model.variables]
+    size = sum(int(np.prod(v.shape)) * tf.as_dtype(v.dtype).size for v in weights)
     if size > _LARGEST_GRAPH:
-        return f"{size / 1e9:.1f} GB of weights do not fit into a graph, which holds 2 GB"
-    return None
+        raise ValueError(
+            f"{size / 1e9:.1f} GB of weights do not fit into a graph, which holds 2 GB"
+        )
+
+
+def _resources(model: Any) -> list[Any]:
+    """Returns what must be saved beside the variables: tables, and what holds some."""
+    import tensorflow as tf
+
+    resource = tf.saved_model.experimental.TrackableResource
+    found = []
+    for part in sublayers(model):
+        # The tables of lookup layers stand deeper than in their attributes.
+        if hasattr(part, "save_assets"):
+            found.append(part)
+        found += [value for value in vars(part).values() if isinstance(value, resource)]
+    return found

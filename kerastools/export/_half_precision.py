@@ -1,28 +1,31 @@
-"""A copy of a model that computes in bfloat16."""
+"""A model that computes in bfloat16."""
 
 from typing import Any
 
 import keras
 
 from kerastools._core.graph.calls import Graph, sublayers
+from kerastools._core.graph.kinds import parent_kind
+from kerastools.folding import FoldReport
 
 
-def in_bfloat16(model: Any, copied: bool) -> Any:
-    """Returns `model`, or a copy unless it is one, with float32 layers computing in bfloat16.
+def compute_in_bfloat16(model: Any, fold: FoldReport | None) -> None:
+    """Lets the float32 layers of a model that nothing else uses compute in bfloat16, in place.
 
     Weights stay float32, as in Keras's policy "mixed_bfloat16". So do the layers that make the
-    outputs, where rounding would be seen, and `Normalization`, whose inputs may be far from zero.
+    outputs, where rounding would be seen, and `Normalization`, whose inputs may be far from zero,
+    with the layers that it was folded into.
     """
-    if not copied:
-        original, model = model, keras.models.clone_model(model)
-        model.set_weights(original.get_weights())
     kept = {id(layer) for layer in Graph(model).output_layers}
+    outcomes = fold.outcomes if fold else ()
+    takers = " ".join(o.into for o in outcomes if o.into and o.kind == "feature_normalization")
+    names = {name.rpartition("/")[2] for name in takers.replace(",", " ").split()}
     for layer in sublayers(model):
-        exact = id(layer) in kept or isinstance(layer, keras.layers.Normalization)
+        adapted = parent_kind(layer).name == "feature_normalization"
+        exact = id(layer) in kept or layer.name in names or adapted
         if (
             not exact
             and not isinstance(layer, keras.Model)
             and layer.dtype_policy.name == "float32"
         ):
             layer.dtype_policy = "mixed_bfloat16"
-    return model

@@ -5,6 +5,7 @@ from typing import Any
 import keras
 
 from kerastools._core.graph.calls import Call, Graph, has_graph, sublayers
+from kerastools._core.graph.kinds import is_kind, kind_of
 
 
 def polish(model: Any) -> None:
@@ -16,7 +17,8 @@ def polish(model: Any) -> None:
     for part in sublayers(model):
         if has_graph(part):
             _merge_zero_padding(Graph(part))
-        if getattr(part, "activation", None) is keras.activations.silu:
+        # A recurrent layer only shows that of its cell.
+        if vars(part).get("activation") is keras.activations.silu:
             part.activation = _silu
 
 
@@ -27,16 +29,16 @@ def keep_apart(model: Any) -> None:
     eight times as slowly as after it (TensorFlow 2.21 with oneDNN; not where they are constants).
     """
     for part in sublayers(model):
-        activation = getattr(part, "activation", None)
+        activation = vars(part).get("activation")
         if activation is _silu:
             part.activation = keras.activations.silu  # its own gradient keeps it apart
-        elif type(part) is keras.layers.Conv2D and activation in _SLOW_FUSED:
+        elif _is_conv_2d(part) and activation in _SLOW_FUSED:
             part.activation = _Apart(activation)
         if has_graph(part):
             graph = Graph(part)
             for call in graph.calls:
                 conv, users = call.operation, graph.consumers(call.outputs[0])
-                if type(conv) is keras.layers.Conv2D and any(_is_slow(c.operation) for c in users):
+                if _is_conv_2d(conv) and any(_is_slow(c.operation) for c in users):
                     conv.activation = _Apart(conv.activation)
 
 
@@ -55,11 +57,15 @@ class _Apart:
 
 def _is_slow(layer: Any) -> bool:
     """Whether `layer` is an activation alone that is slow when fused."""
-    if type(layer) is keras.layers.ReLU:
-        return layer.max_value == 6
-    if type(layer) is keras.layers.Activation:
+    kind = kind_of(layer)
+    if kind.name == "activation":
         return layer.activation in _SLOW_FUSED
-    return type(layer) is keras.layers.ELU
+    relu6 = kind.activation == "relu" and getattr(layer, "max_value", None) == 6
+    return relu6 or kind.activation in ("relu6", "elu")
+
+
+def _is_conv_2d(layer: Any, *others: str) -> bool:
+    return is_kind(layer, "convolution", *others) and layer.rank == 2
 
 
 _SLOW_FUSED = (keras.activations.relu6, keras.activations.elu)
@@ -73,7 +79,7 @@ def _merge_zero_padding(graph: Graph) -> None:
     times = [id(call.operation) for call in graph.calls]
     for call in graph.calls:
         pad = call.operation
-        if type(pad) is not keras.layers.ZeroPadding2D or graph.is_output(call.outputs[0]):
+        if not is_kind(pad, "zero_padding") or graph.is_output(call.outputs[0]):
             continue
         consumers = graph.consumers(call.outputs[0])
         once = all(times.count(id(c.operation)) == 1 for c in (call, *consumers))
@@ -85,7 +91,7 @@ def _merge_zero_padding(graph: Graph) -> None:
 def _pads_like_same(call: Call, consumer: Call) -> bool:
     """Whether "same" in the convolution would add what the padding before it adds."""
     pad, conv = call.operation, consumer.operation
-    if type(conv) not in (keras.layers.Conv2D, keras.layers.DepthwiseConv2D):
+    if not _is_conv_2d(conv, "depthwise_convolution"):
         return False
     if conv.padding != "valid" or {pad.data_format, conv.data_format} != {"channels_last"}:
         return False

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from kerastools._core.graph.calls import read_graph, sublayers
+from kerastools._core.graph.kinds import is_kind
 from kerastools._core.sample_inputs import sample_inputs
 from kerastools.folding._build import build
 from kerastools.folding._plan import Plan
@@ -125,4 +126,4 @@ def _outputs(model: Any, inputs: Any) -> list[np.ndarray]:
 
 def _num_layers(model: Any) -> int:
     leaves = [layer for layer in sublayers(model) if not isinstance(layer, keras.Model)]
-    return sum(not isinstance(layer, keras.layers.InputLayer) for layer in leaves)
+    return sum(not is_kind(layer, "input") for layer in leaves)

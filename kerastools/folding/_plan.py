@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from kerastools._core.graph.calls import Call, Graph, has_graph, sublayers
+from kerastools._core.graph.kinds import is_kind, known_class, parent_kind
 from kerastools.folding._algebra import (
     AFFINE_LAYERS,
     Affine,
@@ -81,19 +82,19 @@ class Plan:
             if id(layer) in self.graphs:
                 if id(layer) not in seen:
                     self._find(self.graphs[id(layer)], f"{path}{layer.name}/", seen)
-            elif type(layer) in AFFINE_LAYERS:
+            elif known_class(layer) in AFFINE_LAYERS:
                 self.candidates[call] = graph
                 self._note(call, path, layer, None, None)
             elif isinstance(layer, keras.Layer):
                 for part in sublayers(layer):
-                    if isinstance(part, keras.layers.BatchNormalization):
+                    if parent_kind(part).name == "batch_normalization":
                         where = "is a subclass" if part is layer else f"lies inside {layer.name}"
                         reason = f"{where} of type {type(layer).__name__}, whose call is unknown"
                         self._note(id(part), path, part, None, reason)
 
     def _note(self, key: Any, path: str, layer: Any, into: str | None, reason: str | None) -> None:
         name = f"{path}{layer.name}"
-        self.outcomes[key] = FoldOutcome(name, type(layer).__name__, into, reason)
+        self.outcomes[key] = FoldOutcome(name, parent_kind(layer).name, into, reason)
 
     def _fold_all(self) -> None:
         """Folds until nothing more goes: what is gone may open the way for what was before it."""
@@ -190,7 +191,7 @@ class Plan:
             _check_dtype(call)
             before = passes(layer, affine, tensor.shape, source.shape)
             return self._into_producers(graph, source, before, updates)
-        if type(layer) in (keras.layers.Add, keras.layers.Concatenate):
+        if is_kind(layer, "add", "concatenate"):
             _check_dtype(call)
             parts = _branches(call, affine)
             return [
@@ -257,7 +258,7 @@ def _check_dtype(call: Call) -> None:
 def _branches(call: Call, affine: Affine) -> list[Affine]:
     """Returns what each input of an `Add` or `Concatenate` must become for a⊗output + b."""
     layer, (output,) = call.operation, call.outputs
-    if type(layer) is keras.layers.Concatenate:
+    if is_kind(layer, "concatenate"):
         axis = layer.axis % len(output.shape)
         return affine.split(axis, [t.shape[axis] for t in call.inputs])
     if any(t.shape != output.shape for t in call.inputs):

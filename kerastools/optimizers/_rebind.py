@@ -5,9 +5,11 @@ from typing import Any
 import keras
 
 from kerastools._core.checks import require_built
+from kerastools._core.keras_private.optimizer_hooks import known_variables
 from kerastools.optimizers._base.evaluation_point import EvaluationPoint
 from kerastools.optimizers._base.rate_factors import joined_at, set_joined
-from kerastools.optimizers._base.slots import known_variables, optimizer_tree, rebuild_slots
+from kerastools.optimizers._base.rebuild import rebuild_slots
+from kerastools.optimizers._base.slots import optimizer_tree
 
 
 def rebind(optimizer: Any, model: Any) -> Any:

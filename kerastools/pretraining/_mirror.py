@@ -7,48 +7,15 @@ import keras
 
 from kerastools._core.graph.activations import is_activation, own_activation
 from kerastools._core.graph.calls import Call, read_graph
+from kerastools._core.graph.kinds import is_kind, kind_of
 from kerastools.calibration import initialize
 from kerastools.pretraining._transposed import Transposed
 
-_CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
-_CONV_TRANSPOSES = (
-    keras.layers.Conv1DTranspose,
-    keras.layers.Conv2DTranspose,
-    keras.layers.Conv3DTranspose,
-)
-_UP_SAMPLINGS = (
-    keras.layers.UpSampling1D,
-    keras.layers.UpSampling2D,
-    keras.layers.UpSampling3D,
-)
-_PADDINGS = (
-    keras.layers.ZeroPadding1D,
-    keras.layers.ZeroPadding2D,
-    keras.layers.ZeroPadding3D,
-)
-_CROPPINGS = (keras.layers.Cropping1D, keras.layers.Cropping2D, keras.layers.Cropping3D)
-_POOLINGS = tuple(
-    getattr(keras.layers, f"{kind}Pooling{n}D") for kind in ("Max", "Average") for n in (1, 2, 3)
-)
-_GLOBAL_POOLINGS = tuple(
-    getattr(keras.layers, f"Global{kind}Pooling{n}D")
-    for kind in ("Max", "Average")
-    for n in (1, 2, 3)
-)
+_POOLINGS = ("max_pooling", "average_pooling")
+_GLOBAL_POOLINGS = ("global_max_pooling", "global_average_pooling")
+_RESHAPES = ("flatten", "reshape")
 # What has nothing to undo: the decoder does without.
-_ONE_WAY = (
-    keras.layers.Dropout,
-    keras.layers.SpatialDropout1D,
-    keras.layers.SpatialDropout2D,
-    keras.layers.SpatialDropout3D,
-    keras.layers.AlphaDropout,
-    keras.layers.GaussianDropout,
-    keras.layers.GaussianNoise,
-    keras.layers.ActivityRegularization,
-    keras.layers.BatchNormalization,
-    keras.layers.LayerNormalization,
-    keras.layers.Identity,
-)
+_ONE_WAY = ("dropout", "noise", "normalization", "penalty", "identity")
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +46,7 @@ def read_chain(encoder: keras.Model, caller: str) -> list[Step]:
         tensor = call.outputs[0]
         if is_kernel_layer(call.operation) or is_activation(call.operation):
             activation = own_activation(call.operation)
-        elif isinstance(call.operation, keras.layers.BatchNormalization):
+        elif is_kind(call.operation, "normalization"):
             activation = None
     if not any(is_kernel_layer(step.layer) for step in steps):
         raise ValueError(
@@ -91,7 +58,7 @@ def read_chain(encoder: keras.Model, caller: str) -> list[Step]:
 
 def is_kernel_layer(layer: Any) -> bool:
     """Whether the mirror of `layer` has weights."""
-    return isinstance(layer, (keras.layers.Dense, *_CONVOLUTIONS))
+    return is_kind(layer, "dense", "convolution")
 
 
 def mirror(
@@ -125,19 +92,13 @@ def _check(call: Call, tensor: Any, caller: str) -> None:
             f"{caller} mirrors encoders that are a chain, in which each layer takes what the one "
             f'before returns. Received one in which "{layer.name}" does not. {advice}'
         )
-    known = (
-        *_POOLINGS,
-        *_GLOBAL_POOLINGS,
-        *_ONE_WAY,
-        keras.layers.Flatten,
-        keras.layers.Reshape,
-    )
-    if not (is_kernel_layer(layer) or is_activation(layer) or isinstance(layer, known)):
+    known = ("activation", *_POOLINGS, *_GLOBAL_POOLINGS, *_RESHAPES, *_ONE_WAY)
+    if not (is_kernel_layer(layer) or is_kind(layer, *known)):
         raise ValueError(
             f"{caller} knows the mirror of Dense, Conv1D to Conv3D, pooling, Flatten and Reshape. "
             f'Received layer "{layer.name}" of type {type(layer).__name__}. {advice}'
         )
-    if isinstance(layer, _CONVOLUTIONS):
+    if is_kind(layer, "convolution"):
         spread = layer.groups != 1 or set(layer.dilation_rate) != {1} or layer.padding == "causal"
         if spread or layer.data_format != "channels_last":
             raise ValueError(
@@ -150,11 +111,11 @@ def _mirrored(step: Step, activation: Any, tied: bool) -> list[Any]:
     """Returns the layers that take `step.output` back to `step.input`."""
     layer, target, code = step.layer, step.input.shape[1:], step.output.shape[1:]
     name, activation = f"mirrored_{layer.name}", _fresh(activation)
-    if isinstance(layer, keras.layers.Dense):
+    if is_kind(layer, "dense"):
         if tied:
             return [Transposed(layer, activation, name=name)]
         return [keras.layers.Dense(target[-1], activation=activation, name=name)]
-    if isinstance(layer, _CONVOLUTIONS):
+    if is_kind(layer, "convolution"):
         padding = _output_padding(layer, code[:-1], target[:-1])
         if tied:
             return [Transposed(layer, activation, output_padding=padding, name=name)]
@@ -163,7 +124,7 @@ def _mirrored(step: Step, activation: Any, tied: bool) -> list[Any]:
             # Keras refuses it, for even kernels on some axes; its own choice is too long on others.
             padding, grown = None, [n * s for n, s in zip(code[:-1], layer.strides, strict=True)]
         return [
-            _CONV_TRANSPOSES[layer.rank - 1](
+            getattr(keras.layers, f"Conv{layer.rank}DTranspose")(
                 target[-1],
                 layer.kernel_size,
                 strides=layer.strides,
@@ -174,22 +135,22 @@ def _mirrored(step: Step, activation: Any, tied: bool) -> list[Any]:
             ),
             *_fit(grown, target[:-1]),
         ]
-    if isinstance(layer, _POOLINGS):
+    if is_kind(layer, *_POOLINGS):
         size = tuple(layer.strides)
         grown = [n * s for n, s in zip(code[:-1], size, strict=True)]
-        return [_UP_SAMPLINGS[len(size) - 1](_scalar(size)), *_fit(grown, target[:-1])]
-    if isinstance(layer, _GLOBAL_POOLINGS):
+        return [_up_sampling(size), *_fit(grown, target[:-1])]
+    if is_kind(layer, *_GLOBAL_POOLINGS):
         rank = len(target) - 1
         single = (*(1 for _ in range(rank)), target[-1])
-        return [keras.layers.Reshape(single), _UP_SAMPLINGS[rank - 1](_scalar(target[:-1]))]
-    if isinstance(layer, keras.layers.Flatten | keras.layers.Reshape):
+        return [keras.layers.Reshape(single), _up_sampling(target[:-1])]
+    if is_kind(layer, *_RESHAPES):
         return [keras.layers.Reshape(target)]
     return []
 
 
 def _fresh(activation: Any) -> Any:
     """Returns a copy of an activation that is a layer, for its weights are not to be shared."""
-    if isinstance(activation, keras.layers.Activation):
+    if kind_of(activation).name == "activation":
         return activation.activation
     if isinstance(activation, keras.layers.Layer):
         return type(activation).from_config(
@@ -213,11 +174,13 @@ def _fit(sizes: Any, target: Any) -> list[Any]:
     missing = [(0, max(t - n, 0)) for n, t in zip(sizes, target, strict=True)]
     surplus = [(0, max(n - t, 0)) for n, t in zip(sizes, target, strict=True)]
     layers = []
-    for kinds, amounts in ((_PADDINGS, missing), (_CROPPINGS, surplus)):
+    for name, amounts in (("ZeroPadding", missing), ("Cropping", surplus)):
         if any(end for _, end in amounts):
-            layers.append(kinds[rank - 1](amounts[0] if rank == 1 else tuple(amounts)))
+            amount = amounts[0] if rank == 1 else tuple(amounts)
+            layers.append(getattr(keras.layers, f"{name}{rank}D")(amount))
     return layers
 
 
-def _scalar(size: Any) -> Any:
-    return size[0] if len(size) == 1 else tuple(size)
+def _up_sampling(size: Any) -> Any:
+    rank = len(size)
+    return getattr(keras.layers, f"UpSampling{rank}D")(size[0] if rank == 1 else tuple(size))

@@ -8,6 +8,7 @@ import keras
 
 from kerastools._core.batches import Batches
 from kerastools._core.graph.activations import activation_name
+from kerastools._core.graph.kinds import is_kind
 from kerastools.pretraining._mirror import read_chain
 from kerastools.pretraining._restricted_boltzmann import RestrictedBoltzmann, check_visible
 from kerastools.pretraining._resumable_fit import resumable_fit, seed_of
@@ -120,7 +121,7 @@ def _dense_layers(encoder: keras.Model) -> list[Any]:
     """Returns the layers with weights, or raises unless all are sigmoid `Dense` layers."""
     layers = [step.layer for step in read_chain(encoder, _NAME) if step.layer.weights]
     for layer in layers:
-        dense = isinstance(layer, keras.layers.Dense) and layer.use_bias
+        dense = is_kind(layer, "dense") and layer.use_bias
         if not dense or activation_name(layer.activation) != "sigmoid":
             raise ValueError(
                 f"{_NAME} needs Dense layers with sigmoid activations and biases, which compute "

@@ -9,6 +9,7 @@ from keras import ops
 
 from kerastools._core.batches import Batches
 from kerastools._core.graph.calls import sublayers
+from kerastools._core.graph.kinds import is_kind
 from kerastools.pretraining._masked_tokens import MaskedTokens
 from kerastools.pretraining._resumable_fit import resumable_fit, seed_of
 from kerastools.pretraining._rows import check_batch_size, check_encoder, fresh_optimizer
@@ -123,7 +124,7 @@ def _check_shapes(encoder: keras.Model, task: MaskedTokens) -> None:
             "Leave pooling to the upper layers, and give recurrent layers return_sequences=True."
         )
     for layer in sublayers(encoder):
-        if isinstance(layer, keras.layers.Embedding) and layer.input_dim < task.vocabulary_size:
+        if is_kind(layer, "embedding") and layer.input_dim < task.vocabulary_size:
             # A table of positions is as long as the row, not as the vocabulary.
             if layer.input_dim == task.length:
                 continue

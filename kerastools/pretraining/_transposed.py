@@ -5,9 +5,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from kerastools._core.graph.kinds import is_kind
 from kerastools._core.registration import register
-
-_CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 
 
 @register
@@ -82,7 +81,7 @@ class Transposed(keras.layers.Layer):
     def call(self, inputs: Any) -> Any:
         """Returns `inputs` taken back through the layer."""
         kernel = ops.cast(self.layer.kernel, self.compute_dtype)
-        if isinstance(self.layer, keras.layers.Dense):
+        if is_kind(self.layer, "dense"):
             outputs = ops.matmul(inputs, ops.transpose(kernel))
         else:
             outputs = ops.conv_transpose(
@@ -115,7 +114,7 @@ class Transposed(keras.layers.Layer):
 
 
 def _check(layer: Any) -> None:
-    if not isinstance(layer, (keras.layers.Dense, *_CONVOLUTIONS)):
+    if not is_kind(layer, "dense", "convolution"):
         raise TypeError(
             f"Transposed needs a Dense, Conv1D, Conv2D or Conv3D layer. Received {layer!r} of type "
             f"{type(layer).__name__}."
@@ -125,7 +124,7 @@ def _check(layer: Any) -> None:
             f'Transposed needs a built layer. Received layer "{layer.name}" without a kernel. Call '
             "layer.build(input_shape) first, or take it from a built model."
         )
-    if isinstance(layer, _CONVOLUTIONS):
+    if is_kind(layer, "convolution"):
         spread = layer.groups != 1 or set(layer.dilation_rate) != {1}
         if spread or layer.data_format != "channels_last" or layer.padding == "causal":
             raise ValueError(

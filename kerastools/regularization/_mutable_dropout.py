@@ -3,21 +3,16 @@
 from collections.abc import Iterable
 from typing import Any
 
-import keras
-
 from kerastools._core.graph.calls import sublayers
-from kerastools._core.graph.fans import num_gates
+from kerastools._core.graph.kinds import is_kind
 from kerastools._core.graph.layer_tree import LayerTree
 from kerastools.layers._mutable_rate import MutableRateLayer
 
 _CONVOLUTIONS = (
-    keras.layers.Conv1D,
-    keras.layers.Conv2D,
-    keras.layers.Conv3D,
-    keras.layers.DepthwiseConv1D,
-    keras.layers.DepthwiseConv2D,
-    keras.layers.SeparableConv1D,
-    keras.layers.SeparableConv2D,
+    "convolution",
+    "depthwise_convolution",
+    "separable_convolution",
+    "transposed_convolution",
 )
 
 
@@ -43,9 +38,14 @@ def set_rate(layers: Iterable[MutableRateLayer], rate: float) -> None:
 
 def usual_range(model: Any) -> tuple[float, float]:
     """Returns the rates that are usual for the kind of net that `model` is."""
+    return {"recurrent": (0.2, 0.3), "convolutional": (0.4, 0.5), "dense": (0.1, 0.5)}[
+        net_kind(model)
+    ]
+
+
+def net_kind(model: Any) -> str:
+    """Returns `"recurrent"`, `"convolutional"` or `"dense"`, by the layers of `model`."""
     parts = sublayers(model)
-    if any(num_gates(part) for part in parts):
-        return 0.2, 0.3
-    if any(isinstance(part, _CONVOLUTIONS) for part in parts):
-        return 0.4, 0.5
-    return 0.1, 0.5
+    if any(is_kind(part, "recurrent", "bidirectional") for part in parts):
+        return "recurrent"
+    return "convolutional" if any(is_kind(p, *_CONVOLUTIONS) for p in parts) else "dense"

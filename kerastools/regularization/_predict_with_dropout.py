@@ -9,7 +9,7 @@ from keras import ops, tree
 from kerastools._core.checks import require_finite
 from kerastools._core.compiled import compiled
 from kerastools._core.graph.calls import Call, Graph, as_recorded, read_graph, replay, sublayers
-from kerastools._core.graph.kinds import is_kind
+from kerastools._core.graph.kinds import is_kind, parent_kind
 
 _NAME = "predict_with_dropout"
 
@@ -103,7 +103,7 @@ def _with_dropout(call: Call, args: Any, kwargs: Any) -> Any:
     parts = sublayers(call.operation) if isinstance(call.operation, keras.Layer) else []
     if not any(_drops(part) for part in parts):
         return as_recorded(call, args, kwargs)
-    if any(isinstance(part, keras.layers.BatchNormalization) for part in parts):
+    if any(parent_kind(part).moving_statistics for part in parts):
         raise ValueError(
             f'{_NAME} cannot switch on the dropout inside layer "{call.path}" without its batch '
             "normalisation. Build that part from Keras layers in a functional model."

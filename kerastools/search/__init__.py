@@ -1,4 +1,4 @@
-"""Hyperparameter search with keras-tuner: search spaces and models to search over."""
+"""Hyperparameter search with keras-tuner: tuner, oracle, early stopping, spaces, hypermodels."""
 
 import importlib
 

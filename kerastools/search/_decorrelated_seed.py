@@ -1,17 +1,17 @@
-"""Seeds for keras-tuner that mean what they say."""
+"""`decorrelated_seed`: seeds for keras-tuner's oracles."""
 
 import numpy as np
 
 
 def decorrelated_seed(seed: int) -> int:
-    """Returns the seed to hand to a keras-tuner oracle so that seeds do not overlap.
+    """Returns a seed for a keras-tuner oracle, decorrelated from those of other integers.
 
-    keras-tuner ignores a seed of 0, and draws one hyperparameter from `seed`, the next from
-    `seed + 1` and so on, so that searches with seeds 5 and 9 share most of their configurations.
-    This maps every integer to one of 2³¹ seeds far apart from its neighbours', and never to 0.
+    keras-tuner ignores seed 0, and draws hyperparameters with `seed`, `seed + 1` and so on, so that
+    searches with seeds 5 and 9 share most of their configurations. This function maps every integer
+    to one of 2³¹ seeds by a hash, never to 0.
 
     Args:
-        seed: Any integer from 0.
+        seed: Integer >= 0.
 
     Raises:
         ValueError: If `seed` is negative.
@@ -24,5 +24,5 @@ def decorrelated_seed(seed: int) -> int:
     True
     """
     if seed < 0:
-        raise ValueError(f"decorrelated_seed needs an integer from 0. Received seed={seed}.")
+        raise ValueError(f"decorrelated_seed needs seed >= 0. Received seed={seed}.")
     return 1 + int(np.random.SeedSequence(seed).generate_state(1)[0]) // 2

@@ -1,8 +1,8 @@
-"""The ranges in which dropout rate, momentum, betas and learning rate are searched.
+"""Search spaces of dropout rate, momentum, betas and learning rate.
 
-Each function asks `hp` for what it needs and returns plain numbers, ready for a layer or an
-optimizer. Momentum and the betas are drawn as 1 − γ on a logarithmic scale: γ = 0.9 and 0.99
-remember 10 and 100 steps, which are as far apart as the 2 and 20 steps of 0.5 and 0.95.
+Each function defines a hyperparameter on `hp` and returns its value, ready for a layer or an
+optimizer. Momentum and betas are sampled as 1 − γ on a logarithmic scale: γ = 0.9 and 0.99 average
+over 10 and 100 steps, a ratio like that of 2 and 20 steps for γ = 0.5 and 0.95.
 """
 
 import keras_tuner
@@ -13,20 +13,20 @@ _DROPOUT_RANGES = {"dense": (0.1, 0.5), "recurrent": (0.2, 0.3), "convolutional"
 def dropout(
     hp: keras_tuner.HyperParameters, kind: str = "dense", name: str = "dropout", off: bool = False
 ) -> float:
-    """Asks for a dropout rate p, the probability that a unit is dropped.
+    """Search space of a dropout rate p, the probability that a unit is dropped.
 
     Args:
         hp: The hyperparameters of the trial.
         kind: The kind of net: `"dense"` (0.1 to 0.5), `"recurrent"` (0.2 to 0.3) or
             `"convolutional"` (0.4 to 0.5).
         name: The hyperparameter's name.
-        off: Whether the range starts at 0, for nets that may be underfitting.
+        off: Whether the range includes 0, for nets that may underfit.
 
     Returns:
         The rate, in steps of 0.05 (0.02 for recurrent and convolutional nets).
 
     Raises:
-        ValueError: If `kind` is none of the three.
+        ValueError: If `kind` is not one of these.
 
     Example:
 
@@ -45,7 +45,7 @@ def dropout(
         )
     low, high = _DROPOUT_RANGES[kind]
     step = 0.05 if kind == "dense" else 0.02
-    # keras-tuner counts the steps by rounding down, and (0.3 - 0.2) / 0.02 is 4.999999999999999.
+    # keras-tuner rounds the number of steps down, and (0.3 - 0.2) / 0.02 is 4.999999999999999.
     return hp.Float(name, 0.0 if off else low, high + 1e-9, step=step)
 
 
@@ -55,13 +55,13 @@ def momentum(
     high: float = 0.99,
     name: str = "momentum",
 ) -> float:
-    """Asks for a momentum γ, drawn as 1 − γ on a logarithmic scale.
+    """Search space of a momentum γ, sampled as 1 − γ on a logarithmic scale.
 
     Args:
         hp: The hyperparameters of the trial.
         low: The smallest γ.
         high: The largest γ, below 1.
-        name: The hyperparameter `1 - {name}` is asked for.
+        name: The hyperparameter is named `1 - {name}`.
 
     Returns:
         γ, in [low, high]; 0.9 by default.
@@ -85,7 +85,7 @@ def betas(
     beta_1: tuple[float, float] = (0.5, 0.98),
     beta_2: tuple[float, float] = (0.9, 0.9999),
 ) -> tuple[float, float]:
-    """Asks for Adam's β₁ and β₂, each drawn as 1 − β on a logarithmic scale.
+    """Search space of Adam's β₁ and β₂, each sampled as 1 − β on a logarithmic scale.
 
     Args:
         hp: The hyperparameters of the trial.
@@ -117,7 +117,7 @@ def learning_rate(
     high: float = 1e-1,
     name: str = "learning_rate",
 ) -> float:
-    """Asks for a learning rate η on a logarithmic scale.
+    """Search space of a learning rate η on a logarithmic scale.
 
     Args:
         hp: The hyperparameters of the trial.
@@ -154,5 +154,5 @@ def _decay(
         sampling="log",
         default=round(1 - default, 10),
     )
-    # In a conditional scope that is not active keras-tuner gives None.
+    # In a conditional scope that is not active, keras-tuner returns None.
     return None if complement is None else round(1 - complement, 10)  # type: ignore[return-value]

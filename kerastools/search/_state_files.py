@@ -1,4 +1,4 @@
-"""State files that are whole at any moment, whenever the process is killed."""
+"""Atomic writing of state files."""
 
 import json
 import math
@@ -9,15 +9,14 @@ import numpy as np
 
 
 def write_json(path: str, state: Any) -> None:
-    """Writes `state` beside `path` and moves it there: readers see the old file or the new one."""
+    """Writes a JSON file atomically: readers see the old file or the new one."""
     _replace(path, lambda file: file.write(json.dumps(state).encode()))
 
 
 def write_arrays(path: str, arrays: list[np.ndarray]) -> None:
-    """Writes `arrays`, in their order, as `write_json` does.
+    """Writes a list of arrays atomically: a line of JSON with dtypes and shapes, then their bytes.
 
-    A line that says what they are, and their bytes: NumPy's archive takes four times as long for
-    the hundreds of small ones of a deep net.
+    For the hundreds of small arrays of a deep net, NumPy's npz takes four times as long.
     """
     layout = json.dumps([(a.dtype.name, a.shape) for a in arrays])
     data = [layout.encode(), b"\n", *(a.tobytes() for a in arrays)]
@@ -25,7 +24,7 @@ def write_arrays(path: str, arrays: list[np.ndarray]) -> None:
 
 
 def read_arrays(path: str) -> list[np.ndarray]:
-    """Returns what `write_arrays` wrote."""
+    """Reads a file written by `write_arrays`."""
     with open(path, "rb") as file:
         layout = [(np.dtype(name), shape) for name, shape in json.loads(file.readline())]
         return [
@@ -35,34 +34,35 @@ def read_arrays(path: str) -> list[np.ndarray]:
 
 
 def save_atomically(oracle: Any) -> None:
-    """Makes `oracle` write its files with `write_json`, on this one object.
+    """Makes this one `oracle` write its files by `write_json`.
 
-    keras-tuner truncates a file and then writes it: a process that is killed in between leaves half
-    a file, and the search cannot be resumed.
+    keras-tuner truncates a file before it writes: a process that is killed in between leaves a
+    damaged file, and the search cannot be resumed.
     """
 
     def save() -> None:
         write_json(oracle._get_oracle_fname(), oracle.get_state())
 
     def save_trial(trial: Any) -> None:
-        folder = oracle._get_trial_dir(trial.trial_id)
-        write_json(os.path.join(folder, "trial.json"), trial.get_state())
+        directory = oracle._get_trial_dir(trial.trial_id)
+        write_json(os.path.join(directory, "trial.json"), trial.get_state())
 
     oracle.save = save
     oracle._save_trial = save_trial
 
 
 def drop_unrecorded(oracle: Any) -> None:
-    """Forgets trials whose file was written and that `oracle.json` does not know of.
+    """Drops trials that have a file but are not in `oracle.json`.
 
-    The process was killed between the two. keras-tuner would count such a trial and never run it.
+    The process was killed between the two writes. keras-tuner counts such a trial, but never runs
+    it.
     """
     known = set(oracle.start_order)
     oracle.trials = {name: trial for name, trial in oracle.trials.items() if name in known}
 
 
 def _replace(path: str, write: Any) -> None:
-    beside = f"{path}.{os.getpid()}.tmp"
-    with open(beside, "wb") as file:
+    temporary = f"{path}.{os.getpid()}.tmp"
+    with open(temporary, "wb") as file:
         write(file)
-    os.replace(beside, path)
+    os.replace(temporary, path)

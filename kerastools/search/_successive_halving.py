@@ -11,21 +11,20 @@ import numpy as np
 class SuccessiveHalving:
     """Asynchronous successive halving (ASHA): trials that are behind at a rung are stopped.
 
-    Give it to `PopulationTuner(..., halving=SuccessiveHalving())` where a few epochs tell a bad
-    configuration from a good one. Rungs stand at m, mη, mη², … epochs, with m = `min_epochs` and
-    η = `factor`. A trial that comes to one stays if its best value so far is among the best n/η
-    (rounded down, but at least the best one) of the n trials that have come there, itself included;
-    trials that arrive together are compared together. Otherwise it ends there, completed, with the
-    score of its best epoch. Nobody waits for others, so that the first to arrive stay: of many
-    trials about one in η passes a rung. With `OptunaOracle(storage=...)` the trials of all
-    processes are compared.
+    Pass it as `PopulationTuner(..., halving=SuccessiveHalving())` if a few epochs distinguish bad
+    configurations from good ones. Rungs are at m, mη, mη², … epochs, with m = `min_epochs` and
+    η = `factor`. A trial passes a rung if its best value so far is among the best n/η (rounded
+    down, at least 1) of the n trials that have reached the rung, itself included; trials that
+    arrive together are compared together. Otherwise it ends as completed, with the score of its
+    best epoch. Trials do not wait for others, so the first to arrive pass; of many trials about one
+    in η does. With `OptunaOracle(storage=...)` the trials of all processes are compared.
 
     Args:
-        factor: η, above 1: of how many trials one passes.
-        min_epochs: m, the epochs that every trial is given.
+        factor: η > 1, the reduction factor: one in η trials passes a rung.
+        min_epochs: m, the number of epochs of every trial.
 
     Raises:
-        ValueError: If `factor` is not above 1 or `min_epochs` below 1.
+        ValueError: If `factor` <= 1 or `min_epochs` < 1.
 
     Example:
 
@@ -33,7 +32,7 @@ class SuccessiveHalving:
     >>> halving.rungs(20)
     [1, 3, 9]
     >>> losses = {"0": 0.9, "1": 0.5, "2": 0.7, "3": 0.4}
-    >>> halving.stays("3", losses, better_than=lambda a, b: a < b)
+    >>> halving.passes("3", losses, better_than=lambda a, b: a < b)
     True
 
     Reference: Li, Jamieson, Rostamizadeh, Gonina, Ben-tzur, Hardt, Recht and Talwalkar, "A system
@@ -46,17 +45,17 @@ class SuccessiveHalving:
     def __post_init__(self) -> None:
         if not self.factor > 1:
             raise ValueError(
-                "SuccessiveHalving needs a factor above 1, of how many trials one passes a rung. "
-                f"Received factor={self.factor}."
+                "SuccessiveHalving needs a reduction factor > 1. Received "
+                f"factor={self.factor}. With factor=3, one in three trials passes a rung."
             )
         if int(self.min_epochs) != self.min_epochs or self.min_epochs < 1:
             raise ValueError(
-                "SuccessiveHalving needs min_epochs to be an integer from 1. Received "
+                "SuccessiveHalving needs min_epochs >= 1, an integer. Received "
                 f"min_epochs={self.min_epochs}."
             )
 
     def rungs(self, epochs: int) -> list[int]:
-        """Returns after which epochs, of `epochs` in all, trials are compared."""
+        """Returns the epochs, out of `epochs`, after which trials are compared."""
         found: list[int] = []
         rung = float(self.min_epochs)
         while round(rung) < epochs:
@@ -64,20 +63,20 @@ class SuccessiveHalving:
             rung *= self.factor
         return found
 
-    def stays(self, name: str, values: Mapping[str, float], better_than: object) -> bool:
-        """Returns whether the trial `name` passes the rung at which trials had these `values`."""
+    def passes(self, name: str, values: Mapping[str, float], better_than: object) -> bool:
+        """Whether trial `name` passes a rung, given the `values` of all trials that reached it."""
         better: int = sum(better_than(value, values[name]) for value in values.values())  # type: ignore[operator]
         return not np.isnan(values[name]) and better < max(1, int(len(values) / self.factor))
 
 
 class Rungs:
-    """Remembers the values at each rung and says who goes on.
+    """Records the values of trials at each rung and decides which trials stop.
 
     Args:
-        halving: The rule, or `None`: then everybody goes on.
-        objective: The search's objective.
-        share: Tells other processes what trials have reached after an epoch, and returns what all
-            have, by their names. By default no other process works on the search.
+        halving: The rule; with `None`, no trial stops.
+        objective: The objective of the search.
+        share: Publishes values after an epoch to other processes, and returns the values of all
+            trials by name. By default there are no other processes.
     """
 
     def __init__(
@@ -92,26 +91,26 @@ class Rungs:
         self.values: dict[int, dict[str, float]] = {}
 
     def arrive(self, epoch: int, epochs: int, best: dict[str, float]) -> list[str]:
-        """Returns which trials stop after `epoch` epochs, where `best` are their best values."""
+        """Returns which trials stop after `epoch` of `epochs` epochs, given their best values."""
         if self.halving is None or epoch not in self.halving.rungs(epochs):
             return []
         rung = self.values.setdefault(epoch, {})
         rung.update(self.share(epoch, best) | best)
-        # A trial that has diverged is behind all others.
+        # A trial that diverged ranks last.
         numbers = {name: value for name, value in rung.items() if not np.isnan(value)}
         better = self.objective.better_than
         return [
             name
             for name in best
-            if name not in numbers or not self.halving.stays(name, numbers, better)
+            if name not in numbers or not self.halving.passes(name, numbers, better)
         ]
 
     def state(self) -> list[Any]:
-        """Returns the values as plain data."""
+        """Returns the values, ready for JSON."""
         return [[epoch, values] for epoch, values in self.values.items()]
 
     def load(self, state: Sequence[Any], finished: Sequence[str]) -> None:
-        """Takes over what `state` returned, of the trials that are finished."""
+        """Restores what `state` returned, for the trials that are finished."""
         self.values = {
             epoch: {name: value for name, value in values.items() if name in finished}
             for epoch, values in state

@@ -1,4 +1,4 @@
-"""Reusing what a model has learned for another task."""
+"""Transfer learning: reuse layers, cache features, fine-tune, search the reuse depth."""
 
 from kerastools.transfer._depth.reuse_depth import ReuseDepth
 from kerastools.transfer._depth.search_reuse_depth import search_reuse_depth

@@ -1,4 +1,4 @@
-"""A pretrained backbone for new classes, in one call."""
+"""`fine_tune`: transfer learning of a pretrained model in one call."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,22 +16,22 @@ from kerastools.transfer._refusal import CannotCacheError
 from kerastools.transfer._schedules import gradual, head_and_units
 
 _NAME = "fine_tune"
-# The trunk is unfrozen in so many groups, if it has so many layers and there are so many epochs.
+# Maximum number of groups in which the trunk is unfrozen.
 _GROUPS = 4
-# What a layer's learning rate is of that of the layer above it; the lowest has at least 1/100.
+# Learning rate of a layer relative to the layer above it, and the minimum of the product.
 _LAYER_DECAY, _LOWEST = 0.9, 0.01
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class FineTuning(Printed):
-    """What `fine_tune` has done.
+    """Result of `fine_tune`, which prints as tables.
 
     Attributes:
-        model: The trained model, the backbone's layers and the head.
-        history: The `keras.callbacks.History` of all epochs, those of the head first.
-        schedule: The `kerastools.callbacks.FreezeSchedule` that was followed, the head's phase
-            included; print it, edit its `phases`, and pass it to the next call.
-        uncached: Why the head was not trained on cached features, or None if it was.
+        model: The trained model: the backbone's layers and the head.
+        history: The `keras.callbacks.History` of all epochs, including those of the head.
+        schedule: The `kerastools.callbacks.FreezeSchedule` that was used; print it, edit its
+            `phases`, and pass it to the next call.
+        uncached: Why the head was not trained on cached features, or `None` if it was.
     """
 
     model: keras.Model
@@ -40,7 +40,7 @@ class FineTuning(Printed):
     uncached: str | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns history and schedule as plain data."""
+        """Returns history and schedule, ready for JSON."""
         return {
             "history": self.history.history,
             "schedule": self.schedule.get_config(),
@@ -67,50 +67,45 @@ def fine_tune(
     schedule: FreezeSchedule | None = None,
     **fit: Any,
 ) -> FineTuning:
-    """Trains a pretrained model for a new task: its head first, then the layers below it.
-
-    In one call what transfer usually takes:
+    """Fine-tunes a pretrained model for a new task: its head first, then the layers below it.
 
     1. A backbone that is not compiled, such as `keras.applications.MobileNetV2(include_top=False)`,
-       gets a head: global average pooling, if it returns a map, and a `Dense` layer of as many
-       units as `y` has classes (or values), and is compiled with Adam. A compiled model is taken as
-       it is.
-    2. The head is trained for `head_epochs` on features that the frozen backbone computes once
-       (`FeatureCache`); where they may not be cached, without.
-    3. The layers below are unfrozen group by group from the top down, the lower ones at smaller
-       learning rates (`gradual`: four groups, one epoch per group, the last one to the end), for
-       `epochs` more. From each layer with weights to the one below it the rate falls by a tenth,
-       and to no less than a hundredth in all: so little in a shallow trunk that it adapts, so much
-       in a deep one that it is kept. Iterations and learning-rate schedule go on from the first
-       epoch to the last; the optimizer's slots begin anew when the first group joins, since those
-       of the head's first steps held it back.
+       gets a head (global average pooling of feature maps, and a `Dense` layer with one unit per
+       class or target value) and is compiled with Adam. A compiled model is used as it is.
+    2. The head is trained for `head_epochs` on cached features of the frozen backbone
+       (`FeatureCache`); if they cannot be cached, without a cache.
+    3. The layers below are unfrozen group by group from the top down (`gradual`: four groups, one
+       epoch per group, the last one to the end), for `epochs` more. From each layer with weights to
+       the one below it, the learning rate falls by a tenth, to no less than a hundredth in all:
+       shallow trunks adapt, deep ones keep their features. Iterations and learning-rate schedule
+       continue from the first epoch to the last. The optimizer's slots are reset when the first
+       group joins, because those of the head's first steps slow down training.
 
-    Preprocess `x` as the backbone wants it, with its `keras.applications.*.preprocess_input`.
+    Preprocess `x` for the backbone, with its `keras.applications.*.preprocess_input`.
 
     Args:
         model: The pretrained model, built: functional or Sequential. Its weights are trained in
             place.
-        x: Inputs as `fit` takes them: arrays, or a list or dictionary of arrays; for a compiled
-            model a dataset too, see `FeatureCache.fit`.
+        x: Inputs, as for `fit`: arrays, or a list or dictionary of arrays; for a compiled model,
+            also a dataset, see `FeatureCache.fit`.
         y: Integer classes, of shape (rows,) or (rows, 1); or numbers of shape (rows,) or
-            (rows, values), which are one-hot classes if each row has one 1 and else 0, and targets
-            of a regression otherwise. For a compiled model whatever its loss takes.
-        epochs: How many epochs follow those of the head, >= 0.
-        head_epochs: How many epochs the head trains alone, >= 1.
-        learning_rate: Adam's, for the head; not used for a compiled model.
-        schedule: A schedule to follow instead, such as an edited one of an earlier call; it says
-            what trains until when, and `head_epochs + epochs` when all ends. Its first phase is the
-            one that is trained on cached features, unless it ends after steps or the schedule
-            keeps a backup.
-        **fit: What else `fit` takes: `batch_size`, `validation_data`, `callbacks`, `verbose` ...
+            (rows, values): one-hot classes if each row is one-hot, otherwise regression targets.
+            For a compiled model, targets of its loss.
+        epochs: Number of epochs after those of the head, >= 0.
+        head_epochs: Number of epochs of the head alone, >= 1.
+        learning_rate: Learning rate of Adam; not used for a compiled model.
+        schedule: A schedule to use instead, such as the edited one of an earlier call. Training
+            lasts `head_epochs + epochs` epochs. Its first phase is trained on cached features,
+            unless it ends after steps or the schedule has a backup.
+        **fit: Other arguments of `fit`: `batch_size`, `validation_data`, `callbacks`, `verbose` ...
 
     Returns:
         A `FineTuning` with model, history and schedule; it prints as a table.
 
     Raises:
         TypeError: If `model` is not a `keras.Model`.
-        ValueError: If the model is not built or subclassed, `y` does not fit, or a number of epochs
-            is out of range.
+        ValueError: If the model is not built or is subclassed, `y` is invalid, or a number of
+            epochs is out of range.
 
     Example:
 
@@ -157,7 +152,7 @@ def _default(model: keras.Model, epochs: int, head_epochs: int) -> FreezeSchedul
 def _run(
     model: keras.Model, x: Any, y: Any, schedule: FreezeSchedule, epochs: int, fit: dict[str, Any]
 ) -> FineTuning:
-    """Follows `schedule`, in its first phase on cached features if that is possible."""
+    """Trains by `schedule`, in its first phase on cached features if possible."""
     history, uncached = keras.callbacks.History(), None
     history.set_model(model)
     history.epoch = []
@@ -188,22 +183,22 @@ def _with_head(model: keras.Model, y: Any, learning_rate: float) -> keras.Model:
     """Returns the backbone under a new head, compiled."""
     if y is None:
         raise ValueError(
-            f"{_NAME} needs y to know how many classes there are. Received a dataset and model "
-            f'"{model.name}", which is not compiled. Put a head on it and compile it first.'
+            f"{_NAME} needs y to know the number of classes. Received a dataset and model "
+            f'"{model.name}", which is not compiled. Add a head to it and compile it first.'
         )
     units, activation, loss = _task(require_finite("y", y, _NAME))
     graph = read_graph(model, _NAME)
     if len(graph.outputs) != 1:
         raise ValueError(
             f'{_NAME} needs a backbone with one output. Received model "{model.name}" with '
-            f"{len(graph.outputs)}. Put a head on it and compile it first."
+            f"{len(graph.outputs)}. Add a head to it and compile it first."
         )
     features = graph.outputs[0]
     rank = len(features.shape)
     if rank > 2:
-        pooling = getattr(keras.layers, f"GlobalAveragePooling{rank - 2}D")
-        features = pooling(name="new_pooling")(features)
-    # Float32 whatever the policy, as Keras's guide to mixed precision asks of an output.
+        pooling = getattr(keras.layers, f"GlobalAveragePooling{rank - 2}D")(name="new_pooling")
+        features = pooling(features)
+    # Float32 for any dtype policy, as Keras's guide to mixed precision recommends for outputs.
     head = keras.layers.Dense(units, activation, dtype="float32", name="new_head")
     whole = keras.Model(graph.input_structure, head(features), name=f"{model.name}_fine_tuned")
     metrics = ["mean_absolute_error"] if loss == "mean_squared_error" else ["accuracy"]
@@ -212,10 +207,10 @@ def _with_head(model: keras.Model, y: Any, learning_rate: float) -> keras.Model:
 
 
 def _task(y: np.ndarray) -> tuple[int, str, str]:
-    """Returns units, activation and loss of the head that fits `y`."""
+    """Returns units, activation and loss of a head for `y`."""
     if y.dtype.kind in "iu" and (y.ndim == 1 or y.shape[1:] == (1,)):
         if y.min() < 0:
-            raise ValueError(f"{_NAME} needs classes from 0 on. Received the class {y.min()}.")
+            raise ValueError(f"{_NAME} needs classes >= 0. Received class {y.min()}.")
         return int(y.max()) + 1, "softmax", "sparse_categorical_crossentropy"
     if y.dtype.kind not in "iufb" or y.ndim > 2:
         raise ValueError(

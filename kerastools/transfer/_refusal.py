@@ -1,4 +1,4 @@
-"""Why the outputs of some layers may not be computed once and kept."""
+"""Checks whether the outputs of layers can be cached."""
 
 from typing import Any
 
@@ -6,27 +6,28 @@ import keras
 import numpy as np
 
 from kerastools._core.graph.calls import sublayers
+from kerastools._core.graph.kinds import parent_kind
 
 
 class CannotCacheError(ValueError):
-    """Says why features would not be those of the uncached run."""
+    """Raised if training on cached features would differ from training without a cache."""
 
 
 def reason_against(operation: Any) -> str | None:
-    """Returns why `operation` does not give the same in every step of training, if so."""
+    """Returns why the outputs of `operation` change during training, as text, or `None`."""
     if not isinstance(operation, keras.Layer):
         return None
     for layer in sublayers(operation):
         what = f'layer "{layer.name}" of type {type(layer).__name__}'
-        if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
+        if parent_kind(layer).moving_statistics and layer.trainable:
             return (
-                f"{what} is not frozen and normalises by the statistics of each batch. Set "
+                f"{what} is not frozen and normalizes by the statistics of each batch. Set "
                 "trainable=False on it"
             )
         if _draws(layer):
             return (
-                f"{what} draws at random in every step, frozen or not. Move it above the cut, out "
-                "of the model, or set its rate to 0"
+                f"{what} is random in every step, frozen or not. Move it above the cut or out of "
+                "the model, or set its rate to 0"
             )
         if getattr(layer, "activity_regularizer", None) is not None:
             return f"{what} adds to the loss. Remove its activity_regularizer"
@@ -36,9 +37,9 @@ def reason_against(operation: Any) -> str | None:
 
 
 def reason_seen(prefix: keras.Model, x: Any) -> str | None:
-    """Returns what a training step of `prefix` does to `x` that inference does not, if anything.
+    """Returns how a training step of `prefix` on `x` differs from inference, as text, or `None`.
 
-    Finds what layers of the user's own do. Nothing is changed.
+    For custom layers. Nothing is changed.
     """
     with keras.StatelessScope():
         expected = keras.ops.convert_to_numpy(prefix(x, training=False))
@@ -53,12 +54,12 @@ def reason_seen(prefix: keras.Model, x: Any) -> str | None:
     if num_losses:
         return "a layer adds to the loss (add_loss), which cached features would leave out"
     if not np.array_equal(got, expected, equal_nan=True):
-        return "it gives something else with training=True than with training=False"
+        return "its outputs differ between training=True and training=False"
     return None
 
 
 def _draws(layer: Any) -> bool:
     rates = [getattr(layer, name, None) for name in ("dropout", "recurrent_dropout")]
     if rates == [0, 0]:
-        return False  # Recurrent cells keep a generator that they do not use.
+        return False  # Recurrent cells have an unused seed generator.
     return any(isinstance(v, keras.random.SeedGenerator) for v in vars(layer).values())

@@ -1,4 +1,4 @@
-"""The lower layers of a trained model as a new trunk."""
+"""`reuse_layers`: the lower layers of a trained model as a new trunk."""
 
 from typing import Any
 
@@ -17,32 +17,31 @@ def reuse_layers(
     rename: str | None = None,
     name: str | None = None,
 ) -> keras.Model:
-    """Returns the lower part of `model`, up to the output of one layer, as a model.
+    """Returns the lower layers of `model`, up to the output of one layer, as a new model.
 
-    The first step of transfer: put new upper layers on this trunk and train them under a
-    `kerastools.callbacks.FreezeSchedule`. Any functional graph or Sequential model will do, with
-    branches, shared layers and nested models; inputs that the layer does not depend on are left
-    out. `model` is left alone.
+    The first step of transfer learning: add a new head to this trunk, and train it under a
+    `kerastools.callbacks.FreezeSchedule`. Works for functional and Sequential models with branches,
+    shared layers and nested models; inputs that the layer does not depend on are dropped. `model`
+    is not changed.
 
     Args:
         model: A built functional or Sequential model.
-        upto: The last layer that is reused: a layer, its name, or its path in nested models, such
-            as `"backbone/block_5_add"`. It must be called once in the graph.
-        weights: `"copy"`: the trunk has layers and weights of its own, and training it leaves
-            `model` as it is. `"shared"`: the trunk is made of the very layers of `model`; what
-            one learns, or which of them is frozen, holds for both.
-        rename: A format for the names of the copied layers, such as `"trunk_{}"`, where they would
-            clash with new layers in one graph. By default they keep their names.
-        name: The name of the trunk. By default `"<model>_upto_<layer>"`.
+        upto: The last reused layer: a layer, its name, or its path in nested models, such as
+            `"backbone/block_5_add"`. It must be called once in the graph.
+        weights: `"copy"`: the trunk has its own layers and weights. `"shared"`: it shares the
+            layers of `model`, with their weights and trainable flags.
+        rename: Format of the names of copied layers, such as `"trunk_{}"`, to avoid conflicts with
+            new layers. By default they keep their names.
+        name: Name of the trunk. By default `"<model>_upto_<layer>"`.
 
     Returns:
-        A functional model, not compiled. Copied layers have the trainable flags of the originals.
+        A functional model, not compiled. Copied layers keep their trainable flags.
 
     Raises:
         TypeError: If `model` is not a `keras.Model`.
         ValueError: If `model` is not built or is subclassed, `upto` is not found, is called more
-            than once or stands for several layers, `weights` is unknown, shared layers shall be
-            renamed, or a layer cannot be made again from its `get_config()`.
+            than once or is ambiguous, `weights` is unknown, shared layers would be renamed, or a
+            layer cannot be created from its `get_config()`.
 
     Example:
 
@@ -100,9 +99,8 @@ def _find(graph: Graph, upto: Any) -> str:
         )
     if len(found) > 1:
         raise ValueError(
-            f"{_NAME} needs a layer that is called once. Received {shown!r}, which stands for "
-            f"{len(found)} calls: {' and '.join(found)}. Name another layer, or the whole path of "
-            "this one."
+            f"{_NAME} needs a layer that is called once. Received {shown!r}, which has "
+            f"{len(found)} calls: {' and '.join(found)}. Pass another layer, or a path."
         )
     return found[0]
 
@@ -116,7 +114,7 @@ def _cut(graph: Graph, path: list[str]) -> tuple[list[Any], Any]:
     ]
     if len(path) == 1:
         return _ancestors(graph, call), _structured(call)
-    # A nested model: its own lower part is called on what the whole was called on.
+    # In a nested model, its lower part is called with the arguments of the whole.
     inner_graph = Graph(call.operation)
     inputs, output = _cut(inner_graph, path[1:])
     inner = keras.Model(inputs, output, name=call.operation.name)
@@ -131,7 +129,7 @@ def _structured(call: Call) -> Any:
 
 
 def _ancestors(graph: Graph, call: Call) -> list[Any]:
-    """Returns the inputs of the graph on which `call` depends, in the graph's order."""
+    """Returns the inputs of the graph on which `call` depends, in their order."""
     seen: set[int] = set()
     waiting = list(call.inputs)
     while waiting:

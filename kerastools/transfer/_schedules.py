@@ -1,4 +1,4 @@
-"""The schedules that the literature of transfer recommends, as data to print and to edit."""
+"""Builders of `FreezeSchedule`s: gradual unfreezing and other schedules of the literature."""
 
 from itertools import pairwise
 from typing import Any
@@ -6,28 +6,29 @@ from typing import Any
 import keras
 
 from kerastools._core.checks import require_built
+from kerastools._core.graph.kinds import is_kind
 from kerastools._core.graph.layer_tree import LayerTree
 from kerastools.callbacks import FreezeSchedule, Phase
 
 
 def layer_groups(model: keras.Model, num_groups: int = 4, head: Any = None) -> list[list[str]]:
-    """Returns the layers that have weights, in groups from the head down to the input.
+    """Returns the layers that have weights in groups, from the head down to the input.
 
-    The first group is the head. The layers below are cut into `num_groups` groups of about equally
-    many layers, each normalisation beside the layer under it.
+    The first group is the head. The layers below are split into `num_groups` groups of about equal
+    size, each normalization layer with the layer below it.
 
     Args:
         model: A built model.
-        num_groups: How many groups the trunk is cut into, at least 1.
-        head: Which layers are the head, as `Phase` takes them. By default those above the last
-            nested model, or the last layer that has weights.
+        num_groups: Number of groups below the head, >= 1.
+        head: The layers of the head, as for `Phase`. By default those above the last nested model,
+            or the last layer that has weights.
 
     Returns:
         Lists of paths of layers.
 
     Raises:
-        ValueError: If the model is not built, the head is not found or is all there is, or
-            `num_groups` is not between 1 and the number of layers of the trunk.
+        ValueError: If the model is not built, the head is not found or is the whole model, or
+            `num_groups` is not between 1 and the number of layers below the head.
 
     Example:
 
@@ -47,24 +48,24 @@ def gradual(
     head: Any = None,
     batch_norm: str = "inference",
 ) -> FreezeSchedule:
-    """Returns a schedule that trains the head and then unfreezes the trunk group by group.
+    """Gradual unfreezing: a schedule that trains the head, then unfreezes the layers below it.
 
-    Use it when the new task has few labels: each group is unfrozen when those above it fit, at a
-    smaller learning rate, so that what the lower layers have learned is not washed out.
+    For tasks with few labels. Each group is unfrozen after those above it have been trained, at a
+    smaller learning rate, so that the lower layers keep what they have learned.
 
     Args:
-        model: The built model that will be trained.
-        num_groups: How many groups the trunk is unfrozen in, from the top down.
-        epochs: How long each phase lasts; the last one, with everything, goes on to the end.
-        layer_decay: The learning rate of each group relative to that of the group above it.
-        head: Which layers train first; see `layer_groups`.
+        model: The built model to train.
+        num_groups: Number of groups to unfreeze, from the top down.
+        epochs: Number of epochs of each phase; the last one, with all layers, lasts to the end.
+        layer_decay: Learning rate of each group relative to the group above it.
+        head: The layers that train first; see `layer_groups`.
         batch_norm: See `kerastools.callbacks.FreezeSchedule`.
 
     Returns:
         A `kerastools.callbacks.FreezeSchedule` of 1 + `num_groups` phases.
 
     Raises:
-        ValueError: As `layer_groups` does, or for a wrong number of epochs or decay.
+        ValueError: Like `layer_groups`, or if `epochs` or `layer_decay` is invalid.
 
     Example:
 
@@ -96,24 +97,23 @@ def linear_probe_then_fine_tune(
     head: Any = None,
     batch_norm: str = "inference",
 ) -> FreezeSchedule:
-    """Returns a schedule that trains the head to its end and then everything at a smaller rate.
+    """Linear probing, then fine-tuning (LP-FT): trains the head, then all layers at a lower rate.
 
-    Fine-tuning from a random head distorts the trunk's features while the head is still wrong;
-    from a trained head it keeps more of them, which shows on data that is shifted from the
-    training data.
+    Fine-tuning with a random head distorts the pretrained features while the head is wrong. With a
+    trained head it keeps more of them, which improves accuracy under distribution shift.
 
     Args:
-        model: The built model that will be trained.
-        epochs: How long the head trains alone.
-        lr_multiplier: The learning rate of the second phase, relative to the optimizer's.
-        head: Which layers are the head; see `layer_groups`.
+        model: The built model to train.
+        epochs: Number of epochs of the head alone.
+        lr_multiplier: Learning rate of the second phase, relative to the optimizer's.
+        head: The layers of the head; see `layer_groups`.
         batch_norm: See `kerastools.callbacks.FreezeSchedule`.
 
     Returns:
         A `kerastools.callbacks.FreezeSchedule` of two phases.
 
     Raises:
-        ValueError: As `layer_groups` does, or for a wrong number of epochs or multiplier.
+        ValueError: Like `layer_groups`, or if `epochs` or `lr_multiplier` is invalid.
 
     Example:
 
@@ -142,25 +142,23 @@ def surgical(
     head: Any = None,
     batch_norm: str = "inference",
 ) -> FreezeSchedule:
-    """Returns a schedule that trains one block of an already trained model and nothing else.
+    """Surgical fine-tuning: a schedule that trains one block of a trained model.
 
-    For a model that is right for its task but meets shifted data and few labels: which block to
-    adapt depends on the shift.
+    For few labels under distribution shift: which block to adapt depends on the kind of shift.
 
     Args:
         model: The built and trained model.
-        block: `"first"`, for inputs that look different (noise, blur, another camera); `"middle"`,
-            for features that occur in other combinations; `"last"`, for labels that mean something
-            else: the head.
-        num_groups: How many blocks the layers below the head are cut into.
-        head: Which layers are the head; see `layer_groups`.
+        block: `"first"` for a shift of the inputs (noise, blur, another camera), `"middle"` for a
+            shift of feature combinations, `"last"` (the head) for a shift of the labels.
+        num_groups: Number of blocks below the head.
+        head: The layers of the head; see `layer_groups`.
         batch_norm: See `kerastools.callbacks.FreezeSchedule`.
 
     Returns:
         A `kerastools.callbacks.FreezeSchedule` of one phase.
 
     Raises:
-        ValueError: As `layer_groups` does, or if `block` is unknown.
+        ValueError: Like `layer_groups`, or if `block` is unknown.
 
     Example:
 
@@ -186,20 +184,20 @@ def discriminative(
     head: Any = None,
     batch_norm: str = "inference",
 ) -> FreezeSchedule:
-    """Returns a schedule that trains all layers at once, the lower ones more slowly.
+    """Discriminative fine-tuning: trains all layers, the lower ones at smaller learning rates.
 
     Args:
-        model: The built model that will be trained.
-        layer_decay: The learning rate of each group relative to that of the group above it.
-        num_groups: How many groups the layers below the head are cut into.
-        head: Which layers have the optimizer's own learning rate; see `layer_groups`.
+        model: The built model to train.
+        layer_decay: Learning rate of each group relative to the group above it.
+        num_groups: Number of groups below the head.
+        head: The layers with the optimizer's own learning rate; see `layer_groups`.
         batch_norm: See `kerastools.callbacks.FreezeSchedule`.
 
     Returns:
         A `kerastools.callbacks.FreezeSchedule` of one phase.
 
     Raises:
-        ValueError: As `layer_groups` does, or for a wrong decay.
+        ValueError: Like `layer_groups`, or if `layer_decay` is invalid.
 
     Example:
 
@@ -216,7 +214,7 @@ def discriminative(
 
 
 def head_and_units(model: Any, head: Any, caller: str) -> tuple[list[str], list[list[str]]]:
-    """Returns the paths of the head, and those below it, each normalisation beside its layer."""
+    """Returns the paths of the head, and those below it, each normalization with its layer."""
     require_built(model, caller)
     tree = LayerTree(model)
     top = _head(tree, head, caller)
@@ -224,7 +222,7 @@ def head_and_units(model: Any, head: Any, caller: str) -> tuple[list[str], list[
     for path, layer in tree.owners():
         if path in top:
             continue
-        if units and "Normalization" in type(layer).__name__:
+        if units and is_kind(layer, "normalization"):
             units[-1].append(path)
         else:
             units.append([path])

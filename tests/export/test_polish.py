@@ -92,3 +92,12 @@ def test_activations_that_are_slow_when_fused_stay_apart_from_variable_weights()
     assert (made_by["Relu6"], made_by["Elu"]) == ("EnsureShape", "EnsureShape")
     assert made_by["Relu"] == "BiasAdd"
     assert served.layers[-3].activation is keras.activations.silu
+
+
+@pytest.mark.parametrize("layer", [layers.LSTM, layers.GRU, layers.SimpleRNN])
+def test_silu_of_a_recurrent_layer_is_that_of_its_cell(layer):
+    part = layers.Bidirectional(layer(3, activation="silu"))
+    model = randomise(keras.Sequential([keras.Input((5, 4)), part]))
+    polish(polished := fold_batch_norm(model))
+    keep_apart(polished)
+    assert_same(model, polished)

@@ -9,6 +9,7 @@ import pytest
 from keras import layers
 
 import kerastools
+from kerastools._core.graph.kinds import layer_classes
 from kerastools.folding import fold_batch_norm
 from tests.folding.networks import (
     BIAS,
@@ -159,6 +160,50 @@ def test_folds_through_layers_that_do_nothing_in_inference():
     assert report.num_folded == 1
     assert len(folded.layers) == len(model.layers) - 1
     assert float(folded.layers[-2].rate) == float(model.layers[-3].rate)
+
+
+DROPOUTS = [
+    *(kerastools.layers.AlphaDropout, kerastools.layers.Dropout),
+    *(kerastools.layers.SpatialDropout1D, kerastools.layers.SpatialDropout2D),
+    kerastools.layers.SpatialDropout3D,
+    *layer_classes("dropout", "spatial_dropout", "alpha_dropout", "gaussian_dropout", "noise"),
+]
+
+
+@pytest.mark.parametrize("cls", DROPOUTS, ids=lambda cls: f"{cls.__module__}.{cls.__name__}")
+def test_folds_through_every_dropout_and_noise(cls):
+    rank = next((n for n in (1, 3) if cls.__name__.endswith(f"{n}D")), 2)
+    conv = getattr(layers, f"Conv{rank}D")(4, 3)
+    model = network((5,) * rank + (3,), conv, cls(0.2), layers.BatchNormalization(), layers.ReLU())
+    assert fold(model)[1].num_folded == 1
+
+
+@ON_ONE_BACKEND
+def test_folds_through_a_layer_of_the_users_own_that_is_declared_a_dropout():
+    class Plain(layers.Layer):
+        def call(self, inputs, training=False):
+            return inputs * 0.0 if training else inputs
+
+    declared = kerastools.layers.kind("dropout")(type("Declared", (Plain,), {}))
+    for cls, num_folded in ((Plain, 0), (declared, 1)):
+        model = network((5,), layers.Dense(4), cls(), layers.BatchNormalization())
+        assert fold_batch_norm(model, return_report=True)[1].num_folded == num_folded
+
+
+@ON_ONE_BACKEND
+def test_subclasses_fold_unless_they_override_something():
+    class Slow(layers.BatchNormalization):
+        def __init__(self, **kwargs):
+            super().__init__(**{**kwargs, "momentum": 0.999})
+
+    class Other(layers.BatchNormalization):
+        def call(self, inputs, training=None, mask=None):
+            return 2.0 * super().call(inputs, training=training, mask=mask)
+
+    assert fold(network((5,), layers.Dense(4), Slow()))[1].num_folded == 1
+    other = network((5,), layers.Dense(4), Other(name="other"))
+    kept = reasons(fold_batch_norm(other, return_report=True)[1])
+    assert kept == {"other": "is a subclass of type Other, whose call is unknown"}
 
 
 @ON_ONE_BACKEND

@@ -3,7 +3,9 @@ import numpy as np
 import pytest
 from keras import ops, random
 
+import kerastools
 from kerastools._core.batches import Batches
+from kerastools._core.graph.kinds import layer_classes
 from kerastools.callbacks import FreezeSchedule, Phase
 from kerastools.pretraining import GaussianNoise, MaskingNoise, pretrain_autoencoder
 from kerastools.transfer import reuse_layers
@@ -87,6 +89,40 @@ def test_mirror_ends_each_layer_in_the_activation_that_made_its_input():
     names = [getattr(a.activation, "name", a.activation.__name__) for a in back[1:]]
     assert isinstance(back[0].activation, L.ELU)
     assert names == ["relu", "sigmoid"]
+
+
+# Of every class there is, those that work on rows of features.
+RANDOM = [
+    *layer_classes("dropout", "alpha_dropout", "gaussian_dropout", "noise"),
+    *(kerastools.layers.Dropout, kerastools.layers.AlphaDropout),
+]
+NORMALISATIONS = layer_classes("batch_normalization", "layer_normalization", "unit_normalization")
+ONE_WAY = [*RANDOM, *NORMALISATIONS, *layer_classes("identity", "penalty")]
+
+
+@pytest.mark.tensorflow  # Which layers are mirrored is the same on both.
+@pytest.mark.parametrize("cls", ONE_WAY, ids=lambda cls: f"{cls.__module__}.{cls.__name__}")
+def test_mirror_leaves_out_what_only_regularises_or_normalises(cls):
+    arguments = (0.2,) if cls in RANDOM else (2,) if cls is L.GroupNormalization else ()
+    layers = [L.Dense(6, "relu"), cls(*arguments), L.Dense(3)]
+    encoder = keras.Sequential([keras.Input((8,)), *layers])
+    model = pretrain_autoencoder(encoder, rows(), epochs=0, batch_size=4)
+    decoder = model.get_layer("decoder")
+    assert [layer.units for layer in decoder.layers if layer.weights] == [6, 8]
+    expected = "linear" if cls in NORMALISATIONS else "relu"
+    assert decoder.layers[1].activation.__name__ == expected
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize("room", [L, kerastools.layers])
+def test_mirror_leaves_out_spatial_dropout(room, rank):
+    dropout = getattr(room, f"SpatialDropout{rank}D")(0.2)
+    conv = getattr(L, f"Conv{rank}D")(3, 3)
+    encoder = keras.Sequential([keras.Input((5,) * rank + (1,)), conv, dropout])
+    x = np.random.default_rng(1).random((4, *(5,) * rank, 1))
+    model = pretrain_autoencoder(encoder, x, epochs=0, batch_size=4)
+    assert tuple(ops.shape(model(x.astype("float32")))) == x.shape
 
 
 @pytest.mark.parametrize("noise", [None, GaussianNoise(0.5), MaskingNoise(0.4, kept_weight=0.2)])
@@ -252,5 +288,7 @@ def test_an_encoder_that_cannot_learn_or_be_mirrored_is_refused():
     with pytest.raises(ValueError, match="that are a chain"):
         pretrain_autoencoder(branched, rows())
     embedding = keras.Sequential([keras.Input((8,)), L.Embedding(4, 2), L.Flatten(), L.Dense(3)])
-    with pytest.raises(ValueError, match="knows the mirror of"):
-        pretrain_autoencoder(embedding, rows())
+    wrapped = keras.Sequential([keras.Input((8,)), L.SpectralNormalization(L.Dense(3)), L.Dense(2)])
+    for encoder in (embedding, wrapped):
+        with pytest.raises(ValueError, match="knows the mirror of"):
+            pretrain_autoencoder(encoder, rows())

@@ -181,7 +181,7 @@ def test_a_trial_that_kills_its_process_each_time_is_given_up(tmp_path):
     oracle = tuner_in(tmp_path).oracle
     assert oracle.create_trial("one").trial_id != "00"
     assert oracle.trials["00"].status == "FAILED"
-    assert oracle.trials["00"].message == "the processes that ran it died"
+    assert oracle.trials["00"].message == "every process that ran it died"
 
 
 def test_a_trial_that_is_interrupted_again_and_again_is_not_given_up(tmp_path):

@@ -130,7 +130,7 @@ def test_a_search_without_a_finished_trial_says_so(tmp_path):
     tuner = Pretend(oracle, lambda hp: hp.Float("x", 0.0, 1.0) + math.inf, directory=tmp_path)
     tuner.search(verbose=0)
     report = SearchReport.of(tuner)
-    assert str(report).startswith("2 trials, 2 failed; none was finished: ValueError: the builder")
+    assert str(report).startswith("2 trials, 2 failed; none finished: ValueError: the builder")
     assert report.best is None
     for refused in (report.snippet, report.plot):
         with pytest.raises(ValueError, match="needs a finished trial"):

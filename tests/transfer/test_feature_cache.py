@@ -182,20 +182,23 @@ class Doubles(keras.layers.Layer):
     [
         (lambda: keras.layers.Dense(4, name="d"), '"d" trains. Set trainable=False'),
         (lambda: keras.layers.BatchNormalization(center=False, scale=False), "not frozen and nor"),
-        (lambda: keras.layers.Dropout(0.5, name="d"), '"d" of type Dropout draws at random'),
-        (lambda: ours.Dropout(0.5), "draws at random"),
-        (lambda: keras.layers.GaussianNoise(0.1), "draws at random"),
+        (
+            lambda: keras.layers.Dropout(0.5, name="d"),
+            '"d" of type Dropout is random in every step',
+        ),
+        (lambda: ours.Dropout(0.5), "is random in every step"),
+        (lambda: keras.layers.GaussianNoise(0.1), "is random in every step"),
         (lambda: keras.layers.Dense(4, activity_regularizer="l2", trainable=False), "adds to the"),
         (lambda: AddsLoss(), "adds to the loss .add_loss."),
         (lambda: Counts(), "changes the state '.*count"),
-        (lambda: Doubles(), "something else with training=True"),
+        (lambda: Doubles(), "differ between training=True"),
     ],
 )
 def test_what_would_be_wrong_is_refused_with_the_reason(layer, message):
     body = [layer(), keras.layers.Dense(4, trainable=False, name="frozen")]
     model = keras.Sequential([keras.Input((4,)), *body, keras.layers.Dense(2)])
     model.compile("sgd", "mse")
-    with pytest.raises(ValueError, match=f"cannot keep the features.*{message}.*model.fit"):
+    with pytest.raises(ValueError, match=f"cannot cache the features.*{message}.*model.fit"):
         FeatureCache(model, "frozen").fit(np.ones((8, 4)), np.ones((8, 2)), verbose=0)
     # With nothing said, the cut is below it, if anything is there.
     with pytest.raises(ValueError, match=message):
@@ -206,7 +209,7 @@ def test_random_augmentation_before_the_trunk_is_refused():
     frozen = keras.layers.Conv2D(3, 3, trainable=False)
     body = [keras.layers.RandomFlip(name="flip"), frozen, keras.layers.Flatten()]
     model = keras.Sequential([keras.Input((8, 8, 3)), *body, keras.layers.Dense(1)])
-    with pytest.raises(ValueError, match='"flip" of type RandomFlip draws at random'):
+    with pytest.raises(ValueError, match='"flip" of type RandomFlip is random in every step'):
         FeatureCache(model)
 
 
@@ -231,5 +234,5 @@ def test_wrong_arguments_are_refused():
     with pytest.raises(ValueError, match="needs a compiled model"):
         FeatureCache(loose).fit(X, Y)
     model.trainable = False
-    with pytest.raises(ValueError, match="all of them are frozen"):
+    with pytest.raises(ValueError, match="they are frozen"):
         FeatureCache(model, "pool").fit(X, Y)

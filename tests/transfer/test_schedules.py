@@ -39,6 +39,18 @@ def test_groups_hold_each_layer_once_with_its_normalisation():
     assert [len(group) // 2 for group in groups[1:]] == [2, 3, 2]
 
 
+def test_wrapped_kernels_are_units_and_every_normalisation_goes_with_the_layer_below():
+    layers = [
+        keras.layers.SpectralNormalization(keras.layers.Dense(4, name="a"), name="wrapped"),
+        keras.layers.RMSNormalization(name="a_norm"),
+        keras.layers.SpectralNormalization(keras.layers.Dense(4, name="b"), name="wrapped_b"),
+        keras.layers.Dense(2, name="c"),
+    ]
+    model = keras.Sequential([keras.Input((4,)), *layers])
+    expected = [["c"], ["wrapped_b/b"], ["wrapped/a", "a_norm"]]
+    assert layer_groups(model, num_groups=2) == expected
+
+
 def test_the_head_is_what_stands_above_the_nested_trunk_or_what_is_named():
     assert layer_groups(nested(), 3) == [
         ["hidden", "classes"],

@@ -8,12 +8,11 @@ import pytest
 
 from kerastools._core.graph.calls import Graph
 from kerastools.transfer import reuse_layers, search_reuse_depth
-from kerastools.transfer._depth.candidate import Contestant, Mark
+from kerastools.transfer._depth.candidate import Candidate, EvalResult, SharedLayers
 from kerastools.transfer._depth.cheap_scores import folds_of, log_me, probe
 from kerastools.transfer._depth.reuse_depth import paired
 from kerastools.transfer._depth.search_reuse_depth import _candidates, features_at
-from kerastools.transfer._depth.successive_halving import Contest, checkpoints, results
-from kerastools.transfer._rebuilt import Rebuilt
+from kerastools.transfer._depth.successive_halving import DepthHalving, checkpoints, results
 
 RNG = np.random.default_rng(0)
 
@@ -101,13 +100,13 @@ def test_the_layer_that_knows_the_task_is_found(tmp_path):
     assert [s.upto for s in found.scores] == ["relu", "useless"]
     assert found.scores[0].log_me > found.scores[1].log_me
     assert found.upto == "relu"
-    ways = {(r.upto, r.frozen): r for r in found.results}
+    candidates = {(r.upto, r.frozen): r for r in found.results}
     # The probe is as sure as the best that was trained, so that frozen features had a try.
-    assert set(ways) == {("relu", True), ("relu", False), ("useless", False), (None, False)}
-    assert ways[None, False].epochs == 16
-    assert ways["useless", False].epochs == 6
-    assert found.num_epochs == 4 * sum(way.epochs for way in found.results)
-    assert ways[None, False].significant
+    assert set(candidates) == {("relu", True), ("relu", False), ("useless", False), (None, False)}
+    assert candidates[None, False].epochs == 16
+    assert candidates["useless", False].epochs == 6
+    assert found.num_epochs == 4 * sum(candidate.epochs for candidate in found.results)
+    assert candidates[None, False].significant
     assert found.exhaustive_epochs == 4 * 5 * 16
     for old, new in zip(before, source.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
@@ -123,23 +122,35 @@ def test_the_layer_that_knows_the_task_is_found(tmp_path):
     assert labels == ["nothing", "relu", "useless"]
 
 
-def test_a_contestant_that_was_set_aside_goes_on_as_if_it_had_not_been():
+@pytest.mark.parametrize("normalisation", ["BatchNormalization", "RMSNormalization"])
+def test_every_kernel_is_a_cut_and_normalisations_belong_to_the_one_below(normalisation):
+    layers = [
+        keras.layers.SpectralNormalization(keras.layers.Dense(8, "relu"), name="wrapped"),
+        keras.layers.Dense(8, "relu", name="plain"),
+        getattr(keras.layers, normalisation)(name="norm"),
+        keras.layers.Dense(3),
+    ]
+    graph = Graph(keras.Sequential([keras.Input((4,)), *layers]))
+    assert [call.operation.name for call in _candidates(graph)] == ["wrapped", "norm"]
+
+
+def test_training_of_a_candidate_continues_bit_identically_after_a_break():
     source, _ = make_source()
     graph = Graph(source)
     calls = _candidates(graph)
     x, y = RNG.normal(size=(40, 20)).astype("float32"), RNG.integers(0, 2, 40)
     (features, _), rows = features_at(graph, calls, x), np.arange(32)
-    rebuilt = Rebuilt(graph, calls[-1], 2, 0.01)
+    layers = SharedLayers(graph, calls[-1], 2, 0.01)
     states = []
     for pieces in ([4], [2, 4]):
-        frozen = Contestant(rebuilt, calls[0], True, features)
-        tuned = Contestant(rebuilt, calls[0], False, x)
+        frozen = Candidate(layers, calls[0], True, features)
+        tuned = Candidate(layers, calls[0], False, x)
         for epochs in pieces:
             for repeat in (0, 1):
                 frozen.train(repeat, epochs, y, rows, 16, seed=repeat)
                 # Its layers are the same ones, with other weights in them.
                 tuned.train(repeat, epochs, y, rows, 16, seed=repeat)
-        states.append([way._states[repeat] for way in (frozen, tuned) for repeat in (0, 1)])
+        states.append([c._states[repeat] for c in (frozen, tuned) for repeat in (0, 1)])
     for one, other in zip(*states, strict=True):
         for a, b in zip(one, other, strict=True):
             np.testing.assert_array_equal(a, b)
@@ -165,49 +176,49 @@ def test_features_come_in_parts_and_are_what_the_layers_return():
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
-def test_marks_are_accuracy_and_cross_entropy():
+def test_results_are_accuracy_and_cross_entropy():
     source, _ = make_source()
     graph = Graph(source)
     calls = _candidates(graph)
     x, y = RNG.normal(size=(300, 20)).astype("float32"), RNG.integers(0, 3, 300)
-    rebuilt = Rebuilt(graph, calls[-1], 3, 0.01)
-    way = Contestant(rebuilt, calls[0], False, x)
+    layers = SharedLayers(graph, calls[-1], 3, 0.01)
+    candidate = Candidate(layers, calls[0], False, x)
     rows = np.arange(260)  # More than one part of 256.
-    way.train(0, 2, y, rows, 64, 0, held_out=np.arange(280, 300), at={1})
-    assert list(way.marks) == [1]
-    found = way.mark(0, y, rows)
-    logits = keras.ops.convert_to_numpy(rebuilt.model(None)(x[rows])).astype("float64")
+    candidate.train(0, 2, y, rows, 64, 0, held_out=np.arange(280, 300), at={1})
+    assert list(candidate.results) == [1]
+    found = candidate.evaluate(0, y, rows)
+    logits = keras.ops.convert_to_numpy(layers.model(None)(x[rows])).astype("float64")
     probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     assert found.accuracy == np.mean(logits.argmax(1) == y[rows])
     assert found.loss == pytest.approx(-np.log(probabilities[rows, y[rows]]).mean(), rel=1e-5)
 
 
-class Marked:
-    """A contestant whose marks are known beforehand."""
+class Known:
+    """A candidate whose results are known."""
 
     frozen = False
 
-    def __init__(self, name, marks):
-        self.upto, self.known = name, marks
-        self.epochs, self.marks = {}, {}
+    def __init__(self, name, results):
+        self.upto, self.known = name, results
+        self.epochs, self.results = {}, {}
 
     def train(self, repeat, epochs, y, train, batch_size, seed, held_out, at):
         for epoch in range(self.epochs.get(repeat, 0) + 1, epochs + 1):
             if epoch in at:
-                self.marks.setdefault(epoch, {})[repeat] = self.known(repeat, epoch)
+                self.results.setdefault(epoch, {})[repeat] = self.known(repeat, epoch)
         self.epochs[repeat] = epochs
 
 
 def test_the_best_on_average_over_the_last_two_fifths_wins():
     assert sorted(checkpoints(40)) == [24, 28, 32, 36, 40]
-    contest = Contest(np.zeros(9, int), folds_of(np.zeros(9, int), 3, 0), 40, 4, 0)
-    assert contest.first_rung == 14
-    steady = Marked("steady", lambda repeat, epoch: Mark(0.8 + repeat / 100, 0.5))
-    lucky = Marked("lucky", lambda repeat, epoch: Mark(0.7 + 0.3 * (epoch in (14, 40)), 0.5))
-    assert contest.best([lucky, steady], 14) is steady
-    assert contest.num_epochs == 2 * 3 * 14
-    assert contest.best([lucky, steady], 40) is steady
-    assert contest.num_epochs == 2 * 3 * 40
+    halving = DepthHalving(np.zeros(9, int), folds_of(np.zeros(9, int), 3, 0), 40, 4, 0)
+    assert halving.first_rung == 14
+    steady = Known("steady", lambda repeat, epoch: EvalResult(0.8 + repeat / 100, 0.5))
+    lucky = Known("lucky", lambda repeat, epoch: EvalResult(0.7 + 0.3 * (epoch in (14, 40)), 0.5))
+    assert halving.best([lucky, steady], 14) is steady
+    assert halving.num_epochs == 2 * 3 * 14
+    assert halving.best([lucky, steady], 40) is steady
+    assert halving.num_epochs == 2 * 3 * 40
     first, second = results([lucky, steady])
     assert (first.upto, second.upto) == ("steady", "lucky")
     assert first.accuracies == pytest.approx((0.8, 0.81, 0.82))
@@ -215,19 +226,19 @@ def test_the_best_on_average_over_the_last_two_fifths_wins():
     assert second.difference[0] == pytest.approx(0.05)
     # Ten points of accuracy weigh as much as one nat.
     assert first.scores == pytest.approx((0.75, 0.76, 0.77))
-    wrong = Marked("confidently wrong", lambda repeat, epoch: Mark(0.85, 1.5))
-    assert contest.best([wrong, steady], 40) is steady
+    wrong = Known("confidently wrong", lambda repeat, epoch: EvalResult(0.85, 1.5))
+    assert halving.best([wrong, steady], 40) is steady
 
 
-def test_contestants_begin_with_the_layers_of_the_source_up_to_their_cut():
+def test_candidates_begin_with_the_layers_of_the_source_up_to_their_cut():
     source, _ = make_source()
     graph = Graph(source)
     calls = _candidates(graph)
-    rebuilt = Rebuilt(graph, calls[-1], 2, 0.01)
-    whole = rebuilt.model(None)
-    assert rebuilt.model(None) is whole  # Compiled once for all in which everything trains.
+    layers = SharedLayers(graph, calls[-1], 2, 0.01)
+    whole = layers.model(None)
+    assert layers.model(None) is whole  # Compiled once for all in which everything trains.
     names = [v.path for v in whole.variables]
-    scratch, reused, again = (rebuilt.first(whole, cut, 3) for cut in (None, calls[0], None))
+    scratch, reused, again = (layers.initial_state(whole, cut, 3) for cut in (None, calls[0], None))
     for i, name in enumerate(names):
         np.testing.assert_array_equal(scratch[i], again[i])
         if "good" in name:
@@ -235,7 +246,7 @@ def test_contestants_begin_with_the_layers_of_the_source_up_to_their_cut():
         else:
             np.testing.assert_array_equal(reused[i], scratch[i])
     assert not np.array_equal(reused[0], scratch[0])
-    assert not np.array_equal(rebuilt.first(whole, None, 4)[0], scratch[0])
+    assert not np.array_equal(layers.initial_state(whole, None, 4)[0], scratch[0])
 
 
 def test_wrong_arguments_are_refused():

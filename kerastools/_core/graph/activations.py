@@ -4,48 +4,27 @@ from typing import Any
 
 import keras
 
-# Layers and operations whose class name is not the function's name in snake case.
-_ALIASES = {"re_lu": "relu", "pre_lu": "prelu", "leaky_re_lu": "leaky_relu"}
-
-_ACTIVATION_LAYERS = (
-    keras.layers.ReLU,
-    keras.layers.LeakyReLU,
-    keras.layers.PReLU,
-    keras.layers.ELU,
-    keras.layers.Softmax,
-)
-
-# Names of the functions, which are also the names of the operations behind `keras.ops`.
-_NAMES = {name for name in dir(keras.activations) if name[0].islower()} - {
-    "deserialize",
-    "get",
-    "serialize",
-}
+from kerastools._core.graph.kinds import is_kind, kind_of
 
 
 def activation_name(activation: Any) -> str:
     """Returns the name of an activation in snake case; `"linear"` for `None`.
 
-    Takes what Keras takes as an activation, and layers and operations that are one.
+    Takes what Keras takes as an activation, and layers and operations that are one. What has no
+    such name is shown by its class, as in `"Swish()"`.
     """
     if activation is None:
         return "linear"
     if isinstance(activation, str):
         activation = keras.activations.get(activation)
-    if isinstance(activation, keras.layers.Activation):
-        activation = activation.activation
-    if isinstance(activation, keras.layers.Layer | keras.Operation):
-        name = _snake_case(type(activation).__name__)
-    else:
-        name = getattr(activation, "__name__", _snake_case(type(activation).__name__))
-    return _ALIASES.get(name, name)
+    if is_activation(activation):
+        return kind_of(activation).activation or activation_name(activation.activation)
+    return getattr(activation, "__name__", f"{type(activation).__name__}()")
 
 
 def is_activation(operation: Any) -> bool:
     """Tells whether a layer or operation of a graph is an activation and nothing else."""
-    if isinstance(operation, (keras.layers.Activation, *_ACTIVATION_LAYERS)):
-        return True
-    return not isinstance(operation, keras.layers.Layer) and activation_name(operation) in _NAMES
+    return is_kind(operation, "activation")
 
 
 def own_activation(layer: Any) -> Any:
@@ -54,11 +33,3 @@ def own_activation(layer: Any) -> Any:
         return layer
     activation = getattr(layer, "activation", None)
     return None if activation_name(activation) == "linear" else activation
-
-
-def _snake_case(name: str) -> str:
-    pieces = [
-        f"_{c.lower()}" if c.isupper() and i and not name[i - 1].isupper() else c.lower()
-        for i, c in enumerate(name)
-    ]
-    return "".join(pieces)

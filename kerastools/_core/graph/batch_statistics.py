@@ -11,6 +11,7 @@ from keras import ops
 from keras.src.backend.common.masking import get_keras_mask
 
 from kerastools._core.graph.calls import Call, as_recorded, read_graph, replay
+from kerastools._core.graph.kinds import kind_of
 
 
 @dataclass
@@ -72,7 +73,7 @@ def measure_batch_norm(
 
     def measure(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         operation = call.operation
-        if isinstance(operation, keras.layers.BatchNormalization) and measures(call):
+        if kind_of(operation).moving_statistics and measures(call):
             mean, variance = _moments(operation, args[0], kwargs.get("mask"))
             if id(operation) not in sums:
                 before = _to_numpy(operation.moving_mean), _to_numpy(operation.moving_variance)

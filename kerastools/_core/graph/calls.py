@@ -11,6 +11,7 @@ import keras
 from keras import KerasTensor, tree
 
 from kerastools._core.checks import require_graph
+from kerastools._core.graph.kinds import is_kind
 from kerastools._core.keras_private.graph_nodes import (
     as_inputs,
     computes_its_graph,
@@ -222,8 +223,8 @@ def replay(
 
     Args:
         graph: That of the model.
-        x: Inputs as the model takes them: arrays, tensors, or symbolic tensors, which build a graph
-            again.
+        x: Inputs as the model takes them: arrays, tensors, symbolic tensors, which build a graph
+            again, or values of another type that `call` understands.
         call: Takes a call of the graph, with its path, and the arguments that it gets now.
         training: Passed to every layer that takes it, in place of what the graph was made with, as
             Keras does; by default nothing is replaced.
@@ -257,7 +258,7 @@ def _with_masks(graph: Graph, x: Any, mask: Any) -> list[Any]:
     """Returns the flat inputs of a graph with their masks; symbolic tensors as they are."""
     flat = graph.by_input(x)
     masks = [mask_of(v) for v in flat] if mask is None else graph.by_input(mask)
-    if not any(isinstance(v, KerasTensor) for v in flat):
+    if all(map(_is_array, flat)):
         packed = tree.pack_sequence_as(graph.input_structure, flat)
         flat = as_inputs(functional_part(graph.model), packed)
     for value, its_mask in zip(flat, masks, strict=True):
@@ -276,12 +277,18 @@ def takes_training(operation: Any) -> bool:
 def input_layer_of(tensor: Any) -> Any:
     """Returns the input layer that made a symbolic `tensor`, or `None`."""
     made = maker_of(tensor)
-    return made if isinstance(made, keras.layers.InputLayer) else None
+    return made if is_kind(made, "input") else None
 
 
 def sublayers(layer: Any) -> list[Any]:
     """Returns `layer` and every layer inside it, each once, parents before children."""
     return [layer, *layers_inside(layer)]
+
+
+def _is_array(value: Any) -> bool:
+    """Whether `value` can be an input of a model: an array, a tensor, or `None` if optional."""
+    arrays = value is None or keras.ops.is_tensor(value) or hasattr(value, "__array__")
+    return arrays and not isinstance(value, KerasTensor)
 
 
 def _symbolic(args: Any, kwargs: Any) -> tuple[Any, ...]:

@@ -2,12 +2,13 @@
 
 import math
 import string
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import keras
-from keras import layers
+
+from kerastools._core.graph.kinds import is_kind, kind_of
 
 Axes = tuple[int, ...]
 
@@ -48,34 +49,9 @@ def kernel_axes(layer: keras.layers.Layer) -> dict[str, KernelAxes]:
     Layers without kernels, and kinds that are not known here, give an empty dictionary. The layer
     need not be built.
     """
-    if isinstance(layer, layers.Dense):
-        return {"kernel": KernelAxes()}
-    if isinstance(layer, layers.EinsumDense):
-        return {"kernel": _einsum_axes(layer.equation)}
-    if isinstance(layer, layers.SeparableConv1D | layers.SeparableConv2D):
-        return {
-            "depthwise_kernel": _depthwise_axes(layer),
-            "pointwise_kernel": KernelAxes(),
-        }
-    if isinstance(layer, layers.DepthwiseConv1D | layers.DepthwiseConv2D):
-        return {"kernel": _depthwise_axes(layer)}
-    if isinstance(layer, layers.Conv1DTranspose | layers.Conv2DTranspose | layers.Conv3DTranspose):
-        # Stored as (..., out, in). An output value meets every stride-th position only.
-        axes = KernelAxes(in_axis=(-1,), out_axis=(-2,), in_divisor=math.prod(layer.strides))
-        return {"kernel": axes}
-    if isinstance(layer, layers.Conv1D | layers.Conv2D | layers.Conv3D):
-        return {"kernel": KernelAxes(out_divisor=layer.groups * math.prod(layer.strides))}
-    gates = num_gates(layer)
-    if gates:
-        strides = math.prod(getattr(layer, "strides", (1,)))
-        return {
-            "kernel": KernelAxes(out_divisor=gates * strides),
-            "recurrent_kernel": KernelAxes(out_divisor=gates),
-        }
-    if isinstance(layer, layers.Embedding):
-        # A look-up: every row stands alone, nothing is summed.
-        return {"embeddings": KernelAxes(in_axis=(), out_axis=(-1,), batch_axis=(-2,))}
-    return {}
+    kind = kind_of(layer)
+    axes = _AXES.get("cell" if kind.gates else kind.name)
+    return axes(layer) if axes else {}
 
 
 def incoming_axes(layer: keras.layers.Layer) -> dict[str, Axes]:
@@ -100,7 +76,7 @@ def met_fraction(layer: Any, spatial_shape: Sequence[int]) -> float:
     1 for layers that are no convolution, and without `padding="same"`.
     """
     sizes = getattr(layer, "kernel_size", ())
-    if getattr(layer, "padding", None) != "same" or "Transpose" in type(layer).__name__:
+    if getattr(layer, "padding", None) != "same" or is_kind(layer, "transposed_convolution"):
         return 1.0
     if len(spatial_shape) != len(sizes):
         raise ValueError(
@@ -130,19 +106,12 @@ def is_kernel(variable: Any) -> bool:
 
 def num_gates(layer: keras.layers.Layer) -> int:
     """Returns how many gates share the kernels of a recurrent cell; 0 for any other layer."""
-    if isinstance(layer, layers.SimpleRNNCell):
-        return 1
-    if isinstance(layer, layers.GRUCell):
-        return 3
-    if isinstance(layer, layers.LSTMCell) or type(layer).__name__ == "ConvLSTMCell":
-        # Keras exports no ConvLSTMCell, only the layers that hold one.
-        return 4
-    return 0
+    return kind_of(layer).gates
 
 
 def kernel_holder(layer: Any) -> Any:
     """Returns what holds the kernels: the cell of a recurrent layer, any other layer itself."""
-    return layer.cell if isinstance(layer, layers.RNN) else layer
+    return layer.cell if is_kind(layer, "recurrent") else layer
 
 
 def _depthwise_axes(layer: Any) -> KernelAxes:
@@ -161,3 +130,38 @@ def _einsum_axes(equation: str) -> KernelAxes:
     out_axis = tuple(i for i, c in enumerate(letters) if c not in inputs)
     batch_axis = tuple(i for i, c in enumerate(letters) if c in inputs and c in outputs)
     return KernelAxes(in_axis, out_axis, batch_axis)
+
+
+def _convolution_axes(layer: Any) -> KernelAxes:
+    return KernelAxes(out_divisor=layer.groups * math.prod(layer.strides))
+
+
+def _transposed_axes(layer: Any) -> KernelAxes:
+    """Kernel (positions..., outputs, inputs): an output meets every stride-th position only."""
+    return KernelAxes(in_axis=(-1,), out_axis=(-2,), in_divisor=math.prod(layer.strides))
+
+
+def _cell_axes(layer: Any) -> dict[str, KernelAxes]:
+    gates, strides = num_gates(layer), math.prod(getattr(layer, "strides", (1,)))
+    return {
+        "kernel": KernelAxes(out_divisor=gates * strides),
+        "recurrent_kernel": KernelAxes(out_divisor=gates),
+    }
+
+
+# A look-up: every row stands alone, nothing is summed.
+_ROWS = KernelAxes(in_axis=(), out_axis=(-1,), batch_axis=(-2,))
+
+_AXES: dict[str, Callable[[Any], dict[str, KernelAxes]]] = {
+    "dense": lambda layer: {"kernel": KernelAxes()},
+    "einsum_dense": lambda layer: {"kernel": _einsum_axes(layer.equation)},
+    "convolution": lambda layer: {"kernel": _convolution_axes(layer)},
+    "transposed_convolution": lambda layer: {"kernel": _transposed_axes(layer)},
+    "depthwise_convolution": lambda layer: {"kernel": _depthwise_axes(layer)},
+    "separable_convolution": lambda layer: {
+        "depthwise_kernel": _depthwise_axes(layer),
+        "pointwise_kernel": KernelAxes(),
+    },
+    "cell": _cell_axes,
+    "embedding": lambda layer: {"embeddings": _ROWS},
+}

@@ -8,14 +8,7 @@ import keras
 from kerastools._core.graph.activations import activation_name, is_activation, own_activation
 from kerastools._core.graph.calls import Call, Graph, read_graph, sublayers
 from kerastools._core.graph.fans import is_kernel
-
-NORMALISATIONS = (
-    keras.layers.BatchNormalization,
-    keras.layers.LayerNormalization,
-    keras.layers.GroupNormalization,
-    keras.layers.UnitNormalization,
-    keras.layers.RMSNormalization,
-)
+from kerastools._core.graph.kinds import is_kind, unwrapped
 
 # The layers that a tensor comes from, back to the nearest kernels: (path, whether it has one).
 _State = set[tuple[str, bool]]
@@ -67,7 +60,7 @@ def flow_of(model: Any, caller: str) -> Flow:
         entering: _State = set().union(*(states[id(t)] for t in call.data))
         state = entering | {(call.path, False)}
         if isinstance(layer, keras.Layer):
-            if any(isinstance(part, NORMALISATIONS) for part in sublayers(layer)):
+            if any(is_kind(part, "normalization") for part in sublayers(layer)):
                 flow.normalised.update(name for name, has_kernel in entering if has_kernel)
             if any(is_kernel(v) for v in layer.weights):
                 if _INPUT in entering:
@@ -99,15 +92,14 @@ def walk(model: Any, caller: str) -> list[PlacedLayer]:
 def _place(call: Call, graph: Graph, found: dict[int, PlacedLayer]) -> None:
     """Adds the layer that is called and the layers inside it."""
     operation = call.operation
-    # What TimeDistributed(Dense(...)) returns is what its Dense returns.
-    wrapped = operation.layer if isinstance(operation, keras.layers.Wrapper) else None
+    wrapped = unwrapped(operation)
     for layer in sublayers(operation):
         inner = {id(v) for child in sublayers(layer)[1:] for v in child.weights}
         weights = tuple(v for v in layer.weights if id(v) not in inner)
         if not weights:
             continue
         activation = own_activation(layer)
-        if activation is None and (layer is operation or layer is wrapped):
+        if activation is None and layer is wrapped:
             activation = next(
                 (a for t in call.outputs if (a := _following(t, graph)) is not None), None
             )

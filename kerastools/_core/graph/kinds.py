@@ -8,12 +8,11 @@ class says what it is, with `@kind("dropout")`, or if it changes nothing of a cl
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Any, TypeVar
 
 import keras
 
-from kerastools._core.keras_private.operations import operation_class
+from kerastools._core.keras_private.graph_nodes import ConvLSTMCell, operation_class
 
 _Class = TypeVar("_Class", bound=type)
 
@@ -91,8 +90,9 @@ _TABLE: tuple[tuple[Kind, str], ...] = (
     ),
     (
         Kind("layer_normalization", "normalization"),
-        "LayerNormalization GroupNormalization RMSNormalization UnitNormalization",
+        "LayerNormalization GroupNormalization RMSNormalization",
     ),
+    (Kind("unit_normalization", "normalization"), "UnitNormalization"),
     (Kind("dropout", "dropout", **_NOISE), "Dropout"),
     (
         Kind("spatial_dropout", "dropout", **_NOISE),
@@ -163,7 +163,7 @@ _TABLE: tuple[tuple[Kind, str], ...] = (
         "Attention AdditiveAttention MultiHeadAttention GroupQueryAttention",
     ),
     # Features, text, images and sound made ready for a net.
-    (Kind("standardization", "preprocessing", **_AFFINE), "Normalization"),
+    (Kind("feature_normalization", "preprocessing", **_AFFINE), "Normalization"),
     (Kind("rescaling", "preprocessing", **_AFFINE), "Rescaling"),
     (
         Kind("encoding", "preprocessing"),
@@ -200,12 +200,29 @@ _OPERATIONS = (
 _MIXING_OPERATIONS = "Softmax LogSoftmax Sparsemax Glu"
 
 KINDS = {kind.name: kind for kind, _ in _TABLE}
-# A newer Keras may have classes that are not here, an older one may lack some.
+
+
+def _activation_operations() -> dict[type, Kind]:
+    found = {}
+    for names, properties in ((_OPERATIONS, _POINTWISE), (_MIXING_OPERATIONS, {})):
+        for name in names.split():
+            function = re.sub("(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+            found[operation_class(name)] = Kind(
+                function, "activation", **properties, activation=function
+            )
+    return found
+
+
 _KIND_OF_CLASS: dict[type, Kind] = {
-    getattr(keras.layers, name): kind
-    for kind, names in _TABLE
-    for name in names.split()
-    if hasattr(keras.layers, name)
+    # A newer Keras may have classes that are not here, an older one may lack some.
+    **{
+        getattr(keras.layers, name): kind
+        for kind, names in _TABLE
+        for name in names.split()
+        if hasattr(keras.layers, name)
+    },
+    ConvLSTMCell: KINDS["lstm_cell"],
+    **_activation_operations(),
 }
 # What a subclass may define and still behave as its parent: how it is made, not what it does.
 _HARMLESS = frozenset({"__init__", "get_config", "from_config"}) | vars(type("_", (), {})).keys()
@@ -259,30 +276,33 @@ def is_kind(layer: Any, *names: str) -> bool:
     return kind.name in names or kind.group in names
 
 
+def parent_kind(layer: Any) -> Kind:
+    """Returns the kind of the first known class that `layer` inherits from, whatever it changes."""
+    return next((_KIND_OF_CLASS[c] for c in type(layer).__mro__ if c in _KIND_OF_CLASS), UNKNOWN)
+
+
+def known_class(layer: Any) -> type | None:
+    """Returns the class, Keras's own or one with `@kind`, that `layer` behaves as, or `None`."""
+    if kind_of(layer) is UNKNOWN:
+        return None
+    return next((c for c in type(layer).__mro__ if c in _KIND_OF_CLASS), None)
+
+
+def layer_classes(*names: str) -> list[type]:
+    """Returns Keras's classes of some kinds, for rules that are registered by class."""
+    return [c for n in names for c, kind in _KIND_OF_CLASS.items() if kind is KINDS[n]]
+
+
+def unwrapped(layer: Any) -> Any:
+    """Returns the layer that makes the output of `layer`: inside a wrapper, or itself."""
+    return layer.layer if is_kind(layer, "time_distributed", "spectral_normalization") else layer
+
+
 def _kind_of_class(cls: type) -> Kind:
     changed: set[str] = set()
     for base in cls.__mro__:
-        kind = _KIND_OF_CLASS.get(base) or _not_exported().get(base)
+        kind = _KIND_OF_CLASS.get(base)
         if kind is not None:
             return UNKNOWN if any(hasattr(base, name) for name in changed) else kind
         changed |= vars(base).keys() - _HARMLESS
     return UNKNOWN
-
-
-@cache
-def _not_exported() -> dict[type, Kind]:
-    """Returns the kinds of the classes that Keras uses and does not export."""
-    # Named and seeded, so that neither later names nor later draws change.
-    zeros = dict.fromkeys(("kernel_initializer", "recurrent_initializer"), "zeros")
-    made = keras.layers.ConvLSTM1D(1, 1, name="conv_lstm", seed=0, **zeros)
-    found = {type(made.cell): KINDS["lstm_cell"]}
-    for names, properties in ((_OPERATIONS, _POINTWISE), (_MIXING_OPERATIONS, {})):
-        for name in names.split():
-            cls, function = operation_class(name), _snake_case(name)
-            if cls is not None:
-                found[cls] = Kind(function, "activation", **properties, activation=function)
-    return found
-
-
-def _snake_case(name: str) -> str:
-    return re.sub("(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()

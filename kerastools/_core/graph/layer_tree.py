@@ -10,6 +10,7 @@ from typing import Any
 import keras
 
 from kerastools._core.graph.calls import sublayers
+from kerastools._core.graph.kinds import is_kind
 from kerastools._core.keras_private.graph_nodes import layers_inside
 
 
@@ -106,7 +107,7 @@ class LayerTree:
             groups = []
             for _, layer in self.owners():
                 if id(layer) in inside:
-                    if groups and "Normalization" in type(layer).__name__:
+                    if groups and is_kind(layer, "normalization"):
                         groups[-1].append(layer)
                     else:
                         groups.append([layer])

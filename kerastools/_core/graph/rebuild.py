@@ -8,6 +8,7 @@ import keras
 from keras import tree
 
 from kerastools._core.graph.calls import Call, Graph, has_graph, read_graph, replay, sublayers
+from kerastools._core.graph.kinds import is_kind
 from kerastools._core.keras_private.graph_nodes import twin_of_function
 
 # Takes the path and the original; returns the changed layer and whether it takes over the
@@ -117,7 +118,7 @@ def copy_operation(operation: Any, caller: str) -> Any:
     """
     if not isinstance(operation, keras.Layer):
         return twin_of_function(operation)
-    if type(operation) is keras.layers.Lambda:
+    if is_kind(operation, "lambda"):
         # From its configuration a lambda would lose the names that it refers to.
         return keras.layers.Lambda(
             operation.function,

@@ -1,15 +1,19 @@
-"""The graph of a functional or Sequential model, and the layers inside a layer.
+"""The graph of a functional or Sequential model, the layers inside a layer, unexported classes.
 
 Keras shows a model's layers and symbolic tensors, but not which call of which layer made which
-tensor, nor the layers inside a layer that is no model, nor the mask that travels with a tensor.
+tensor, nor the layers inside a layer that is no model, nor the mask that travels with a tensor,
+nor the classes of the cell in a convolutional LSTM and of what `keras.ops` functions leave in a
+graph (to make one just for its class would count up the names of later layers, and draw a seed).
 """
 
 import copy
 from typing import Any
 
 from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
+from keras.src.layers.rnn.conv_lstm import ConvLSTMCell as ConvLSTMCell
 from keras.src.models.functional import Functional
 from keras.src.models.sequential import Sequential
+from keras.src.ops import nn, numpy
 
 
 def functional_part(model: Any) -> Any:
@@ -83,3 +87,8 @@ def twin_of_function(operation: Any) -> Any:
     twin = copy.copy(operation)
     twin._inbound_nodes, twin._outbound_nodes = [], []
     return twin
+
+
+def operation_class(name: str) -> Any:
+    """Returns the class of an operation, such as `"Relu"`, or `None` if this Keras has none."""
+    return getattr(nn, name, None) or getattr(numpy, name, None)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import keras
 
 from kerastools._core.graph.calls import sublayers
+from kerastools._core.graph.kinds import kind_of
 from kerastools._core.graph.layer_tree import LayerTree, TrainableState
 from kerastools.callbacks._freeze.phase import Phase, Plateau
 from kerastools.optimizers._base.slots import slot_variables
@@ -134,7 +135,7 @@ def find_states(model: Any, phases: Sequence[Phase], batch_norm: str) -> PhaseSt
         ValueError: If a layer is not found, or a phase would train nothing.
     """
     tree = LayerTree(model)
-    norms = [a for a in sublayers(model) if isinstance(a, keras.layers.BatchNormalization)]
+    norms = [a for a in sublayers(model) if kind_of(a).moving_statistics]
     states = PhaseStates(tree.owners(), [], [])
     for phase in phases:
         layers = tree.select(phase.layers, "FreezeSchedule")

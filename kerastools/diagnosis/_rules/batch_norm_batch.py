@@ -1,7 +1,6 @@
 """Rule: batch normalisation in batches too small to normalise by."""
 
-import keras
-
+from kerastools._core.graph.kinds import kind_of
 from kerastools.diagnosis._finding import Finding
 from kerastools.diagnosis._rules.evidence import Evidence
 
@@ -20,7 +19,7 @@ def batch_norm_batch(evidence: Evidence) -> list[Finding]:
     for record in evidence.records:
         layer = record.layer
         # A frozen layer normalises by its moving statistics, whatever the batch.
-        if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
+        if kind_of(layer).moving_statistics and layer.trainable:
             channels = record.output.shape[layer.axis]
             found[record.path] = rows * (record.output[0].size // channels)
     if not found:

@@ -1,8 +1,7 @@
 """Rule: batch normalisation whose last batch holds a handful of rows."""
 
-import keras
-
 from kerastools._core.graph.flow import walk
+from kerastools._core.graph.kinds import kind_of
 from kerastools.diagnosis._finding import Finding
 from kerastools.diagnosis._rules.evidence import Evidence
 
@@ -18,7 +17,7 @@ def batch_norm_remainder(evidence: Evidence) -> list[Finding]:
     layers = [
         placed.path
         for placed in walk(evidence.model, "diagnose")
-        if isinstance(placed.layer, keras.layers.BatchNormalization) and placed.layer.trainable
+        if kind_of(placed.layer).moving_statistics and placed.layer.trainable
     ]
     if not (small and layers):
         return []

@@ -6,6 +6,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from kerastools._core.graph.kinds import known_class
+
 
 class CannotFold(Exception):  # noqa: N818 - no error: the layer stays where it is
     """Why a layer stays; the message goes into the report."""
@@ -86,7 +88,7 @@ class Affine:
 
 def affine_of(layer: Any, rank: int) -> Affine:
     """Returns what a built layer of `AFFINE_LAYERS` does in inference to inputs of `rank` axes."""
-    affine = AFFINE_LAYERS[type(layer)](layer, rank)
+    affine = AFFINE_LAYERS[known_class(layer)](layer, rank)
     if not (np.isfinite(affine.scale).all() and np.isfinite(affine.shift).all()):
         raise CannotFold("its weights or moving statistics are not finite")
     return affine
@@ -131,7 +133,6 @@ def _rescaling(layer: Any, rank: int) -> Affine:
     return Affine.of_vectors(scale, offset, rank - 1, rank)
 
 
-# Exactly these: a subclass may compute something else.
 AFFINE_LAYERS = {
     keras.layers.BatchNormalization: _batch_normalization,
     keras.layers.Normalization: _normalization,

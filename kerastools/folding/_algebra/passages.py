@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from kerastools import layers
+from kerastools._core.graph.kinds import kind_of, known_class
 from kerastools.folding._algebra.affine import Affine, CannotFold
 
 Shape = tuple[int | None, ...]
@@ -18,9 +18,13 @@ def passage(layer: Any) -> Passage | None:
     The function takes the layer, the map, the shape of the tensor that the map belongs to and the
     shape at the other side of the layer; it works in both directions.
     """
-    if type(layer) is keras.layers.Activation:
-        return _unchanged if layer.activation is keras.activations.linear else None
-    return _PASSAGES.get(type(layer))
+    if kind_of(layer).identity_in_inference or _is_linear(layer):
+        return _unchanged
+    return _PASSAGES.get(known_class(layer))
+
+
+def _is_linear(layer: Any) -> bool:
+    return kind_of(layer).name == "activation" and layer.activation is keras.activations.linear
 
 
 def _unchanged(layer: Any, affine: Affine, source: Shape, target: Shape) -> Affine:
@@ -66,20 +70,7 @@ def _flatten(layer: Any, affine: Affine, source: Shape, target: Shape) -> Affine
     return affine.reshaped(source, target)
 
 
-_INFERENCE_NO_OPS = (
-    keras.layers.AlphaDropout,
-    keras.layers.Dropout,
-    keras.layers.GaussianDropout,
-    keras.layers.GaussianNoise,
-    keras.layers.Identity,
-    keras.layers.SpatialDropout1D,
-    keras.layers.SpatialDropout2D,
-    keras.layers.SpatialDropout3D,
-    *(cls for cls in vars(layers).values() if isinstance(cls, type)),
-)
-# Exactly these: a subclass may compute something else.
-_PASSAGES: dict[type, Passage] = {
-    **dict.fromkeys(_INFERENCE_NO_OPS, _unchanged),
+_PASSAGES: dict[type | None, Passage] = {
     keras.layers.AveragePooling1D: _channels_only,
     keras.layers.AveragePooling2D: _channels_only,
     keras.layers.AveragePooling3D: _channels_only,

@@ -39,7 +39,7 @@ def set_factors(optimizer: Any, factors: dict[int, float]) -> None:
     from the step is not scaled.
     """
     if isinstance(optimizer, MutableOptimizer):
-        optimizer.set_rate_factors(factors)
+        optimizer._set_rate_factors(factors)
     else:
         _replace(optimizer, factors=factors)
 
@@ -87,7 +87,7 @@ class _StepSizes:
 def _corrections(optimizer: Any, index: int | None = None) -> tuple[tuple[Any, float], ...] | None:
     """Returns the (β, power) for which `optimizer` scales its steps by the product of (1 − βᵗ)ᵖ.
 
-    None for optimizers that do not count steps, or whose steps cannot be mended so: those start
+    None for optimizers that do not count steps, or whose steps cannot be corrected so: those start
     anew as they start at first, or bound their step by other means (Lamb, Adafactor).
     """
     kinds = keras.optimizers

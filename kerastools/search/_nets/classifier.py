@@ -1,4 +1,4 @@
-"""The end of every net that is searched over here: head, weights, optimizer."""
+"""What the hypermodels share: head, initialization, optimizer, compile."""
 
 from typing import Any
 
@@ -6,7 +6,8 @@ import keras
 import keras_tuner
 
 from kerastools.calibration import initialize
-from kerastools.search._nets.optimizer_choice import choose_optimizer
+from kerastools.optimizers import SGD, Adam
+from kerastools.search._spaces import betas, learning_rate, momentum
 
 
 def classifier(
@@ -14,15 +15,30 @@ def classifier(
     layers: list[Any],
     num_classes: int,
     name: str,
-    seed: int,
+    seed: int | None,
     clipnorm: float | None = None,
 ) -> keras.Model:
-    """Returns `layers` with a softmax on top, drawn from `seed` and compiled as `hp` says."""
+    """Returns a compiled model: `layers`, softmax head, weights seeded by `seed`."""
     head = keras.layers.Dense(num_classes, activation="softmax", name="head")
-    # All at once: Sequential.add() runs through all layers before it, each time.
+    # All at once: each Sequential.add() calls all layers before it.
     model = keras.Sequential([*layers, head], name=name)
     initialize(model, seed=seed)
     model.compile(
         choose_optimizer(hp, clipnorm), "sparse_categorical_crossentropy", metrics=["accuracy"]
     )
     return model
+
+
+def choose_optimizer(hp: keras_tuner.HyperParameters, clipnorm: float | None = None) -> Any:
+    """Search space of the optimizer, SGD with Nesterov momentum or Adam, and its settings."""
+    kind = hp.Choice("optimizer", ["sgd", "adam"])
+    # Both scopes are always entered, so that the first trial defines the whole space.
+    with hp.conditional_scope("optimizer", ["sgd"]):
+        sgd_rate = learning_rate(hp, 1e-3, 0.3, name="sgd_learning_rate")
+        gamma = momentum(hp)
+    with hp.conditional_scope("optimizer", ["adam"]):
+        adam_rate = learning_rate(hp, 1e-4, 3e-2, name="adam_learning_rate")
+        beta_1, beta_2 = betas(hp)
+    if kind == "sgd":
+        return SGD(sgd_rate, momentum=gamma, nesterov=True, clipnorm=clipnorm)
+    return Adam(adam_rate, beta_1=beta_1, beta_2=beta_2, clipnorm=clipnorm)

@@ -1,36 +1,36 @@
-"""A convolutional classifier whose dropout rate, momentum and betas are searched."""
+"""`ConvNet`: a hypermodel of convolutional classifiers."""
 
 from collections.abc import Sequence
 
 import keras
 import keras_tuner
 
-from kerastools.initializers._variance_scaling import draw_seed
 from kerastools.layers import Dropout
 from kerastools.search._nets.classifier import classifier
 from kerastools.search._spaces import dropout
 
 
 class ConvNet(keras_tuner.HyperModel):
-    """Builds convolutional classifiers of images for keras-tuner to search over.
+    """HyperModel of convolutional image classifiers, for keras-tuner.
 
-    Each block is Conv2D → BatchNormalization → activation → 2 × 2 maximum; behind the last one a
-    dense layer of `units`, `kerastools.layers.Dropout` and the head. Kernels are initialised for
-    their activation. Searched are the dropout rate p (0.4 to 0.5), the optimizer (`sgd` or
-    `adam`), its learning rate η, and γ (for `sgd`, Nesterov's) or β₁ and β₂ (for `adam`).
+    Each block is Conv2D → BatchNormalization → activation → 2 × 2 max pooling. After the last block
+    follow a dense layer of `units`, `kerastools.layers.Dropout` and the head. Kernels are
+    initialized for their activation. Searched are the dropout rate p (0.4 to 0.5), the optimizer
+    (`sgd` or `adam`), its learning rate η, and γ (for `sgd`, Nesterov momentum) or β₁ and β₂ (for
+    `adam`).
 
     Args:
         input_shape: Shape of an image: height, width and channels.
-        num_classes: Number of classes; labels are integers from 0.
+        num_classes: Number of classes; labels are integers >= 0.
         filters: Number of filters of each block.
-        kernel_size: Height and width of a kernel, in pixels.
+        kernel_size: Height and width of the kernels.
         units: Units of the dense layer.
         activation: Activation of the hidden layers.
-        seed: Integer from which every kernel and mask is drawn, the same for all trials; by default
-            it is new for each object.
+        seed: Integer that seeds kernels and dropout masks, the same for all trials; by default
+            other ones in each trial.
 
     Raises:
-        ValueError: If the shape has not three dimensions or is too small for the blocks, or a
+        ValueError: If `input_shape` has not three dimensions or is too small for the blocks, or a
             number is not positive.
 
     Example:
@@ -73,7 +73,7 @@ class ConvNet(keras_tuner.HyperModel):
         self.kernel_size = kernel_size
         self.units = units
         self.activation = activation
-        self.seed = draw_seed(seed)
+        self.seed = seed
 
     def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
         """Returns a compiled model for the hyperparameters of one trial."""

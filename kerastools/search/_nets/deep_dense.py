@@ -1,34 +1,34 @@
-"""A deep dense classifier whose dropout rate, momentum and betas are searched."""
+"""`DeepDense`: a hypermodel of deep dense classifiers."""
 
 import keras
 import keras_tuner
 
 from kerastools.constraints import MaxNorm
-from kerastools.initializers._variance_scaling import draw_seed
 from kerastools.layers import Dropout
 from kerastools.search._nets.classifier import classifier
 from kerastools.search._spaces import dropout
 
 
 class DeepDense(keras_tuner.HyperModel):
-    """Builds deep dense classifiers for keras-tuner to search over.
+    """HyperModel of deep dense classifiers, for keras-tuner.
 
-    Each hidden layer is Dense → BatchNormalization → activation; the top `dropout_layers` of them
-    end in `kerastools.layers.Dropout`. Kernels are initialised for their activation and bounded by
-    `kerastools.constraints.MaxNorm`. Searched are the dropout rate p, the optimizer (`sgd` or
-    `adam`), its learning rate η, and γ (for `sgd`, Nesterov's) or β₁ and β₂ (for `adam`).
+    Each hidden layer is Dense → BatchNormalization → activation, the top `dropout_layers` of them
+    followed by `kerastools.layers.Dropout`. Kernels are initialized for their activation and
+    bounded by `kerastools.constraints.MaxNorm`. Searched are the dropout rate p, the optimizer
+    (`sgd` or `adam`), its learning rate η, and γ (for `sgd`, Nesterov momentum) or β₁ and β₂ (for
+    `adam`).
 
     Args:
         num_features: Number of input features.
-        num_classes: Number of classes; labels are integers from 0.
+        num_classes: Number of classes; labels are integers >= 0.
         depth: Number of hidden layers.
         units: Units of each hidden layer.
         activation: Activation of the hidden layers.
-        dropout_layers: How many of the top hidden layers are dropped out.
-        max_norm: Largest norm of a hidden unit's incoming weights.
-        clipnorm: Gradients of each variable are scaled back to this norm where they are longer.
-        seed: Integer from which every kernel and mask is drawn, the same for all trials; by default
-            it is new for each object.
+        dropout_layers: Number of hidden layers with dropout, from the top.
+        max_norm: Maximum norm of the incoming weights of each hidden unit.
+        clipnorm: Maximum gradient norm of each variable.
+        seed: Integer that seeds kernels and dropout masks, the same for all trials; by default
+            other ones in each trial.
 
     Raises:
         ValueError: If a number is not positive.
@@ -75,7 +75,7 @@ class DeepDense(keras_tuner.HyperModel):
         self.dropout_layers = dropout_layers
         self.max_norm = max_norm
         self.clipnorm = clipnorm
-        self.seed = draw_seed(seed)
+        self.seed = seed
 
     def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
         """Returns a compiled model for the hyperparameters of one trial."""
@@ -93,5 +93,9 @@ class DeepDense(keras_tuner.HyperModel):
             layers.append(keras.layers.BatchNormalization(name=f"norm_{i}"))
             layers.append(keras.layers.Activation(self.activation, name=f"activation_{i}"))
             if i > self.depth - self.dropout_layers:
-                layers.append(Dropout(rate, seed=self.seed + i, name=f"dropout_{i}"))
+                layers.append(
+                    Dropout(
+                        rate, seed=None if self.seed is None else self.seed + i, name=f"dropout_{i}"
+                    )
+                )
         return classifier(hp, layers, self.num_classes, "deep_dense", self.seed, self.clipnorm)

@@ -1,40 +1,39 @@
-"""A recurrent classifier whose dropout rate, momentum and betas are searched."""
+"""`RecurrentNet`: a hypermodel of recurrent classifiers."""
 
 from collections.abc import Sequence
 
 import keras
 import keras_tuner
 
-from kerastools.initializers._variance_scaling import draw_seed
 from kerastools.layers import Dropout
 from kerastools.search._nets.classifier import classifier
 from kerastools.search._spaces import dropout
 
-_CELLS = {"gru": keras.layers.GRU, "lstm": keras.layers.LSTM}
+_CELLS = ("gru", "lstm")
 
 
 class RecurrentNet(keras_tuner.HyperModel):
-    """Builds recurrent classifiers of sequences for keras-tuner to search over.
+    """HyperModel of recurrent sequence classifiers, for keras-tuner.
 
-    `depth` recurrent layers of `units`, each followed by `kerastools.layers.Dropout` at one rate,
-    and the head on the last step. Kernels are initialised gate by gate. Gradients are clipped,
-    because they explode over many steps. Searched are the dropout rate p (0.2 to 0.3), the
-    optimizer (`sgd` or `adam`), its learning rate η, and γ (for `sgd`, Nesterov's) or β₁ and β₂
-    (for `adam`).
+    `depth` recurrent layers of `units`, each followed by `kerastools.layers.Dropout` with one rate
+    for all, and the head on the last step. Kernels are initialized gate by gate. Gradients are
+    clipped, because they can explode over many steps. Searched are the dropout rate p (0.2 to 0.3),
+    the optimizer (`sgd` or `adam`), its learning rate η, and γ (for `sgd`, Nesterov momentum) or β₁
+    and β₂ (for `adam`).
 
     Args:
         input_shape: Shape of a sequence: steps (or `None`) and features.
-        num_classes: Number of classes; labels are integers from 0.
+        num_classes: Number of classes; labels are integers >= 0.
         units: Units of each layer.
         depth: Number of layers.
         cell: `"gru"` or `"lstm"`.
-        clipnorm: Gradients of each variable are scaled back to this norm where they are longer.
-        seed: Integer from which every kernel and mask is drawn, the same for all trials; by default
-            it is new for each object.
+        clipnorm: Maximum gradient norm of each variable.
+        seed: Integer that seeds kernels and dropout masks, the same for all trials; by default
+            other ones in each trial.
 
     Raises:
-        ValueError: If the shape has not two dimensions, a number is not positive, or the cell is
-            not known.
+        ValueError: If `input_shape` has not two dimensions, a number is not positive, or `cell` is
+            unknown.
 
     Example:
 
@@ -68,14 +67,14 @@ class RecurrentNet(keras_tuner.HyperModel):
                 f"units={units}, depth={depth}, clipnorm={clipnorm}."
             )
         if cell not in _CELLS:
-            raise ValueError(f"RecurrentNet needs cell in {sorted(_CELLS)}. Received {cell!r}.")
+            raise ValueError(f"RecurrentNet needs cell in {_CELLS}. Received {cell!r}.")
         self.input_shape = tuple(input_shape)
         self.num_classes = num_classes
         self.units = units
         self.depth = depth
         self.cell = cell
         self.clipnorm = clipnorm
-        self.seed = draw_seed(seed)
+        self.seed = seed
 
     def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
         """Returns a compiled model for the hyperparameters of one trial."""
@@ -83,9 +82,11 @@ class RecurrentNet(keras_tuner.HyperModel):
         layers = [keras.Input(self.input_shape)]
         for i in range(1, self.depth + 1):
             layers += [
-                _CELLS[self.cell](
+                getattr(keras.layers, self.cell.upper())(
                     self.units, return_sequences=i < self.depth, name=f"{self.cell}_{i}"
                 ),
-                Dropout(rate, seed=self.seed + i, name=f"dropout_{i}"),
+                Dropout(
+                    rate, seed=None if self.seed is None else self.seed + i, name=f"dropout_{i}"
+                ),
             ]
         return classifier(hp, layers, self.num_classes, "recurrent_net", self.seed, self.clipnorm)

@@ -1,1 +1,1 @@
-"""Optuna as an oracle of keras-tuner."""
+"""Everything that uses Optuna: oracle, shared study, search spaces, importance."""

@@ -1,24 +1,24 @@
-"""Which hyperparameters decide whether a trial is among the good ones."""
+"""Importance of hyperparameters, by PED-ANOVA."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from kerastools.search._report.scale import Scale
 
-# Trials below which there is nothing to say, and good ones that are needed for it.
+# Minimum number of trials, and of good trials, for an estimate.
 _FEWEST, _GOOD = 10, 5
 
 
 def importance(
     trials: Sequence[tuple[float, dict[str, Any]]], scales: Sequence[Scale], direction: str
 ) -> dict[str, float]:
-    """Returns the share of each hyperparameter, by the name to show, the largest first.
+    """Returns the importance of each hyperparameter by its displayed name, the largest first.
 
-    PED-ANOVA: how far the distribution of its values in the best trials is from that in all, as
-    the Pearson divergence. Empty below ten trials.
+    PED-ANOVA: the Pearson divergence of the distribution of its values in the best trials from
+    that in all trials. Empty below ten trials.
 
     Args:
-        trials: Score and values, as they were asked for, of each finished trial.
+        trials: Score and hyperparameter values of each finished trial.
         scales: The search space.
         direction: `"min"` or `"max"`.
 
@@ -43,7 +43,7 @@ def importance(
                     params={
                         s.name: values[s.asked]
                         if s in unordered
-                        else min(max(s.place(values[s.asked]), 0.0), 1.0)
+                        else min(max(s.position(values[s.asked]), 0.0), 1.0)
                         for s in own
                     },
                     distributions={

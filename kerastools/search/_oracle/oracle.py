@@ -1,4 +1,4 @@
-"""Optuna's samplers as an oracle of keras-tuner, for one process or many."""
+"""`OptunaOracle`: Optuna's samplers as a keras-tuner oracle, for one process or many."""
 
 import os
 import time
@@ -9,61 +9,61 @@ import keras_tuner
 import numpy as np
 from keras_tuner.engine.trial import Trial
 
-from kerastools.search._oracle.space import difference
+from kerastools.search._oracle.space import difference, suggest
 
-# Configurations drawn in search of one that is new, before the space counts as searched through.
+# Draws without a new configuration after which the space counts as exhausted.
 _DRAWS = 20
 
 
 class OptunaOracle(keras_tuner.Oracle):
-    """Chooses the trials of a search with a sampler of Optuna, in one process or in many.
+    """keras-tuner oracle that chooses trials by an Optuna sampler, in one process or many.
 
-    By default the tree-structured Parzen estimator, which finds better configurations than random
-    search in 25, 50 and 100 trials (`benchmarks/oracles.py`). Trials that are not finished count as
-    bad ones in the meantime, so that the suggestions of a population differ. Conditional scopes are
-    heeded: a hyperparameter is drawn only where its condition holds. No configuration is tried
-    twice.
+    The default sampler is the tree-structured Parzen estimator, which finds better configurations
+    than random search in 25, 50 and 100 trials (`benchmarks/oracles.py`). Running trials count as
+    bad ones, so that the suggestions of a population differ. A hyperparameter in a conditional
+    scope is sampled only if its condition holds. No configuration is tried twice.
 
-    The whole state of the search is a study of Optuna, written as it goes on, so that a search that
-    is stopped at any point goes on where it was: finished trials count, unfinished ones are
-    repeated. Without `storage` it is a file in the directory of the tuner, for one process at a
-    time. With one, any number of processes on any number of machines work on it together, each of
-    them started by the same script, at any time:
+    The state of the search is an Optuna study, written continuously: a search that is stopped at
+    any point can be resumed, with the finished trials kept and the unfinished ones repeated.
+    Without `storage` it is a file in the tuner's directory, for one process at a time. With a
+    storage, any number of processes on any number of machines share the search, each started by the
+    same script, at any time:
 
-        # once, on a machine that all can reach (a database of PostgreSQL 12 or newer)
+        # once, on a machine that all can reach (PostgreSQL 12 or newer)
         createdb search
-        # on each machine, as often as it has cores to spare
+        # on each machine, once per free core
         python my_search.py      # OptunaOracle(..., storage="postgresql://user@host/search")
 
     and `kerastools search module:build data.npz --storage postgresql://user@host/search` does the
     same from the command line. On one machine `storage="sqlite:///search.db"` needs no server.
-    Each process says every `heartbeat` seconds that it is alive. A trial whose process was silent
-    for `grace` seconds, killed or cut off, is begun again by another, with the same values and
-    seed, up to three times; no trial counts twice. After Ctrl-C it is begun again at once: see
-    `release`. While the database is away, the processes wait, for up to ten minutes. Give all the
-    same `seed`, `max_trials` (which counts all of them) and data, and a `directory` that they share
-    if the best models are to be loaded anywhere. A study in a `storage` is never deleted:
-    `PopulationTuner(overwrite=True)` refuses to run where there is one, and with other tuners
-    `overwrite=True` goes on with it.
+    The search is fault-tolerant. Each process sends a heartbeat every `heartbeat` seconds. A trial
+    whose process sent none for `grace` seconds is repeated by another process, with the same values
+    and seed, up to three times; no trial counts twice. After Ctrl-C it is repeated at once: see
+    `release`. If the database does not answer, the processes wait for up to ten minutes. Pass the
+    same `seed`, data and `max_trials`, the total of all processes, everywhere, and a shared
+    `directory` if the best models are to be loaded on any machine. A study in a `storage` is never
+    deleted: `PopulationTuner(overwrite=True)` raises if there is one, and other tuners resume it.
 
     Args:
-        objective: Name of what is optimised, such as `"val_accuracy"`, a `keras_tuner.Objective` or
-            a list of them.
-        max_trials: Trials of all processes, and of the search before it was stopped.
+        objective: Name of the metric to optimize, such as `"val_accuracy"`, a
+            `keras_tuner.Objective` or a list of them.
+        max_trials: Total number of trials of all processes, including those of an interrupted
+            search.
         sampler: A function that takes an integer seed and returns a sampler, such as
-            `lambda seed: optuna.samplers.CmaEsSampler(seed=seed)`: a new one is made for every
-            trial. Or a sampler, which is used as it is.
+            `lambda seed: optuna.samplers.CmaEsSampler(seed=seed)`; it is called for every trial. Or
+            a sampler. The default one stores no pickles in the database; CmaEsSampler unpickles
+            its state from it, so use that only with a database you trust.
         storage: URL of a database, or an Optuna storage with heartbeats.
-        seed: Integer from 0. Trial i is drawn from `SeedSequence([seed, i])` and the results
-            before it. By default new for each search.
-        study_name: The study's name in the database; by default the tuner's `project_name`.
-        heartbeat: Seconds between signs of life.
-        grace: Seconds of silence after which a process counts as dead.
+        seed: Integer >= 0. Trial i is sampled with `SeedSequence([seed, i])`, given the results
+            before it. With `None`, a new one each time.
+        study_name: Name of the study in the database; by default the tuner's `project_name`.
+        heartbeat: Seconds between heartbeats.
+        grace: Seconds without a heartbeat after which a process counts as dead.
 
     Raises:
-        ImportError: If Optuna is missing, or the database's driver.
-        ValueError: If `seed` is negative, `sampler` is no sampler, or `storage` has no heartbeats;
-            from a tuner's `search`, if the study is that of another search.
+        ImportError: If Optuna or the driver of the database is missing.
+        ValueError: If `seed` is negative, `sampler` is not a sampler, or `storage` has no
+            heartbeats; from a tuner's `search`, if the study belongs to another search.
         ConnectionError: From a tuner's `search`, if the database cannot be reached.
 
     Example:
@@ -108,12 +108,12 @@ class OptunaOracle(keras_tuner.Oracle):
                 "OptunaOracle needs Optuna. Install it: pip install 'kerastools[search]'."
             ) from error
         if seed is not None and seed < 0:
-            raise ValueError(f"OptunaOracle needs an integer seed from 0. Received seed={seed}.")
+            raise ValueError(f"OptunaOracle needs seed >= 0, an integer. Received seed={seed}.")
         if sampler is None:
             sampler = lambda seed: TPESampler(seed=seed)  # noqa: E731
         if not callable(sampler) and not isinstance(sampler, BaseSampler):
             raise ValueError(
-                "OptunaOracle needs a sampler of Optuna, or a function that takes a seed and "
+                "OptunaOracle needs an Optuna sampler, or a function that takes a seed and "
                 f"returns one. Received sampler={sampler!r}."
             )
         if not 0 < heartbeat < grace:
@@ -133,32 +133,32 @@ class OptunaOracle(keras_tuner.Oracle):
     # What keras-tuner asks of an oracle --------------------------------------------------------
 
     def create_trial(self, tuner_id: str) -> Trial:
-        """Returns the next trial, or one whose status says that there is none, or none yet."""
+        """Returns the next trial, or one with status STOPPED or IDLE if there is none."""
         if tuner_id in self.ongoing_trials:
             return self.ongoing_trials[tuner_id]
-        from kerastools.search._oracle.space import suggest
+        from kerastools.search._oracle.shared_study import NoTrial
 
         study = self._connected()
         for ongoing in self.ongoing_trials.values():
-            self._learn_space(ongoing)  # Its builder may have asked for what nobody knew.
+            self._learn_space(ongoing)  # Its builder may have defined new hyperparameters.
         usual, draws = study.study.sampler, 1
         try:
             begun = study.begin(self.max_trials, lambda t: suggest(t, self.hyperparameters))
-            while not isinstance(begun, str) and self._tried(*begun):
+            while not isinstance(begun, NoTrial) and self._tried(*begun):
                 study.discard(begun[0])
                 if draws == _DRAWS:
-                    begun = "STOPPED"
+                    begun = NoTrial.STOPPED
                     break
                 draws += 1
-                study.study.sampler = self._by_chance()
+                study.study.sampler = self._random_sampler()
                 begun = study.begin(self.max_trials, lambda t: suggest(t, self.hyperparameters))
         finally:
             study.study.sampler = usual
-        if isinstance(begun, str):
+        if isinstance(begun, NoTrial):
             self._refresh()
-            if begun == "IDLE" and not self.ongoing_trials:
-                time.sleep(min(1.0, self.heartbeat / 4))  # Tuners ask again at once.
-            return Trial(self._hyperparameters({}), "none", begun)
+            if begun is NoTrial.IDLE and not self.ongoing_trials:
+                time.sleep(min(1.0, self.heartbeat / 4))  # The tuner asks again at once.
+            return Trial(self._hyperparameters({}), "none", begun.value)
         number, values = begun
         trial = Trial(self._hyperparameters(values), self._name(number))
         self.ongoing_trials[tuner_id] = trial
@@ -169,14 +169,14 @@ class OptunaOracle(keras_tuner.Oracle):
         return trial
 
     def update_trial(self, trial_id: str, metrics: dict[str, float], step: int = 0) -> Trial:
-        """Takes the metrics of a trial."""
+        """Records the metrics of a trial."""
         with warnings.catch_warnings():
-            # keras-tuner locks with methods that Python renamed long ago.
+            # keras-tuner uses deprecated methods of threading.
             warnings.filterwarnings("ignore", "currentThread|getName", DeprecationWarning)
             return super().update_trial(trial_id, metrics, step)
 
     def end_trial(self, trial: Trial) -> None:
-        """Records what became of a trial."""
+        """Records the result of a trial."""
         own = self.trials[trial.trial_id]
         own.hyperparameters, own.message = trial.hyperparameters, trial.message
         own.status = "COMPLETED" if trial.status == "COMPLETED" else "FAILED"
@@ -191,7 +191,7 @@ class OptunaOracle(keras_tuner.Oracle):
         result |= {} if done else {"message": (own.message or "failed")[-2000:]}
         self._study.end(int(own.trial_id), float(own.score) if done else None, **result)
         self.ongoing_trials = {k: t for k, t in self.ongoing_trials.items() if t is not own}
-        del self.trials[own.trial_id]  # What is in the study counts: another may have been faster.
+        del self.trials[own.trial_id]  # The study counts: another process may have been faster.
         self._refresh()
         self._save_trial(self.trials.get(own.trial_id, own))
         self.save()
@@ -199,35 +199,35 @@ class OptunaOracle(keras_tuner.Oracle):
         trial.status, trial.message = own.status, own.message
 
     def share(self, epoch: int, best: dict[str, float]) -> dict[str, float]:
-        """Writes down what trials have reached after an epoch; returns what all have, by name."""
+        """Records values after an epoch; returns those of the trials of all processes, by name."""
         for name, value in best.items():
             self._study.report(int(name), epoch, float(value))
         return {self._name(n): value for n, value in self._study.reported(epoch).items()}
 
     def release(self) -> None:
-        """Lets any process run at once the trials that this one has begun and will not finish.
+        """Releases the running trials of this process, so that any process can repeat them at once.
 
-        `PopulationTuner` calls it when its search is left by an exception or Ctrl-C. With another
-        tuner call it yourself, or search again in the same thread: until then its process counts
-        as one that is at work, as long as it lives.
+        `PopulationTuner` calls it if its search ends by an exception or Ctrl-C. With another tuner,
+        call it yourself, or search again in the same thread; otherwise the trials count as running
+        as long as the process lives.
         """
         self.ongoing_trials = {}
         if self._study is not None:
             self._study.release()
 
     def get_state(self) -> dict[str, Any]:
-        """Returns the state as keras-tuner writes it down; the study is what counts."""
+        """Returns the state that keras-tuner saves; the study is what counts."""
         self._connected()
         return super().get_state()
 
     def reload(self) -> None:
-        """Takes over the study's trials and space."""
+        """Loads trials and search space from the study."""
         self._connected(must_exist=True)
 
     def require_no_study(self, project_name: str) -> None:
-        """Raises if the study of a project is in the storage, where others may be working on it."""
+        """Raises if the study of a project is in the storage, where others may be using it."""
         if self.storage is None:
-            return  # It is a file in the project's own directory.
+            return  # The study is a file in the directory of the project.
         import optuna
 
         from kerastools.search._oracle.shared_study import storage_for
@@ -238,9 +238,9 @@ class OptunaOracle(keras_tuner.Oracle):
             url = getattr(getattr(storage, "engine", None), "url", storage)  # Without password.
             raise ValueError(
                 f"overwrite=True does not delete study {name!r} in the storage, because other "
-                "processes may be working on it. When none is, delete it: optuna.delete_study("
-                f"study_name={name!r}, storage='{url!r}'). Or give this search a project_name or "
-                "study_name of its own, or go on with the study, without overwrite=True."
+                "processes may be using it. If none is, delete it: optuna.delete_study("
+                f"study_name={name!r}, storage='{url!r}'). Or choose another project_name or "
+                "study_name, or resume the study, without overwrite=True."
             )
 
     # The study ---------------------------------------------------------------------------------
@@ -257,9 +257,9 @@ class OptunaOracle(keras_tuner.Oracle):
         name = self.study_name or self._project_name
         if must_exist and name not in optuna.study.get_all_study_names(storage):
             raise ValueError(
-                f"OptunaOracle found in {self._project_dir!r} a search whose study {name!r} is not "
-                "in the storage: it was made with another oracle or storage, or deleted. Give this "
-                "search a directory or project_name of its own, or pass overwrite=True."
+                f"OptunaOracle found a search in {self._project_dir!r} whose study {name!r} is not "
+                "in the storage: it was made with another oracle or storage, or deleted. Choose "
+                "another directory or project_name, or pass overwrite=True."
             )
         study = SharedStudy(storage, name, f"{self.objective.direction}imize")
         notes = study.notes()
@@ -274,9 +274,8 @@ class OptunaOracle(keras_tuner.Oracle):
             study.note("objective", str(self.objective))
         self.seed = notes.get("seed", self.seed)
         self.hyperparameters = space
-        by_chance = not callable(self.sampler)
         study.study.sampler = (
-            self.sampler if by_chance else PerTrialSampler(self.sampler, self.seed)
+            PerTrialSampler(self.sampler, self.seed) if callable(self.sampler) else self.sampler
         )
         self._study = study
         self._refresh()
@@ -293,36 +292,36 @@ class OptunaOracle(keras_tuner.Oracle):
         if notes.get("objective", objective) != objective:
             raise ValueError(
                 f"OptunaOracle found another search in study {name!r}, with objective "
-                f"{notes['objective']}; this one has {objective}. Give it a project_name or "
-                "study_name of its own."
+                f"{notes['objective']}; this one has {objective}. Choose another project_name or "
+                "study_name."
             )
         if (unlike := difference(space, self.hyperparameters)) is not None:
             raise ValueError(
-                f"OptunaOracle found another search in study {name!r}: {unlike}. Give this search "
-                "a project_name or study_name of its own."
+                f"OptunaOracle found another search in study {name!r}: {unlike}. Choose another "
+                "project_name or study_name."
             )
 
     def _refresh(self) -> None:
-        """Takes over what all processes have done."""
-        from kerastools.search._oracle.shared_study import attempt_that_counts, verdict
+        """Updates the trials with the results of all processes."""
+        from kerastools.search._oracle.shared_study import Outcome, attempt_that_counts, outcome
 
         ongoing = {t.trial_id: t for t in self.ongoing_trials.values()}
         trials, ends = {}, []
         for number, attempts in sorted(self._study.attempts().items()):
-            name, status = self._name(number), verdict(attempts)
-            if status in ("WAITING", "LOST"):
+            name, now = self._name(number), outcome(attempts)
+            if now in (Outcome.WAITING, Outcome.LOST):
                 continue
             if name in ongoing:
                 trials[name] = ongoing[name]
                 continue
             attempt = attempt_that_counts(attempts)
-            if status != "RUNNING":
+            if now is not Outcome.RUNNING:
                 ends.append((attempt.datetime_complete, name))
             before = self.trials.get(name)
-            if before is not None and before.status == status:
+            if before is not None and before.status == now.value:
                 trials[name] = before
                 continue
-            trials[name] = self._trial(name, status, attempt)
+            trials[name] = self._trial(name, now.value, attempt)
         self.trials = trials
         self.start_order = list(trials)
         self.end_order = [name for _, name in sorted(ends)]
@@ -338,7 +337,7 @@ class OptunaOracle(keras_tuner.Oracle):
         if status == "COMPLETED":
             state["score"] = attempt.value
         elif status == "FAILED" and state["message"] is None:
-            state["message"] = "the processes that ran it died"
+            state["message"] = "every process that ran it died"
         trial.set_state(state)
         return trial
 
@@ -356,7 +355,7 @@ class OptunaOracle(keras_tuner.Oracle):
             for other, tried in attempts.items()
         )
 
-    def _by_chance(self) -> Any:
+    def _random_sampler(self) -> Any:
         from optuna.samplers import RandomSampler
 
         from kerastools.search._oracle.shared_study import PerTrialSampler

@@ -9,6 +9,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from enum import Enum
 from functools import partial
 from typing import Any
 
@@ -21,39 +22,58 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-# How often a trial is begun again whose process died with it.
-_MOST_ATTEMPTS = 4
-# Keys of what is written beside a trial.
+# Attempts at a trial whose processes died.
+_MAX_ATTEMPTS = 4
+# Keys of user attributes of an Optuna trial.
 _REPEATS, _SURPLUS, _MESSAGE, _RUNNER = "repeats", "surplus", "message", "runner"
 _RELEASED = "released"
 _PROCESS = uuid.uuid4().hex
 
 
+class NoTrial(Enum):
+    """Why there is no trial to run; the values are keras-tuner's statuses."""
+
+    IDLE = "IDLE"  # Another process runs the last trials, which may have to be repeated.
+    STOPPED = "STOPPED"
+
+
+class Outcome(Enum):
+    """Outcome of a trial of the search, over all its attempts; keras-tuner's status if it has one.
+
+    WAITING: a repetition is queued. LOST: its process died, and it is to be repeated.
+    """
+
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+    RUNNING = "RUNNING"
+    WAITING = "WAITING"
+    LOST = "LOST"
+
+
 class SharedStudy:
-    """Hands out the trials of one search to any number of processes, each trial once.
+    """Fault-tolerant Optuna study: gives each trial of a search to one of several processes.
 
-    A trial of the search is one or several trials of the study: the first one, and a repetition for
-    each time that the process died in which it ran. Its number is that of the first. Who died is
-    told by the heartbeats of Optuna's storage; where the storage has none, no other process works
-    on the study, and what runs when it is opened died. A thread that begins a trial has left the
-    search that it was in before, and what that has begun is given up, heartbeats or not.
+    A trial of the search is one or more trials of the study: the first attempt, and a repetition
+    each time that its process died. Its number is that of the first attempt. Dead processes are
+    detected by the heartbeats of Optuna's storage. A storage without heartbeats is used by one
+    process at a time, so whatever runs when it is opened died. When a thread begins a trial, its
+    earlier search is over, and trials left running by it are ended, with or without heartbeats.
 
-    Every step can be cut off at any point. What two processes decide at the same time is settled by
-    the numbers of the trials, which the storage gives out one by one: the lower one stays, the
-    other is marked as surplus.
+    The process may be killed at any point. Races between processes are decided by trial numbers,
+    which the storage assigns one by one: the lower number wins, the other trial is marked surplus.
 
     Args:
-        storage: A storage of Optuna.
-        name: The study's name; it is made if it is not there.
+        storage: An Optuna storage.
+        name: Name of the study, which is created if needed.
         direction: `"minimize"` or `"maximize"`.
-        patience: How many seconds to wait for a storage that does not answer.
+        patience: Seconds to wait for a storage that does not answer.
     """
 
     def __init__(self, storage: Any, name: str, direction: str, patience: float = 600.0) -> None:
         with quiet():
             if name in optuna.study.get_all_study_names(storage):
                 self.study = optuna.load_study(storage=storage, study_name=name)
-            else:  # By now another process may have made it.
+            else:  # By now, another process may have created it.
                 self.study = optuna.create_study(
                     storage=storage, study_name=name, direction=direction, load_if_exists=True
                 )
@@ -71,7 +91,7 @@ class SharedStudy:
         atexit.register(lambda: (method := release()) and method())
 
     def take_over(self) -> None:
-        """Ends what earlier processes began, where they are known to be dead."""
+        """Ends the trials of dead processes, if the storage has no heartbeats."""
         if self._interval is None:
             for trial in self._trials():
                 if trial.state == TrialState.RUNNING:
@@ -80,49 +100,45 @@ class SharedStudy:
     # The trials of the search ------------------------------------------------------------------
 
     def attempts(self) -> dict[int, list[Any]]:
-        """Returns the study's trials for each trial of the search, by its number."""
+        """Returns the attempts at each trial of the search, by its number."""
         attempts: dict[int, list[Any]] = {}
         for trial in self._trials():
             if _SURPLUS not in trial.user_attrs:
                 attempts.setdefault(trial.user_attrs.get(_REPEATS, trial.number), []).append(trial)
         return attempts
 
-    def is_own(self, number: int) -> bool:
-        """Returns whether this process runs the trial."""
-        return number in self._own
-
     def begin(
         self, budget: int | None, fill_in: Callable[[optuna.Trial], dict[str, Any]]
-    ) -> tuple[int, dict[str, Any]] | str:
-        """Returns the number of a trial to run and its values; or `"IDLE"` or `"STOPPED"`.
+    ) -> tuple[int, dict[str, Any]] | NoTrial:
+        """Begins a trial; returns its number and values, or why there is none.
 
         Args:
-            budget: Trials of the search in all.
-            fill_in: Asks for the values of a trial.
+            budget: Total number of trials of the search.
+            fill_in: Samples the values of a trial.
         """
-        self._end_left()
+        self._end_abandoned()
         while True:
             self._fail_stale()
             attempts = self.attempts()
-            waiting = any(verdict(a) == "WAITING" for a in attempts.values())
-            lost = [number for number, a in attempts.items() if verdict(a) == "LOST"]
+            waiting = any(outcome(a) is Outcome.WAITING for a in attempts.values())
+            lost = [number for number, a in attempts.items() if outcome(a) is Outcome.LOST]
             if lost and not waiting:
                 params = max((t.params for t in attempts[lost[0]]), key=len)
                 repeats = {_REPEATS: lost[0]}
                 self._patiently(partial(self.study.enqueue_trial, params, user_attrs=repeats))
             elif not waiting and budget is not None and len(attempts) >= budget:
                 others = any(
-                    verdict(a) == "RUNNING" and number not in self._own
+                    outcome(a) is Outcome.RUNNING and number not in self._own
                     for number, a in attempts.items()
                 )
-                return "IDLE" if others else "STOPPED"
+                return NoTrial.IDLE if others else NoTrial.STOPPED
             if (begun := self._ask(budget, fill_in)) is not None:
                 return begun
 
     def end(self, number: int, value: float | None, **attributes: Any) -> None:
-        """Records the result of a trial that this process runs; without a value, its failure.
+        """Records the result of a trial of this process, or its failure if `value` is `None`.
 
-        Where the trial was taken for dead and begun elsewhere, that result counts.
+        If the trial was taken for dead and repeated elsewhere, that result counts.
         """
         trial = self._own[number]
 
@@ -137,30 +153,30 @@ class SharedStudy:
             self._patiently(write)
         except UpdateFinishedTrialError:
             pass
-        except RuntimeError as error:  # How samplers of grids say that they are through.
+        except RuntimeError as error:  # A grid sampler raises it when it is exhausted.
             if "Study.stop" not in str(error):
                 raise
         self._own.pop(number, None)
 
     def discard(self, number: int) -> None:
-        """Takes back a trial that this process has begun: it does not count."""
+        """Withdraws a trial that this process began, so that it does not count."""
         self._drop(self._own.pop(number))
 
     def release(self) -> None:
-        """Lets any search run at once what this one has begun and will not finish."""
+        """Releases the running trials of this process, so that others repeat them at once."""
         own, self._own = self._own, {}
         for trial in own.values():
-            with quiet(), suppress(Exception):  # Not patiently: somebody wants to stop.
-                trial.set_user_attr(_RELEASED, True)  # It is no fault of the trial.
+            with quiet(), suppress(Exception):  # Without waiting: the process is ending.
+                trial.set_user_attr(_RELEASED, True)  # It does not count as a death.
                 self.study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
 
     def report(self, number: int, step: int, value: float) -> None:
-        """Writes down what a trial that this process runs has reached after a step."""
+        """Records an intermediate value of a trial of this process."""
         with suppress(UpdateFinishedTrialError):  # It was taken for dead.
             self._patiently(lambda: self._own[number].report(value, step))
 
     def reported(self, step: int) -> dict[int, float]:
-        """Returns what each trial of the search has reached after a step, by its number."""
+        """Returns the intermediate values of all trials at a step, by number."""
         return {
             number: trial.intermediate_values[step]
             for number, attempts in self.attempts().items()
@@ -169,11 +185,11 @@ class SharedStudy:
         }
 
     def note(self, name: str, value: Any) -> None:
-        """Writes something down beside the study."""
+        """Sets a user attribute of the study."""
         self._patiently(lambda: self.study.set_user_attr(name, value))
 
     def notes(self) -> dict[str, Any]:
-        """Returns what stands beside the study."""
+        """Returns the user attributes of the study."""
         return self._patiently(lambda: self.study.user_attrs)
 
     # The storage -------------------------------------------------------------------------------
@@ -185,8 +201,8 @@ class SharedStudy:
         return next(t for t in self.study.get_trials(deepcopy=False) if t.number == number)
 
     def _ask(self, budget: int | None, fill_in: Any) -> tuple[int, dict[str, Any]] | None:
-        """Begins a trial; `None` if another process was faster."""
-        # Cut off before its first heartbeat, it would run for ever: see _adopt.
+        """Begins a trial; returns `None` if another process was faster."""
+        # If the process dies before the first heartbeat, see _adopt.
         trial = self._patiently(self.study.ask)
         self._beat(trial.number)
         number = trial.user_attrs.get(_REPEATS, trial.number)
@@ -197,8 +213,8 @@ class SharedStudy:
             if t.number < trial.number and (t.state != TrialState.FAIL or _MESSAGE in t.user_attrs)
         ]
         is_first = number == trial.number
-        place = sum(n < number for n in attempts)
-        if earlier or (is_first and budget is not None and place >= budget):
+        rank = sum(n < number for n in attempts)
+        if earlier or (is_first and budget is not None and rank >= budget):
             self._drop(trial)
             return None
         self._patiently(lambda: trial.set_user_attr(_RUNNER, self._runner()))
@@ -227,8 +243,8 @@ class SharedStudy:
     def _runner(self) -> str:
         return f"{_PROCESS} {os.getpid()} {threading.get_ident()}"
 
-    def _end_left(self) -> None:
-        """Ends what an earlier search in this thread, which is over, has left running."""
+    def _end_abandoned(self) -> None:
+        """Ends trials left running by an earlier search in this thread."""
         own = {trial.number for trial in self._own.values()}
         for trial in self._trials():
             is_left = trial.user_attrs.get(_RUNNER) == self._runner()
@@ -236,19 +252,19 @@ class SharedStudy:
                 self._give_up(trial.number)
 
     def _fail_stale(self) -> None:
-        """Ends the trials whose process died."""
+        """Ends the trials of dead processes."""
         if self._interval is None:
             return
-        # After the storage was away, whoever is alive gets the time to say so.
+        # After an outage of the storage, living processes get time for a heartbeat.
         if time.monotonic() - self._answers_since > 2 * self._interval:
             with quiet():
                 self._patiently(lambda: optuna.storages.fail_stale_trials(self.study))
         self._adopt()
 
     def _adopt(self) -> None:
-        """Gives a heartbeat to what may have none, because its process died before the first.
+        """Gives a heartbeat to trials that may have none, because their process died before it.
 
-        Optuna takes no such trial for dead. One that is alive loses nothing.
+        Optuna never takes such a trial for dead. A trial that is alive is not affected.
         """
         own = {trial.number for trial in self._own.values()}
         now = time.monotonic()
@@ -261,7 +277,7 @@ class SharedStudy:
                 self._seen.pop(trial.number, None)
 
     def _patiently(self, call: Callable[[], Any]) -> Any:
-        """Returns what `call` returns; calls again while the storage does not answer."""
+        """Returns `call()`, retried while the storage does not answer."""
         start, pause = time.monotonic(), 0.1
         while True:
             try:
@@ -271,28 +287,28 @@ class SharedStudy:
                 if not _is_away(error) or time.monotonic() - start > self.patience:
                     raise
                 if pause == 0.1:
-                    print(f"The storage of the search does not answer; waiting: {error}")
+                    print(f"The storage of the search does not answer, waiting: {error}")
                 time.sleep(pause)
                 pause = min(2 * pause, 5.0)
                 self._answers_since = time.monotonic()
 
 
-def verdict(attempts: list[Any]) -> str:
-    """Returns what became of a trial of the search: COMPLETED, FAILED, RUNNING, WAITING, LOST."""
+def outcome(attempts: list[Any]) -> Outcome:
+    """Returns the outcome of a trial of the search, given its attempts."""
     states = {trial.state for trial in attempts}
     if TrialState.COMPLETE in states:
-        return "COMPLETED"
+        return Outcome.COMPLETED
     if any(t.state == TrialState.FAIL and _MESSAGE in t.user_attrs for t in attempts):
-        return "FAILED"
+        return Outcome.FAILED
     for state in (TrialState.RUNNING, TrialState.WAITING):
         if state in states:
-            return state.name
+            return Outcome[state.name]
     deaths = sum(_RELEASED not in trial.user_attrs for trial in attempts)
-    return "LOST" if deaths < _MOST_ATTEMPTS else "FAILED"
+    return Outcome.LOST if deaths < _MAX_ATTEMPTS else Outcome.FAILED
 
 
 def attempt_that_counts(attempts: list[Any]) -> Any:
-    """Returns the first attempt that was finished, else the last one."""
+    """Returns the first finished attempt, or the last one if none is finished."""
     finished = [t for t in attempts if t.state == TrialState.COMPLETE]
     finished += [t for t in attempts if t.state == TrialState.FAIL and _MESSAGE in t.user_attrs]
     return (finished or [attempts[-1]])[0]
@@ -300,7 +316,7 @@ def attempt_that_counts(attempts: list[Any]) -> Any:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps Optuna from telling of experimental parts and of each trial."""
+    """Silences Optuna's log and warnings."""
     level = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
@@ -313,10 +329,10 @@ def quiet() -> Iterator[None]:
 
 
 def _beat_on(reference: Any) -> None:
-    """Says of the trials of this process that they are alive, as long as the study is used."""
+    """Sends heartbeats for the trials of this process as long as the study exists."""
     while (shared := reference()) is not None:
         for trial in list(shared._own.values()):
-            with suppress(Exception):  # Away or ended; the main thread finds out.
+            with suppress(Exception):  # Outage or end; the main thread will notice.
                 shared._beat(trial.number)
         interval = shared._interval
         del shared
@@ -324,7 +340,7 @@ def _beat_on(reference: Any) -> None:
 
 
 def _is_away(error: BaseException | None) -> bool:
-    """Returns whether an error of the storage comes from one of the connection."""
+    """Whether an error of the storage is caused by its connection."""
     from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
     if not isinstance(error, StorageInternalError | SQLAlchemyError):
@@ -335,17 +351,17 @@ def _is_away(error: BaseException | None) -> bool:
 
 
 def storage_for(storage: Any, heartbeat: int, grace: int, own_file: str) -> Any:
-    """Returns an Optuna storage for a URL, for a storage, or for `None`, which means `own_file`."""
+    """Returns an Optuna storage for a URL or a storage; for `None`, one in `own_file`."""
     if storage is None:
-        _mend(own_file)
+        _repair_journal(own_file)
         return JournalStorage(JournalFileBackend(own_file, JournalFileOpenLock(own_file)))
     if isinstance(storage, str):
         return _database(storage, heartbeat, grace)
     if getattr(storage, "get_heartbeat_interval", lambda: None)() is None:
         raise ValueError(
-            "OptunaOracle needs a storage with heartbeats, by which it finds trials whose process "
-            f"died. Received {storage!r}. Pass its URL, an RDBStorage(url, heartbeat_interval=15, "
-            "grace_period=60), or nothing for a file in the search's directory."
+            "OptunaOracle needs a storage with heartbeats, to detect trials whose process died. "
+            f"Received {storage!r}. Pass its URL, RDBStorage(url, heartbeat_interval=15, "
+            "grace_period=60), or nothing for a file in the directory of the search."
         )
     return storage
 
@@ -366,19 +382,19 @@ def _database(url: str, heartbeat: int, grace: int) -> RDBStorage:
                 "pip install 'kerastools[distributed]'."
             ) from error
         except (SQLAlchemyError, StorageInternalError) as error:
-            # Processes that begin at the same moment make the same tables.
+            # Processes that start at the same time create the same tables.
             if pause is None:
                 reason = str(error.__cause__ or error).splitlines()[0]
                 raise ConnectionError(
-                    f"OptunaOracle cannot use the storage: {reason}. Is the server running, is "
-                    "there such a database, and is the URL right?"
+                    f"OptunaOracle cannot connect to the storage: {reason}. Is the server running, "
+                    "does the database exist, and is the URL correct?"
                 ) from error
             time.sleep(pause)
     raise AssertionError
 
 
-def _mend(path: str) -> None:
-    """Removes what a killed process may have left: its lock, and a last line that is not whole."""
+def _repair_journal(path: str) -> None:
+    """Removes what a killed process may leave: the lock, and an incomplete last line."""
     with suppress(FileNotFoundError):
         os.unlink(f"{path}.lock")
     with suppress(FileNotFoundError), open(path, "rb+") as file:
@@ -394,17 +410,17 @@ def _with_driver(url: str) -> str:
 
 
 def _engine_arguments(url: str) -> dict[str, Any]:
-    # SQLite: how long to wait for another's writing. Others: a restarted server is noticed.
+    # SQLite: seconds to wait for a lock. Others: reconnect to a restarted server.
     return (
         {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
     )
 
 
 class PerTrialSampler(BaseSampler):
-    """Makes a new sampler for every trial, seeded by `SeedSequence([seed, trial.number])`.
+    """Optuna sampler that makes a new one per trial, seeded by `SeedSequence([seed, number])`.
 
-    A search that is resumed would otherwise repeat the draws it began with, and processes with one
-    seed would all draw the same.
+    Otherwise, a resumed search would repeat its first draws, and all processes with one seed would
+    draw the same.
     """
 
     def __init__(self, make: Callable[[int], BaseSampler], seed: int) -> None:
@@ -421,23 +437,23 @@ class PerTrialSampler(BaseSampler):
         return self._sampler
 
     def infer_relative_search_space(self, study: Any, trial: Any) -> Any:
-        """Returns what the trial's sampler does."""
+        """Calls the trial's sampler."""
         return self._of(trial).infer_relative_search_space(study, trial)
 
     def sample_relative(self, study: Any, trial: Any, search_space: Any) -> Any:
-        """Returns what the trial's sampler does."""
+        """Calls the trial's sampler."""
         return self._of(trial).sample_relative(study, trial, search_space)
 
     def sample_independent(self, study: Any, trial: Any, name: str, distribution: Any) -> Any:
-        """Returns what the trial's sampler does."""
+        """Calls the trial's sampler."""
         return self._of(trial).sample_independent(study, trial, name, distribution)
 
     def before_trial(self, study: Any, trial: Any) -> None:
-        """Does what the trial's sampler does."""
+        """Calls the trial's sampler."""
         self._of(trial).before_trial(study, trial)
 
     def after_trial(
         self, study: Any, trial: Any, state: optuna.trial.TrialState, values: Any
     ) -> None:
-        """Does what the trial's sampler does."""
+        """Calls the trial's sampler."""
         self._of(trial).after_trial(study, trial, state, values)

@@ -1,1 +1,1 @@
-"""What a search found: table, plots, TensorBoard."""
+"""Reports of a search: table, plots, TensorBoard."""

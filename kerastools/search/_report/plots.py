@@ -1,4 +1,4 @@
-"""The pictures of a search."""
+"""Plots of a search."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ _COLUMNS = 3
 
 
 def plot_search(report: Any, target: Any = None) -> Any:
-    """Draws curve, parallel coordinates and slices; returns the figure."""
+    """Plots best score so far, parallel coordinates and slices; returns the figure."""
     ranked = report.ranked()
     if not ranked:
         raise ValueError("SearchReport.plot needs a finished trial. There is none.")
@@ -32,7 +32,7 @@ def plot_search(report: Any, target: Any = None) -> Any:
 
 
 def _limits(report: Any) -> tuple[float, float]:
-    """Returns the scores to show: a few hopeless trials would press all others together."""
+    """Returns the limits of the score axis, without the worst tenth of the trials."""
     scores = np.array([t.score for t in report.ranked()])  # The best first.
     worst = scores[int(0.9 * (len(scores) - 1))]
     margin = 0.06 * abs(worst - scores[0]) or 0.01 * abs(worst) or 1.0
@@ -52,11 +52,10 @@ def _draw_curve(axes: Any, report: Any) -> None:
     failed = [i for i, t in enumerate(report.trials, 1) if t.score is None]
     if failed:
         axes.plot(failed, [low] * len(failed), "x", color="tab:red", label="failed", clip_on=False)
-    axes.set(xlabel="trials that have ended", ylabel=report.objective, ylim=(low, high))
+    axes.set(xlabel="finished trials", ylabel=report.objective, ylim=(low, high))
     best = report.best
     axes.set_title(
-        f"Best {report.objective}: {best.score:.4g}, trial {best.trial}; the worst tenth "
-        "lies at the edge"
+        f"Best {report.objective}: {best.score:.4g}, trial {best.trial}; the worst tenth is clipped"
     )
     axes.grid(alpha=0.3)
     axes.legend(loc="best")
@@ -70,18 +69,18 @@ def _draw_parallel(figure: Any, axes: Any, report: Any, scales: list[Any]) -> No
     shade = mpl.colors.Normalize(low, high)
     worst_first = report.ranked()[::-1]
     for trial in worst_first:
-        places = [
-            s.place(trial.values[s.asked]) if s.asked in trial.values else np.nan for s in scales
+        positions = [
+            s.position(trial.values[s.asked]) if s.asked in trial.values else np.nan for s in scales
         ]
         best = trial is worst_first[-1]
         style = {"lw": 3.5, "alpha": 1.0} if best else {"lw": 1.2, "alpha": 0.6}
-        axes.plot(places, "o-", color=colours(shade(trial.score)), markersize=4, **style)
+        axes.plot(positions, "o-", color=colours(shade(trial.score)), markersize=4, **style)
     for i, scale in enumerate(scales):
         axes.axvline(i, color="black", lw=0.6)
-        for place, label in scale.ticks():
+        for position, label in scale.ticks():
             axes.annotate(
                 label,
-                (i, place),
+                (i, position),
                 xytext=(5, 0),
                 textcoords="offset points",
                 fontsize=8,
@@ -99,15 +98,15 @@ def _draw_parallel(figure: Any, axes: Any, report: Any, scales: list[Any]) -> No
 def _draw_slice(axes: Any, report: Any, scale: Any) -> None:
     low, high = _limits(report)
     own = [t for t in report.ranked() if scale.asked in t.values]
-    places = [scale.place(t.values[scale.asked]) for t in own]
+    positions = [scale.position(t.values[scale.asked]) for t in own]
     scores = np.clip([t.score for t in own], low, high)
-    axes.scatter(places, scores, s=22, color="tab:blue", alpha=0.6, clip_on=False)
+    axes.scatter(positions, scores, s=22, color="tab:blue", alpha=0.6, clip_on=False)
     best = report.best
     if scale.asked in best.values:
-        place = scale.place(best.values[scale.asked])
-        axes.plot(place, best.score, "*", color="black", markersize=14, zorder=3)
+        position = scale.position(best.values[scale.asked])
+        axes.plot(position, best.score, "*", color="black", markersize=14, zorder=3)
     ticks = scale.ticks()
-    axes.set_xticks([place for place, _ in ticks], [label for _, label in ticks])
+    axes.set_xticks([position for position, _ in ticks], [label for _, label in ticks])
     share = report.importance.get(scale.name)
     axes.set_title(scale.name + ("" if share is None else f" (importance {share:.0%})"))
     axes.set(xlim=(-0.05, 1.05), ylim=(low, high))

@@ -1,4 +1,4 @@
-"""What a search found."""
+"""`SearchReport`: the results of a search."""
 
 from dataclasses import asdict, dataclass, field
 from pprint import pformat
@@ -15,7 +15,7 @@ _ROWS = 10
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """One trial: its values as the builder asks for them, and what came of them."""
+    """One trial: hyperparameter values, as named in the builder, and result."""
 
     trial: str
     status: str
@@ -27,20 +27,19 @@ class TrialRecord:
 
 @dataclass(frozen=True, repr=False)
 class SearchReport(Printed):
-    """What a search found; printing it shows the best trials as a table.
+    """Results of a search, which print as a table of the best trials.
 
-    `tune` returns one; `SearchReport.of(tuner)` makes one of any tuner of keras-tuner, also of one
-    that is still searching or was stopped.
+    `tune` returns one; `SearchReport.of(tuner)` makes one from any keras-tuner tuner, even if the
+    search is running or was stopped.
 
     Attributes:
-        objective: What was optimised.
+        objective: Name of the optimized metric.
         direction: `"min"` or `"max"`.
-        trials: A record for each trial that has ended, in their order: `trial`, `status`, `score`,
+        trials: A record of each trial that ended, in this order: `trial`, `status`, `score`,
             `epoch` (the best one, from 1), `values` and `message`.
         scales: The search space.
-        importance: The share of each hyperparameter in whether a trial is among the best, by
-            PED-ANOVA; empty below ten finished trials.
-        model: The best model as it was in its best epoch, where it was kept.
+        importance: Importance of each hyperparameter by PED-ANOVA; empty below ten finished trials.
+        model: The best model in the state of its best epoch, or `None`.
 
     Example:
 
@@ -71,7 +70,7 @@ class SearchReport(Printed):
 
         Args:
             tuner: The tuner.
-            model: The best model, to keep with the report.
+            model: The best model, kept with the report.
         """
         oracle = tuner.oracle
         records = []
@@ -103,7 +102,7 @@ class SearchReport(Printed):
 
     @property
     def best(self) -> TrialRecord | None:
-        """The best trial, or `None` if none was finished."""
+        """The best trial, or `None` if no trial finished."""
         return next(iter(self.ranked()), None)
 
     def ranked(self) -> list[TrialRecord]:
@@ -113,7 +112,7 @@ class SearchReport(Printed):
         return sorted(done, key=lambda t: sign * float(t.score or 0.0))
 
     def shown(self, trial: TrialRecord) -> dict[str, Any]:
-        """Returns the values of a trial as a person reads them: γ in place of 1 − γ."""
+        """Returns the displayed values of a trial: γ instead of 1 − γ."""
         return {s.name: s.shown(trial.values[s.asked]) for s in self._by_importance(trial)}
 
     def __str__(self) -> str:
@@ -121,7 +120,7 @@ class SearchReport(Printed):
         count = f"{len(self.trials)} trials" + (f", {len(failed)} failed" if failed else "")
         if not ranked:
             reason = f": {failed[0].message}" if failed else ""
-            return f"{count}; none was finished{reason}"
+            return f"{count}; none finished{reason}"
         title = f"{count}; best {self.objective} {ranked[0].score:.4g} in trial {ranked[0].trial}"
         names = [scale.name for scale in self._by_importance()]
         rows = []
@@ -149,10 +148,10 @@ class SearchReport(Printed):
         }
 
     def snippet(self) -> str:
-        """Returns lines to paste: the best configuration, and the model built with it.
+        """Returns Python code that builds a model with the best configuration.
 
         Raises:
-            ValueError: If no trial was finished.
+            ValueError: If no trial finished.
         """
         if (best := self.best) is None:
             raise ValueError("SearchReport.snippet needs a finished trial. There is none.")
@@ -163,39 +162,38 @@ class SearchReport(Printed):
             "import keras_tuner\n\n"
             "hp = keras_tuner.HyperParameters()\n"
             f"hp.values = {pformat(best.values, sort_dicts=False)}\n"
-            "model = build(hp)  # build: what was searched\n"
+            "model = build(hp)  # build: the builder of the search\n"
         )
 
     def plot(self, target: Any = None) -> Any:
-        """Draws the best score so far, the trials as parallel coordinates, and slices.
+        """Plots the best score so far, parallel coordinates, and a slice for each hyperparameter.
 
-        A slice is the score over one hyperparameter; its title says how important it is. The best
-        trial is a star.
+        A slice is the score over one hyperparameter, with its importance; the best trial is a star.
 
         Args:
-            target: The path of a picture to write, or matplotlib axes to draw on. By default a new
-                figure, which is neither written nor shown.
+            target: Path of an image file to write, or matplotlib axes to draw on. By default, a new
+                figure is drawn and not saved.
 
         Returns:
             The matplotlib figure.
 
         Raises:
             ImportError: If matplotlib is missing; `pip install 'kerastools[plot]'` brings it.
-            ValueError: If no trial was finished.
+            ValueError: If no trial finished.
         """
         from kerastools.search._report.plots import plot_search
 
         return plot_search(self, target)
 
-    def write_tensorboard(self, folder: Any) -> None:
-        """Writes the trials for TensorBoard's HParams tab: `tensorboard --logdir FOLDER`.
+    def write_tensorboard(self, directory: Any) -> None:
+        """Writes the trials for TensorBoard's HParams tab: `tensorboard --logdir DIRECTORY`.
 
         Args:
-            folder: A folder for the event files, one for each finished trial.
+            directory: Directory of the event files, with a subdirectory for each finished trial.
         """
         from kerastools.search._report.tensorboard import write_hparams
 
-        write_hparams(self, folder)
+        write_hparams(self, directory)
 
     def _by_importance(self, trial: TrialRecord | None = None) -> list[Scale]:
         own = [s for s in self.scales if trial is None or s.asked in trial.values]
@@ -207,5 +205,5 @@ def _cell(value: Any) -> str:
         return "-"
     if not isinstance(value, float):
         return str(value)
-    # Numbers near 1 differ in what they lack of it.
+    # More digits near 1: what matters is the difference to 1.
     return f"{value:.5g}" if 0.9 < value < 1 else f"{value:.3g}"

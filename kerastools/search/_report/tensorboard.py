@@ -1,4 +1,4 @@
-"""Trials for TensorBoard's HParams tab."""
+"""Export of trials to TensorBoard's HParams tab."""
 
 import os
 from typing import Any
@@ -9,16 +9,16 @@ from tensorboard.plugins.hparams import summary_v2 as hparams
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 
-def write_hparams(report: Any, folder: Any) -> None:
-    """Writes a run of one trial each into `folder`, for what `report` holds."""
+def write_hparams(report: Any, directory: Any) -> None:
+    """Writes one TensorBoard run per finished trial."""
     names = {scale.asked: scale.name for scale in report.scales}
     space = {scale.asked: hparams.HParam(scale.name) for scale in report.scales}
     metric = hparams.Metric(report.objective)
     config = hparams.hparams_config_pb(hparams=list(space.values()), metrics=[metric])
-    _write(folder, 0, config)
+    _write(directory, 0, config)
     for trial in report.ranked():
-        run = os.path.join(folder, f"trial_{trial.trial}")
-        # Numbers as they are shown, so that γ and β can be read and filtered.
+        run = os.path.join(directory, f"trial_{trial.trial}")
+        # As displayed, so that γ and β can be read and filtered.
         values = {names[n]: v for n, v in trial.values.items() if n in names}
         values |= report.shown(trial)
         session = hparams.hparams_pb(values, trial_id=trial.trial)
@@ -26,8 +26,8 @@ def write_hparams(report: Any, folder: Any) -> None:
         _write(run, trial.epoch or 0, session, Summary(value=[score]))
 
 
-def _write(folder: Any, step: int, *summaries: Any) -> None:
-    writer = EventFileWriter(os.fspath(folder))
+def _write(directory: Any, step: int, *summaries: Any) -> None:
+    writer = EventFileWriter(os.fspath(directory))
     for summary in summaries:
         event = Event(step=step)
         event.summary.ParseFromString(summary.SerializeToString())

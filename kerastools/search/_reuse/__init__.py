@@ -1,1 +1,1 @@
-"""One compiled model for many trials."""
+"""One compiled model for many trials: description, cache, conversion of models."""

@@ -1,1 +1,1 @@
-"""How many layers to reuse."""
+"""Search of the reuse depth, and cuts of a model."""

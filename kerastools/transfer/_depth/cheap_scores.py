@@ -1,4 +1,4 @@
-"""How much of the classes a linear model finds in features, without training a network."""
+"""Scores of features without training a network: LogME and a linear probe."""
 
 import numpy as np
 
@@ -18,7 +18,7 @@ def log_me(features: np.ndarray, y: np.ndarray) -> float:
     """
     n, d = features.shape
     u, s, _ = np.linalg.svd(features.astype("float64"), full_matrices=False)
-    u, s = u[:, s > 1e-10], s[s > 1e-10]  # Features that are all 0 say nothing.
+    u, s = u[:, s > 1e-10], s[s > 1e-10]  # Features that are all 0 are dropped.
     squares = s**2
     values = []
     for k in np.unique(y):
@@ -31,7 +31,7 @@ def log_me(features: np.ndarray, y: np.ndarray) -> float:
             gamma = (squares / (squares + ratio)).sum()
             length = (squares * projected / (ratio + squares) ** 2).sum()
             residual = (projected * (ratio / (ratio + squares)) ** 2).sum() + outside
-            # Where a class is fitted exactly, the evidence has no maximum.
+            # If a class is fitted exactly, the evidence has no maximum.
             alpha = max(gamma, 1e-12) / max(length, 1e-12)
             beta = (n - gamma) / max(residual, 1e-12)
             if abs(alpha / beta - ratio) <= 1e-6 * ratio:
@@ -44,10 +44,9 @@ def log_me(features: np.ndarray, y: np.ndarray) -> float:
 
 
 def probe(features: np.ndarray, y: np.ndarray, folds: list[np.ndarray]) -> list[float]:
-    """Returns the accuracy in each fold of a ridge classifier trained on the others.
+    """Returns the accuracy in each fold of a ridge classifier trained on the other folds.
 
-    Features are standardised; the penalty is the one of a coarse grid that does best over all
-    folds.
+    Features are standardized; the penalty is the best one of a coarse grid over all folds.
     """
     classes, labels = np.unique(y, return_inverse=True)
     targets = 2.0 * np.eye(len(classes))[labels] - 1.0
@@ -69,7 +68,7 @@ def probe(features: np.ndarray, y: np.ndarray, folds: list[np.ndarray]) -> list[
 
 
 def folds_of(y: np.ndarray, num_folds: int, seed: int) -> list[np.ndarray]:
-    """Returns the rows of each of `num_folds` parts, in which the classes are as in the whole."""
+    """Returns the rows of each of `num_folds` stratified folds."""
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(y))
     order = order[np.argsort(y[order], kind="stable")]

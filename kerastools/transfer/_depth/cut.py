@@ -1,4 +1,4 @@
-"""Cutting a model in two at a tensor through which everything goes."""
+"""Cuts of a model: tensors through which everything goes."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from kerastools._core.graph.calls import Call, Graph
 
 
 def cuts(graph: Graph) -> list[Call]:
-    """Returns the calls whose output is all that the calls after them need, the lowest first."""
+    """Returns the calls whose output is all that later calls depend on, the lowest first."""
     uses = {id(t): len(graph.consumers(t)) + graph.is_output(t) for t in graph.inputs}
     found = []
     for call in graph.calls:
@@ -23,7 +23,7 @@ def cuts(graph: Graph) -> list[Call]:
 
 
 def split(graph: Graph, call: Call) -> tuple[keras.Model, keras.Model]:
-    """Returns what is below the output of `call` and what is above it, on the same layers."""
+    """Returns models of the layers below and above the output of `call`, which are shared."""
     (tensor,) = call.outputs
     name = graph.model.name
     prefix = keras.Model(graph.input_structure, tensor, name=f"{name}_prefix")
@@ -32,7 +32,7 @@ def split(graph: Graph, call: Call) -> tuple[keras.Model, keras.Model]:
 
 
 def find_call(graph: Graph, upto: Any, among: list[Call], caller: str) -> Call:
-    """Returns the one of `among` that `upto`, a layer or its name, stands for."""
+    """Returns the one call in `among` of layer `upto`, or of the layer of this name."""
     name = upto.name if isinstance(upto, keras.Layer) else upto
     found = [call for call in among if call.operation.name == name]
     if len(found) == 1:

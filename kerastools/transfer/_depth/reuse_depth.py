@@ -1,4 +1,4 @@
-"""What `search_reuse_depth` found."""
+"""`ReuseDepth`: the result of `search_reuse_depth`."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,17 +12,17 @@ from kerastools._core.table import Printed, format_table
 _STUDENT = (12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 
 
-_COLUMNS = ("way", "epochs", "accuracy", "loss", "score against the best, 95 %")
+_COLUMNS = ("candidate", "epochs", "accuracy", "loss", "score against the best, 95 %")
 
 
 @dataclass(frozen=True)
 class CutScore:
-    """How good the features of one cut look before any training.
+    """Scores of the features of one cut, without training.
 
     Attributes:
         upto: The last reused layer.
-        probe: The cross-validated accuracy of a linear model, one value per fold.
-        log_me: The logarithm of the maximum evidence per row; larger is better.
+        probe: Cross-validated accuracy of a linear probe, one value per fold.
+        log_me: Logarithm of the maximum evidence, per row; larger is better.
     """
 
     upto: str
@@ -32,17 +32,17 @@ class CutScore:
 
 @dataclass(frozen=True)
 class DepthResult:
-    """How one way to reuse the source did on validation rows.
+    """Validation result of one candidate.
 
     Attributes:
-        upto: The last reused layer, None for training from scratch.
-        frozen: Whether the reused layers stayed as they were.
-        epochs: For how many epochs it was trained.
-        accuracies: The validation accuracy of each repeat, on average over five moments of the last
-            two fifths of these epochs.
-        losses: The validation loss of each repeat (cross-entropy in nats), averaged likewise.
-        difference: What the best's score was better by after as many epochs: mean over the repeats
-            and half width of its 95 % interval; None for the best.
+        upto: The last reused layer, or `None` for training from scratch.
+        frozen: Whether the reused layers were frozen.
+        epochs: Number of epochs trained.
+        accuracies: Validation accuracy of each repeat, averaged over five epochs of the last two
+            fifths of the training.
+        losses: Validation loss of each repeat (cross-entropy in nats), averaged in the same way.
+        difference: Score of the best candidate after as many epochs, minus this one's: mean over
+            the repeats and half width of its 95 % interval; `None` for the best one.
     """
 
     upto: str | None
@@ -54,30 +54,30 @@ class DepthResult:
 
     @property
     def mean_accuracy(self) -> float:
-        """The mean of `accuracies`."""
+        """Mean of `accuracies`."""
         return float(np.mean(self.accuracies))
 
     @property
     def scores(self) -> tuple[float, ...]:
-        """What decides, for each repeat: accuracy − loss / 10, the loss in nats."""
+        """Score of each repeat: accuracy − loss / 10, the loss in nats."""
         pairs = zip(self.accuracies, self.losses, strict=True)
         return tuple(score_of(accuracy, loss) for accuracy, loss in pairs)
 
     @property
     def significant(self) -> bool:
-        """Whether the best is better for sure; 95 times in 100, not counting that it was chosen."""
+        """Whether the best one is significantly better (95 %), selection bias not counted."""
         return self.difference is not None and self.difference[0] > self.difference[1]
 
 
 @dataclass(frozen=True, repr=False)
 class ReuseDepth(Printed):
-    """The answer of `search_reuse_depth`; prints as tables, `plot()` draws it.
+    """Result of `search_reuse_depth`, which prints as tables.
 
     Attributes:
         scores: A `CutScore` for each cut, the lowest first.
-        results: A `DepthResult` for each way that was trained, the best first.
-        num_epochs: How many epochs were trained in all.
-        exhaustive_epochs: How many it would take to train every way to the end in every repeat.
+        results: A `DepthResult` for each trained candidate, the best first.
+        num_epochs: Total number of epochs trained.
+        exhaustive_epochs: Number of epochs to train every candidate to the end in every repeat.
     """
 
     scores: tuple[CutScore, ...]
@@ -87,17 +87,17 @@ class ReuseDepth(Printed):
 
     @property
     def upto(self) -> str | None:
-        """The last layer to reuse, for `reuse_layers`; None if training from scratch did best."""
+        """The last layer to reuse, for `reuse_layers`; `None` if training from scratch is best."""
         return self.results[0].upto
 
     @property
     def frozen(self) -> bool:
-        """Whether the reused layers did best as they are."""
+        """Whether the reused layers are best frozen."""
         return self.results[0].frozen
 
     @property
     def conclusion(self) -> str:
-        """The answer in words, with its spread, and what it is not significantly better than."""
+        """The best candidate as text, and those that are not significantly worse."""
         best = self.results[0]
         spread = _spread(best.accuracies)
         equals = [_name(r) for r in self.results[1:] if not r.significant]
@@ -124,7 +124,9 @@ class ReuseDepth(Printed):
             )
             for r in self.results
         ]
-        trained = f"{self.num_epochs} epochs trained, of {self.exhaustive_epochs} for all ways."
+        trained = (
+            f"{self.num_epochs} epochs trained, of {self.exhaustive_epochs} for every candidate."
+        )
         return "\n\n".join(
             [
                 format_table(("reuse up to", "linear probe", "LogME"), cheap),
@@ -134,11 +136,11 @@ class ReuseDepth(Printed):
         )
 
     def plot(self, target: Any = None) -> Any:
-        """Draws probe and validation accuracies over the depth of the cut.
+        """Plots probe and validation accuracies over the depth of the cut.
 
         Args:
-            target: The path of a picture to write, or matplotlib axes to draw on. By default a new
-                figure, which is neither written nor shown.
+            target: Path of an image file to write, or matplotlib axes to draw on. By default, a new
+                figure is drawn and not saved.
 
         Returns:
             The matplotlib figure.
@@ -152,12 +154,12 @@ class ReuseDepth(Printed):
         axes.plot(range(1, len(names) + 1), probe, "^:", color="gray", label="linear probe")
         for frozen, color in ((True, "C0"), (False, "C1")):
             some = [r for r in self.results if r.upto is not None and r.frozen == frozen]
-            places = [names.index(r.upto) + 1 for r in some if r.upto is not None]
+            positions = [names.index(r.upto) + 1 for r in some if r.upto is not None]
             means, spreads = ([f(r.accuracies) for r in some] for f in (np.mean, np.std))
             label = "frozen" if frozen else "tuned"
             shift = -0.06 if frozen else 0.06
             axes.errorbar(
-                [p + shift for p in places], means, spreads, fmt="o", color=color, label=label
+                [p + shift for p in positions], means, spreads, fmt="o", color=color, label=label
             )
         (scratch,) = (r for r in self.results if r.upto is None)
         axes.errorbar(
@@ -165,11 +167,11 @@ class ReuseDepth(Printed):
             label="from scratch",
         )  # fmt: skip
         for r in self.results:
-            place = 0 if r.upto is None else names.index(r.upto) + 1
+            position = 0 if r.upto is None else names.index(r.upto) + 1
             side = -1 if r.frozen else 1
             axes.annotate(
                 str(r.epochs),
-                (place + (0.06 * side if r.upto else 0), float(np.mean(r.accuracies))),
+                (position + (0.06 * side if r.upto else 0), float(np.mean(r.accuracies))),
                 xytext=(6 * side, 0),
                 textcoords="offset points",
                 fontsize=8,
@@ -178,22 +180,22 @@ class ReuseDepth(Printed):
             )
         axes.set_xticks(range(len(names) + 1), ["nothing", *names], rotation=30, ha="right")
         axes.set_xlabel("reused up to")
-        axes.set_ylabel("accuracy ± deviation (beside it: epochs trained)")
+        axes.set_ylabel("accuracy ± standard deviation (and epochs trained)")
         axes.legend()
         return finished(axes.figure, target)
 
 
 def score_of(accuracy: float, loss: float) -> float:
-    """Returns accuracy − loss / 10: ten points of accuracy weigh as much as one nat.
+    """Returns accuracy − loss / 10: ten points of accuracy count as much as one nat.
 
-    The accuracy on few rows makes large steps, and the loss alone follows single rows that are
-    confidently wrong.
+    Accuracy on few rows is coarse, and the loss alone depends on single rows that are confidently
+    wrong.
     """
     return accuracy - 0.1 * loss
 
 
 def paired(best: list[float], other: list[float]) -> tuple[float, float]:
-    """Returns the mean of best − other over the repeats, and half its 95 % interval's width."""
+    """Returns mean and half width of the 95 % interval of best − other, paired by repeat."""
     differences = np.subtract(best, other)
     n = len(differences)
     if n < 2:

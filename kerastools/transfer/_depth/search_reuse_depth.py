@@ -1,4 +1,4 @@
-"""How many layers of a trained model to reuse, and whether to freeze them."""
+"""`search_reuse_depth`: how many layers of a trained model to reuse, and whether to freeze them."""
 
 import math
 from typing import Any
@@ -6,20 +6,19 @@ from typing import Any
 import keras
 import numpy as np
 
-from kerastools._core.checks import require_finite
+from kerastools._core.checks import require_array, require_finite
 from kerastools._core.graph.calls import Call, Graph, read_graph
-from kerastools.initializers._variance_scaling import draw_seed
-from kerastools.transfer._depth.candidate import Contestant
+from kerastools._core.graph.kinds import is_kind
+from kerastools.transfer._depth.candidate import Candidate, SharedLayers
 from kerastools.transfer._depth.cheap_scores import folds_of, log_me, probe
 from kerastools.transfer._depth.cut import cuts, find_call
 from kerastools.transfer._depth.reuse_depth import CutScore, ReuseDepth
-from kerastools.transfer._depth.successive_halving import Contest, results
-from kerastools.transfer._rebuilt import Rebuilt
+from kerastools.transfer._depth.successive_halving import DepthHalving, results
 
 _NAME = "search_reuse_depth"
-# So many cuts are tried if the model has more.
+# Maximum number of cuts that are tried.
 _CUTS = 8
-# Rows whose features are computed at a time.
+# Rows per call that computes features.
 _BATCH = 256
 
 
@@ -35,55 +34,55 @@ def search_reuse_depth(
     seed: int | None = None,
     verbose: bool = True,
 ) -> ReuseDepth:
-    """Finds how many lower layers of `model` to reuse for new classes, and whether frozen.
+    """Finds how many lower layers of `model` to reuse for new classes, and whether to freeze them.
 
-    The protocol of the first paper below trains every cut, frozen and tuned, to the end. This asks
-    cheaply first:
+    Successive halving over reuse depths. The protocol of the first paper below trains every cut,
+    frozen and fine-tuned, to the end. This search uses cheap scores first:
 
-    1. One forward pass computes the features of every cut; maps are averaged over their positions.
-    2. Two scores that need no training rank the cuts: the cross-validated accuracy of a linear
-       probe, and LogME. The best third, at least two, goes on, tuned.
-    3. These are trained for 0.35 of `epochs`; the best of them is trained to the end, and so is
-       training from scratch, always.
-    4. What frozen features are worth is what the probe has measured. Only if that is no less than
-       the accuracy just reached, the best cut enters frozen, against the winner at 0.35 of `epochs`
-       and, if it is better there, at their end.
+    1. One forward pass computes the features of every cut; maps are averaged over positions.
+    2. Two scores without training rank the cuts: the cross-validated accuracy of a linear probe,
+       and LogME. The best third of the cuts, at least two, is fine-tuned.
+    3. These candidates are trained for 0.35 of `epochs`. The best of them, and always training from
+       scratch, is trained to the end.
+    4. The probe measures the value of frozen features. If its accuracy is no lower than the best
+       one so far, the best cut is also trained frozen: compared with the winner after 0.35 of
+       `epochs` and, if better, trained to the end.
 
-    What decides is accuracy − loss / 10 on validation rows, on average over five moments in the
-    last two fifths of the training. Every way is trained in each repeat, from other initial weights
-    and on other rows, the same for all ways, so that differences are paired.
+    Candidates are compared by accuracy − loss / 10 on validation rows, averaged over five epochs of
+    the last two fifths of the training. Each repeat has its own initial weights and split of the
+    rows, the same for all candidates, so that differences are paired.
 
-    These numbers were chosen on five transfers between digits (0-4, 5-9, even, odd, and from MNIST)
-    with 50 labels, 24 draws each, none of them the benchmark's, by the accuracy on test rows. Do
-    not expect the best way of few labels: they do not tell it. `benchmarks/transfer.py --depth`
-    prints what is lost against the way that turns out best, here and by training every way.
+    These constants were chosen by test accuracy on five transfers between digits (0-4, 5-9, even,
+    odd, and from MNIST) with 50 labels, 24 draws each, none of them used in the benchmark. Few
+    labels do not determine the best candidate: `benchmarks/transfer.py --depth` prints what is lost
+    against the candidate that turns out best, for this search and for training every candidate.
 
-    What is searched is the model's own architecture: layers above the cut are drawn anew
-    (`kerastools.calibration.initialize`) and train; the last layer that has weights, with what is
-    above it, gives way to a new head. The choice saw the validation rows: measure the answer on
-    others.
+    The architecture is that of the model. Layers above the cut get new weights
+    (`kerastools.calibration.initialize`) and train; the last layer that has weights, and what is
+    above it, is replaced by a new head. The search selects on its validation rows: evaluate its
+    answer on others.
 
     Args:
-        model: A trained functional or Sequential model; it is left alone.
-        x: Inputs of the new task as `model` takes them.
+        model: A trained functional or Sequential model, which is not changed.
+        x: Inputs of the new task, as for `model`.
         y: Integer classes, of shape (rows,).
-        candidates: The layers to cut after: outermost layers through which everything goes. By
-            default the last one before each layer that has weights, at most eight.
-        epochs: For how long the best are trained, at least 8.
-        repeats: How many splits of the rows, at least 2; each validates on one part in `repeats`.
-        learning_rate: Adam's, for every way.
+        candidates: Names of the layers to cut after: outermost layers through which everything
+            goes. By default the last one before each layer that has weights, at most eight.
+        epochs: Number of epochs of the best candidates, >= 8.
+        repeats: Number of splits of the rows, >= 2; each validates on one fold of `repeats`.
+        learning_rate: Learning rate of Adam.
         batch_size: Rows per step.
-        seed: Integer that fixes splits, initial weights and the order of the rows; by default it is
-            new each time. Dropout draws by Keras's global seed.
+        seed: Integer that seeds splits, initial weights and the order of the rows; by default a
+            new one each time. Dropout uses Keras's global seed.
         verbose: Whether to show a progress bar.
 
     Returns:
-        A `ReuseDepth`; print it.
+        A `ReuseDepth`, which prints as tables.
 
     Raises:
         TypeError: If `model` is not a `keras.Model`.
-        ValueError: If it is not built or subclassed, a candidate is not found, there are fewer than
-            two layers with weights, or `y` or a number is out of range.
+        ValueError: If it is not built or is subclassed, a candidate is not found, there are fewer
+            than two layers with weights, or `y` or a number is out of range.
 
     Example:
 
@@ -102,6 +101,8 @@ def search_reuse_depth(
     for name, number, least in (("epochs", epochs, 8), ("repeats", repeats, 2)):
         if int(number) != number or number < least:
             raise ValueError(f"{_NAME} needs {name} >= {least}, an integer. Received {number!r}.")
+    if seed is None:
+        seed = int(np.random.SeedSequence().generate_state(1)[0])
     labels = _classes(y, repeats)
     possible = _candidates(graph)
     top = possible[-1]
@@ -109,28 +110,27 @@ def search_reuse_depth(
         possible = [find_call(graph, name, cuts(graph), _NAME) for name in candidates]
     elif len(possible) > _CUTS:
         possible = [possible[round(i)] for i in np.linspace(0, len(possible) - 1, _CUTS)]
-    x = keras.tree.map_structure(np.asarray, x)
+    x = keras.tree.map_structure(lambda a: require_array("x", a, _NAME), x)
 
-    seed = draw_seed(seed)
     folds = folds_of(labels, repeats, seed)
     features = features_at(graph, possible, x)
     scores = [_score(c, f, labels, folds) for c, f in zip(possible, features, strict=True)]
-    rebuilt = Rebuilt(graph, top, int(labels.max()) + 1, learning_rate)
-    contest = Contest(labels, folds, epochs, batch_size, seed)
+    layers = SharedLayers(graph, top, int(labels.max()) + 1, learning_rate)
+    halving = DepthHalving(labels, folds, epochs, batch_size, seed)
     shortlist = _shortlist(scores)
-    scratch = Contestant(rebuilt, None, False, x)
-    tuned = [Contestant(rebuilt, possible[i], False, x) for i in shortlist]
-    ways = [scratch, *tuned]
-    winner = contest.best(tuned, contest.first_rung, verbose)
-    contest.best([scratch, winner], epochs, verbose)
+    scratch = Candidate(layers, None, False, x)
+    tuned = [Candidate(layers, possible[i], False, x) for i in shortlist]
+    trained = [scratch, *tuned]
+    winner = halving.best(tuned, halving.first_rung, verbose)
+    halving.best([scratch, winner], epochs, verbose)
     first = shortlist[0]
     if np.mean(scores[first].probe) >= results([scratch, winner])[0].mean_accuracy:
-        frozen = Contestant(rebuilt, possible[first], True, features[first])
-        ways.append(frozen)
-        if contest.best([winner, frozen], contest.first_rung, verbose) is frozen:
-            contest.best([frozen], epochs, verbose)
-    everything = (2 * len(possible) + 1) * repeats * epochs
-    return ReuseDepth(tuple(scores), results(ways), contest.num_epochs, everything)
+        frozen = Candidate(layers, possible[first], True, features[first])
+        trained.append(frozen)
+        if halving.best([winner, frozen], halving.first_rung, verbose) is frozen:
+            halving.best([frozen], epochs, verbose)
+    exhaustive = (2 * len(possible) + 1) * repeats * epochs
+    return ReuseDepth(tuple(scores), results(trained), halving.num_epochs, exhaustive)
 
 
 def _classes(y: Any, repeats: int) -> np.ndarray:
@@ -139,7 +139,7 @@ def _classes(y: Any, repeats: int) -> np.ndarray:
         labels = labels.astype("int64")
     if labels.ndim != 1 or labels.dtype.kind not in "iu" or labels.min() < 0:
         raise ValueError(
-            f"{_NAME} needs y to be classes from 0 on, integers of shape (rows,). Received an "
+            f"{_NAME} needs y to be classes >= 0, integers of shape (rows,). Received an "
             f"array of {labels.dtype} of shape {labels.shape}."
         )
     if len(labels) < 2 * repeats or len(np.unique(labels)) < 2:
@@ -151,15 +151,14 @@ def _classes(y: Any, repeats: int) -> np.ndarray:
 
 
 def _candidates(graph: Graph) -> list[Call]:
-    """Returns for each layer with weights, but the last, the highest cut before the next one.
+    """Returns for each layer with weights, except the last, the highest cut before the next one.
 
-    A normalisation belongs to the layer under it.
+    A normalization layer belongs to the layer below it.
     """
     weighted = [
         call
         for call in graph.calls
-        if getattr(call.operation, "weights", None)
-        and "Normalization" not in type(call.operation).__name__
+        if getattr(call.operation, "weights", None) and not is_kind(call.operation, "normalization")
     ]
     order = {id(c.node): i for i, c in enumerate(graph.calls)}
     found: dict[int, Call] = {}
@@ -176,12 +175,12 @@ def _candidates(graph: Graph) -> list[Call]:
 
 
 def features_at(graph: Graph, calls: list[Call], x: Any) -> list[np.ndarray]:
-    """Returns the outputs of `calls` for `x`, from one pass."""
+    """Returns the outputs of `calls` for `x`, computed in one pass."""
     extractor = keras.Model(graph.input_structure, [call.outputs[0] for call in calls])
     rows = len(keras.tree.flatten(x)[0])
     found: list[list[np.ndarray]] = [[] for _ in calls]
     for start in range(0, rows, _BATCH):
-        # Without tracing, which would take longer than the few calls.
+        # Eagerly, because tracing takes longer than these few calls.
         some = keras.tree.map_structure(lambda a, i=start: a[i : i + _BATCH], x)
         outputs = keras.tree.flatten(extractor(some, training=False))
         for parts, one in zip(found, outputs, strict=True):
@@ -195,7 +194,7 @@ def _score(call: Call, features: np.ndarray, y: np.ndarray, folds: list[np.ndarr
 
 
 def _shortlist(scores: list[CutScore]) -> list[int]:
-    """Returns the places of the cuts that stand highest in the mean of their two ranks."""
+    """Returns the indices of the cuts that are best by the mean of their two ranks."""
     by_probe = np.argsort(np.argsort([-np.mean(s.probe) for s in scores]))
     by_evidence = np.argsort(np.argsort([-s.log_me for s in scores]))
     order = np.argsort(by_probe + by_evidence, kind="stable")

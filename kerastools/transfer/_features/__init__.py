@@ -1,1 +1,1 @@
-"""Features of a frozen trunk, computed once."""
+"""Cached features of a frozen trunk."""

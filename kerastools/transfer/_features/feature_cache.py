@@ -1,4 +1,4 @@
-"""Training a head on features that a frozen trunk computed once."""
+"""`FeatureCache`: training a head on cached features of a frozen trunk."""
 
 import json
 import os
@@ -17,44 +17,42 @@ from kerastools.transfer._features.store import FeatureStore, fingerprint
 from kerastools.transfer._refusal import CannotCacheError, reason_against, reason_seen
 
 _NAME = "FeatureCache"
-# So many rows show whether the layers below do in training what they do in inference.
+# Rows on which training and inference of the layers below are compared.
 _TRIED = 4
 
 
 class FeatureCache:
-    """Runs the frozen lower layers of a model once over the data and trains what is above them.
+    """Feature cache: runs frozen lower layers once over the data, and trains the layers above.
 
-    While a trunk is frozen, every epoch computes the same features of the same rows. This computes
-    them in one pass, in the order of the rows, and fits the layers above on them: the losses are
-    those of `model.fit`, in a fraction of the time (about the number of epochs, for a deep trunk).
-    It is an ordinary part of a run: the head is trained with the model's own optimizer, loss and
-    metrics, and when `fit` returns, the optimizer is fitted to the whole model again and
-    `model.fit` goes on, say under a `kerastools.callbacks.FreezeSchedule`.
+    While a trunk is frozen, every epoch computes the same features of the same rows. `FeatureCache`
+    computes them in one pass, and fits the layers above on them. The losses are those of
+    `model.fit`; the time is shorter by a factor of about the number of epochs for a deep trunk. The
+    head is trained with the model's own optimizer, loss and metrics. When `fit` returns, the
+    optimizer covers the whole model again, and `model.fit` can continue, for example under a
+    `kerastools.callbacks.FreezeSchedule`.
 
-    It refuses, with the reason, where the outcome would be another: layers that train, batch
-    normalisation that is not frozen, dropout or random augmentation (which draw while frozen too),
-    layers that add to the loss or change state in training, and datasets that come in another order
-    each time. Features belong to the weights below the cut and to the data, both by their hash: if
-    a weight has changed, or other rows are passed, they are computed anew.
+    It raises, with the reason, if the result would differ: trainable layers, batch normalization
+    that is not frozen, dropout or random augmentation (random while frozen, too), layers that add
+    to the loss or change state in training, and datasets that yield another order each time.
+    Features are stored by a hash of the weights below the cut and of the data; if either changes,
+    they are computed again.
 
     Args:
-        model: A built functional or Sequential model, compiled if `fit` shall be used.
-        upto: The last layer whose output is kept: an outermost layer of the model, or its name,
-            through which everything goes. By default the highest that may be.
-        directory: A folder to keep the features in, for data that exceed the memory or to find them
-            again in another process; a pass that was cut off goes on where it was. By default they
-            are kept in memory.
+        model: A built functional or Sequential model, compiled if `fit` is used.
+        upto: The last layer whose output is cached: an outermost layer of the model, or its name,
+            through which everything goes. By default the highest that can be cached.
+        directory: Directory to store the features in, for data that exceed the memory or for later
+            processes; an interrupted pass is continued. By default they are in memory.
 
     Attributes:
-        upto: The name of the last layer below the cut.
+        upto: Name of the last layer below the cut.
         prefix: The layers up to the cut, as a model.
-        head: The layers above it, as a model; the very layers, so that what it learns the model
-            has.
+        head: The layers above the cut, as a model that shares them with `model`.
 
     Raises:
         TypeError: If `model` is not a `keras.Model`.
-        ValueError: If the model is not built or subclassed, `upto` is not found, or the features
-            may not be kept.
+        ValueError: If the model is not built or is subclassed, `upto` is not found, or the features
+            cannot be cached.
 
     Example:
 
@@ -85,23 +83,23 @@ class FeatureCache:
             reason = reason_against(call.operation)
             if reason is not None:
                 reasons.setdefault(call.operation.name, reason)
-        places = {id(call): i for i, call in enumerate(graph.calls)}
+        order = {id(call): i for i, call in enumerate(graph.calls)}
         clean = next(
             (i for i, c in enumerate(graph.calls) if c.operation.name in reasons), len(graph.calls)
         )
         # What is above the cut must exist.
         possible = [c for c in cuts(graph) if not graph.is_output(c.outputs[0])]
         if upto is None:
-            allowed = [c for c in possible if places[id(c)] < clean]
+            allowed = [c for c in possible if order[id(c)] < clean]
             if not allowed:
                 first = next(
-                    iter(reasons.values()), "everything goes through no single layer of it"
+                    iter(reasons.values()), "it has no layer through which everything goes"
                 )
                 raise _refused(model, first)
             call = allowed[-1]
         else:
             call = find_call(graph, upto, possible, _NAME)
-            if places[id(call)] >= clean:
+            if order[id(call)] >= clean:
                 raise _refused(model, next(iter(reasons.values())))
         self.upto = call.operation.name
         self.prefix, self.head = split(graph, call)
@@ -110,18 +108,18 @@ class FeatureCache:
         self._tried = False
 
     def features(self, x: Any, batch_size: int = 32, verbose: Any = "auto") -> np.ndarray:
-        """Returns the output of the cut for every row of `x`, in order, computed if need be.
+        """Returns the features of `x`, computed if they are not in the cache.
 
         Args:
-            x: An array, or a list or dictionary of arrays, as the model takes them.
+            x: Inputs of the model: an array, or a list or dictionary of arrays.
             batch_size: Rows per call.
-            verbose: 0 for silence, otherwise a progress bar.
+            verbose: 0 for no progress bar.
 
         Returns:
-            An array with a row per row of `x`; with a directory, one that lies in a file.
+            An array with one row per row of `x`; with a `directory`, a memory-mapped file.
 
         Raises:
-            ValueError: If the layers below the cut may not be cached (any more).
+            ValueError: If the layers below the cut cannot be cached (any more).
         """
         x = keras.tree.map_structure(_as_array, x)
         num_rows = len(keras.tree.flatten(x)[0])
@@ -137,32 +135,33 @@ class FeatureCache:
         return self._store.get(key, num_rows, compute, batch_size, verbose not in (0, False))
 
     def fit(self, x: Any, y: Any = None, **arguments: Any) -> Any:
-        """Trains the layers above the cut, as `model.fit` would, and returns the history.
+        """Trains the layers above the cut like `model.fit`, and returns the history.
 
         Args:
-            x: Arrays as the model takes them, or a dataset (`tf.data.Dataset`, `PyDataset`) that
-                yields `(x, y)` or `(x, y, sample_weight)` in the same order each time, in batches
-                of one size; its batches are then kept together unless `shuffle=True` is passed.
-            y: The targets, if `x` is arrays.
-            **arguments: What `fit` takes: `epochs`, `batch_size`, `validation_data`, `callbacks`,
-                `sample_weight` and so on. Callbacks see the head as their model.
+            x: Inputs of the model, or a dataset (`tf.data.Dataset`, `PyDataset`) that yields
+                `(x, y)` or `(x, y, sample_weight)` in the same order each time, in batches of one
+                size; its rows are not shuffled unless `shuffle=True` is passed.
+            y: Targets, if `x` is arrays.
+            **arguments: Other arguments of `fit`: `epochs`, `batch_size`, `validation_data`,
+                `callbacks`, `sample_weight` ... The model of the callbacks is the head.
 
         Returns:
             The `keras.callbacks.History`.
 
         Raises:
-            ValueError: If the model is not compiled, nothing above the cut trains, the layers below
-                it may not be cached (any more), or a dataset comes in another order each time.
+            ValueError: If the model is not compiled, no layer above the cut is trainable, the
+                layers below it cannot be cached (any more), or a dataset yields another order each
+                time.
         """
         if not self.model.compiled:
             raise ValueError(
                 f'{_NAME}.fit needs a compiled model. Received model "{self.model.name}". Call '
-                "model.compile(optimizer, loss) first; the head is trained with both."
+                "model.compile(optimizer, loss) first."
             )
         if not self.head.trainable_weights:
             raise ValueError(
-                f'{_NAME}.fit needs layers that train above "{self.upto}". Received model '
-                f'"{self.model.name}", in which all of them are frozen.'
+                f'{_NAME}.fit needs trainable layers above "{self.upto}". Received model '
+                f'"{self.model.name}", in which they are frozen.'
             )
         verbose = arguments.get("verbose", "auto")
         if is_dataset(x):
@@ -178,7 +177,7 @@ class FeatureCache:
             arguments = {**arguments, "validation_data": validation}
         features = self.features(x, arguments.get("batch_size") or 32, verbose)
         if isinstance(features, np.memmap):
-            # Keras would read the whole file into memory.
+            # Keras would load the whole file into memory.
             batches = FeatureRows(features, y, arguments)
             arguments = batches.left_for_fit()
             data: tuple[Any, ...] = (batches,)
@@ -188,7 +187,7 @@ class FeatureCache:
 
     def _fit_head(self, data: tuple[Any, ...], arguments: dict[str, Any]) -> Any:
         model = self.model
-        rebind(model.optimizer, model)  # What has been frozen since it was built leaves.
+        rebind(model.optimizer, model)  # Drops variables frozen since it was built.
         self.head.compile(**compile_arguments(model))
         rebind(self.head.optimizer, self.head)
         try:
@@ -197,7 +196,7 @@ class FeatureCache:
             rebind(model.optimizer, model)
 
     def _check(self, x: Any) -> None:
-        """Raises if the prefix may not be cached; forgets features of other weights."""
+        """Raises if the prefix cannot be cached; clears features of other weights."""
         state = fingerprint(_structure(self.prefix), self.prefix.variables)
         if state != self._state:
             self._store.forget()
@@ -213,19 +212,19 @@ class FeatureCache:
 
 def _refused(model: keras.Model, reason: str) -> CannotCacheError:
     return CannotCacheError(
-        f'{_NAME} cannot keep the features of model "{model.name}": {reason}; or cut lower, with '
-        "upto=, or train without a cache, with model.fit."
+        f'{_NAME} cannot cache the features of model "{model.name}": {reason}. Or cut lower with '
+        "upto=, or train without a cache by model.fit."
     )
 
 
 def _structure(prefix: keras.Model) -> str:
-    """Returns what the layers compute, as text, whatever Keras has named them."""
+    """Returns the configuration of the layers as text, independent of their names."""
     try:
         text = json.dumps(prefix.get_config(), sort_keys=True, default=str)
-    except NotImplementedError:  # A class without a config is known by its name.
+    except NotImplementedError:  # Layers without a config are described by their class.
         return " ".join(type(layer).__name__ for layer in sublayers(prefix))
-    places = {layer.name: f'"layer {i}"' for i, layer in enumerate(sublayers(prefix))}
-    return re.sub(r'"([^"]*)"', lambda found: places.get(found[1], found[0]), text)
+    numbers = {layer.name: f'"layer {i}"' for i, layer in enumerate(sublayers(prefix))}
+    return re.sub(r'"([^"]*)"', lambda found: numbers.get(found[1], found[0]), text)
 
 
 def _as_array(values: Any) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Rows of features on their way into `fit`: from a dataset, and from a file."""
+"""Input pipelines of cached features: rows from a dataset, batches from a file."""
 
 import math
 from collections.abc import Iterator
@@ -8,17 +8,18 @@ from typing import Any
 import keras
 import numpy as np
 
-# So many batches show whether a dataset comes in the same order each time.
+# Batches that are compared to detect a dataset in another order each time.
 _COMPARED = 2
 
 
 class FeatureRows(keras.utils.PyDataset):
-    """Batches of rows of a file, in a new order each epoch by Keras's global seed.
+    """PyDataset of features in a file, shuffled each epoch by Keras's global seed.
 
     Args:
-        features: An array that may lie in a file.
+        features: An array, which may be a memory-mapped file.
         y: Targets, an array or a structure of arrays.
-        arguments: Those of `fit`; `batch_size`, `shuffle` and `sample_weight` are taken from them.
+        arguments: Arguments of `fit`, of which `batch_size`, `shuffle` and `sample_weight` are used
+            here.
     """
 
     def __init__(self, features: np.ndarray, y: Any, arguments: dict[str, Any]) -> None:
@@ -31,10 +32,10 @@ class FeatureRows(keras.utils.PyDataset):
         targets = (y, arguments.get("sample_weight"))
         self.targets = tuple(t for t in targets if t is not None)
         self.order = np.arange(len(features))
-        self._mix()
+        self._shuffle()
 
     def left_for_fit(self) -> dict[str, Any]:
-        """Returns the arguments that remain for `fit`, which shall not shuffle batches again."""
+        """Returns the other arguments of `fit`, with `shuffle=False` for batches."""
         return self._left | {"shuffle": False}
 
     def __len__(self) -> int:
@@ -46,10 +47,10 @@ class FeatureRows(keras.utils.PyDataset):
         return (self.features[rows], *targets)
 
     def on_epoch_end(self) -> None:
-        """Draws the order of the next epoch."""
-        self._mix()
+        """Shuffles the rows for the next epoch."""
+        self._shuffle()
 
-    def _mix(self) -> None:
+    def _shuffle(self) -> None:
         if self.shuffled:
             np.random.shuffle(self.order)
 
@@ -62,10 +63,10 @@ def is_dataset(x: Any) -> bool:
 
 
 def gather(dataset: Any, arguments: dict[str, Any], caller: str) -> tuple[Any, Any, dict[str, Any]]:
-    """Returns the rows of a dataset as arrays, and the arguments with which `fit` takes them.
+    """Returns the rows of a dataset as arrays, and the arguments of `fit` for them.
 
     Raises:
-        ValueError: If it comes in another order each time, or its batches are of several sizes.
+        ValueError: If it yields another order each time, or batches of several sizes.
     """
     first, again = (list(islice(_batches(dataset), _COMPARED)) for _ in range(2))
     flat = [keras.tree.flatten(batches) for batches in (first, again)]
@@ -73,7 +74,7 @@ def gather(dataset: Any, arguments: dict[str, Any], caller: str) -> tuple[Any, A
         raise ValueError(
             f"{caller} needs a dataset that yields the same rows in the same order each time. "
             "Received one whose first batches differ between two passes: it shuffles or augments "
-            "at random. Pass it without shuffle() and random map(); fit(..., shuffle=True) "
+            "at random. Pass it without shuffle() and random map(). fit(..., shuffle=True) "
             "shuffles the features."
         )
     batches = list(_batches(dataset))

@@ -1,4 +1,4 @@
-"""Where features are kept: in memory, or in files that a later process finds again."""
+"""Storage of cached features, in memory or in files."""
 
 import hashlib
 import json
@@ -10,12 +10,12 @@ from typing import Any
 import keras
 import numpy as np
 
-# So many batches are computed between two writes of a file, or two moves of the progress bar.
+# Batches between two writes of a file, or two updates of the progress bar.
 _CHUNK = 16
 
 
 class FeatureStore:
-    """Keeps arrays of features under keys; a file that was cut off goes on where it ended."""
+    """Stores arrays of features by key; an interrupted file is continued."""
 
     def __init__(self, directory: str | os.PathLike[str] | None) -> None:
         self.directory = None if directory is None else Path(directory)
@@ -29,7 +29,7 @@ class FeatureStore:
         batch_size: int,
         verbose: bool,
     ) -> np.ndarray:
-        """Returns the features under `key`; `compute(i, j)` makes those of rows i to j."""
+        """Returns the features of `key`; `compute(i, j)` computes those of rows i to j."""
         if key in self._memory:
             return self._memory[key]
         rows = self._open(key)
@@ -48,7 +48,7 @@ class FeatureStore:
         return rows
 
     def forget(self) -> None:
-        """Drops what is kept in memory; files stay, under their keys."""
+        """Clears the memory; files are kept."""
         self._memory.clear()
 
     def _path(self, key: str, ending: str) -> Path:
@@ -71,7 +71,7 @@ class FeatureStore:
         return int(json.loads(self._path(key, "json").read_text())["rows"])
 
     def _note(self, key: str, rows: np.ndarray, done: int) -> None:
-        """Writes how many rows are valid, after the rows themselves."""
+        """Writes the number of valid rows, after the rows themselves."""
         if isinstance(rows, np.memmap):
             rows.flush()
             partial = self._path(key, "partial")
@@ -80,7 +80,7 @@ class FeatureStore:
 
 
 def fingerprint(*parts: Any) -> str:
-    """Returns a hash of arrays, variables and text, in structures of any kind."""
+    """Returns a hash of nested structures of arrays, variables and text."""
     digest = hashlib.sha256()
     for leaf in keras.tree.flatten(parts):
         if isinstance(leaf, str):
@@ -96,5 +96,5 @@ def fingerprint(*parts: Any) -> str:
 
 
 def _storable(array: np.ndarray) -> np.ndarray:
-    # bfloat16 is no type of NumPy's own; float32 holds it exactly.
+    # NumPy has no bfloat16; float32 holds it exactly.
     return array if array.dtype.kind in "biuf" else array.astype("float32")

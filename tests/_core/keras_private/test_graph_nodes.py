@@ -2,15 +2,18 @@
 
 import keras
 import numpy as np
+import pytest
 from keras import layers, ops
 
 from kerastools._core.keras_private.graph_nodes import (
+    ConvLSTMCell,
     as_inputs,
     computes_its_graph,
     functional_part,
     layers_inside,
     maker_of,
     mask_of,
+    operation_class,
     recorded_nodes,
     set_mask,
     twin_of_function,
@@ -87,3 +90,18 @@ def test_a_function_has_a_twin_without_calls():
     assert maker_of(y) is twin
     assert twin.axis == -1
     assert recorded_nodes(keras.Model(x, ops.softmax(x)))[0] is not node
+
+
+@pytest.mark.parametrize(("name", "function"), [("Relu", "relu"), ("Tanh", "tanh")])
+def test_operation_class_is_that_of_the_public_function(name, function):
+    inputs = keras.Input((4,))
+    graph = keras.Function(inputs, getattr(keras.ops, function)(inputs))
+    assert operation_class(name) in {type(operation) for operation in graph.operations}
+
+
+def test_unknown_operations_have_no_class():
+    assert operation_class("NoSuchOperation") is None
+
+
+def test_cell_of_a_convolutional_lstm_is_of_the_class():
+    assert type(keras.layers.ConvLSTM1D(1, 1).cell) is ConvLSTMCell

@@ -7,41 +7,33 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from kerastools._core.graph.kinds import layer_classes
 from kerastools.search._stacked.rules.convolution import groups_work
 from kerastools.search._stacked.rules.registry import stacks
 from kerastools.search._stacked.stacked_tensor import Layout, StackedTensor
 
 # A Normalization's statistics are part of the description, and equal in all models.
 _OF_ROWS = (
-    "Flatten Reshape Permute RepeatVector Softmax Rescaling Normalization UnitNormalization "
-    "Concatenate Dot"
+    *layer_classes("flatten", "reshape", "permute", "repeat", "softmax", "concatenate", "dot"),
+    *layer_classes("rescaling", "feature_normalization", "unit_normalization"),
 )
-_OF_CHANNELS = " ".join(
-    f"{kind}{n}D"
-    for n in (1, 2, 3)
-    for kind in (
-        "MaxPooling",
-        "AveragePooling",
-        "GlobalMaxPooling",
-        "GlobalAveragePooling",
-        "ZeroPadding",
-        "Cropping",
-        "UpSampling",
-    )
-    if (kind, n) != ("MaxPooling", 2)  # It has a faster rule, below.
+_OF_CHANNELS = layer_classes(
+    "max_pooling",
+    "average_pooling",
+    "global_max_pooling",
+    "global_average_pooling",
+    "zero_padding",
+    "cropping",
+    "up_sampling",
 )
-_MERGES = "Add Subtract Multiply Average Maximum Minimum"
-
-
-def _named(names: str) -> list[type]:
-    return [getattr(keras.layers, name) for name in names.split()]
+_MERGES = layer_classes("add", "weighted_sum", "extremum", "multiply")
 
 
 def _is_last(layer: Any) -> bool:
     return getattr(layer, "data_format", None) in (None, "channels_last")
 
 
-@stacks(*_named(_OF_ROWS), where=_is_last)
+@stacks(*_OF_ROWS, where=_is_last)
 def rows(layer: Any, values: Any, training: bool, x: Any) -> StackedTensor:
     """Calls the layer once, with the rows of all models as one batch."""
     tensors: list[StackedTensor] = x if isinstance(x, list) else [x]
@@ -56,7 +48,7 @@ def rows(layer: Any, values: Any, training: bool, x: Any) -> StackedTensor:
     return StackedTensor(size, stacked=ops.reshape(y, (size, -1, *ops.shape(y)[1:])))
 
 
-@stacks(*_named(_OF_CHANNELS), where=_is_last)
+@stacks(*_OF_CHANNELS, where=_is_last)
 def channels(layer: Any, values: Any, training: bool, x: StackedTensor) -> StackedTensor:
     """Calls the layer once, with the channels of all models if they are grouped."""
     return (
@@ -66,7 +58,7 @@ def channels(layer: Any, values: Any, training: bool, x: StackedTensor) -> Stack
     )
 
 
-@stacks(*_named(_MERGES))
+@stacks(*_MERGES)
 def merge(layer: Any, values: Any, training: bool, x: list[StackedTensor]) -> StackedTensor:
     """Calls a merging layer once, element-wise."""
     alike = len({(tensor.rank, tensor.channels) for tensor in x}) == 1
