@@ -46,9 +46,8 @@ def test_call_arguments_become_a_list():
 
 
 def test_optimizers_show_the_texts_that_they_share():
-    text = load("_docstrings").with_texts(
-        "Args:\n    {{learning_rate}}\n    {{common_arguments}}\n"
-    )
+    docstring = "Args:\n    {{learning_rate}}\n    {{common_arguments}}\n"
+    text = load("_docstrings").with_texts(docstring)
     assert "{{" not in text
     arguments = re.findall(r"^    (\w+): ", text, re.MULTILINE)
     assert arguments[:2] == ["learning_rate", "weight_decay"]
