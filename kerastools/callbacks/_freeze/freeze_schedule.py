@@ -11,7 +11,7 @@ from kerastools._core.checks import require_built
 from kerastools._core.graph.batch_statistics import measure_batch_norm
 from kerastools._core.graph.calls import read_graph
 from kerastools._core.keras_private.random_state import random_state, set_random_state
-from kerastools._core.keras_private.training import begin_at_epoch
+from kerastools._core.keras_private.training import begin_at_epoch, data_epoch, set_data_epoch
 from kerastools._core.registration import register
 from kerastools.callbacks._freeze.phase import Phase
 from kerastools.callbacks._freeze.phase_backup import PhaseBackup
@@ -291,6 +291,7 @@ class FreezeSchedule(ScheduleData, keras.callbacks.Callback):
             "logs": [(e, {k: float(v) for k, v in logs.items()}) for e, logs in self._logs],
             "rate": self._rate.state(),
             "random": random_state(),
+            "data_epoch": data_epoch(),
         }
         backup.write(self.model, plain, self._progress.best)
 
@@ -317,6 +318,7 @@ class FreezeSchedule(ScheduleData, keras.callbacks.Callback):
         ]
         self._random = saved.get("random")  # Older files have none.
         begin_at_epoch(self.model, self._goes_on_at)
+        set_data_epoch(saved.get("data_epoch"))
 
     def _scale(self, factors: dict[int, float]) -> None:
         for part in optimizer_tree(self.model.optimizer):

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from kerastools._core.checks import require_finite
+from kerastools._core.checks import require_array, require_finite
 from kerastools._core.graph.calls import Call, Graph, read_graph
 from kerastools._core.graph.kinds import is_kind
 from kerastools.transfer._depth.candidate import Candidate, SharedLayers
@@ -110,7 +110,7 @@ def search_reuse_depth(
         possible = [find_call(graph, name, cuts(graph), _NAME) for name in candidates]
     elif len(possible) > _CUTS:
         possible = [possible[round(i)] for i in np.linspace(0, len(possible) - 1, _CUTS)]
-    x = keras.tree.map_structure(np.asarray, x)
+    x = keras.tree.map_structure(lambda a: require_array("x", a, _NAME), x)
 
     folds = folds_of(labels, repeats, seed)
     features = features_at(graph, possible, x)
