@@ -40,9 +40,19 @@ def require_graph(model: Any, caller: str) -> None:
         )
 
 
+def require_array(name: str, values: Any, caller: str) -> np.ndarray:
+    """Returns `values` as an array, or raises if it is a dataset or another object."""
+    if not (hasattr(values, "__array__") or isinstance(values, list | tuple | int | float)):
+        raise ValueError(
+            f"{caller} needs arrays. Received {name} of type {type(values).__name__}. Pass the "
+            "rows of a dataset as arrays."
+        )
+    return np.asarray(values)
+
+
 def require_finite(name: str, values: Any, caller: str) -> np.ndarray:
     """Returns `values` as an array, or raises if it is empty or holds NaN or infinity."""
-    array = np.asarray(values)
+    array = require_array(name, values, caller)
     if array.size == 0:
         raise ValueError(
             f"{caller} needs at least one row. Received {name} of shape {array.shape}."

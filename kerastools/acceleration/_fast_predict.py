@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from kerastools._core.checks import require_built
+from kerastools._core.checks import require_array, require_built
 
 
 def fast_predict(model: keras.Model, batch_size: int = 1024) -> Callable[[Any], Any]:
@@ -60,7 +60,7 @@ def fast_predict(model: keras.Model, batch_size: int = 1024) -> Callable[[Any], 
 
 
 def _array(x: Any) -> np.ndarray:
-    array = np.asarray(x)
+    array = require_array("x", x, "fast_predict")
     if np.issubdtype(array.dtype, np.floating):
         array = array.astype(keras.config.floatx(), copy=False)
     if not array.ndim or not len(array):

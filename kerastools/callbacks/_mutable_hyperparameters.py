@@ -17,7 +17,7 @@ def innermost(optimizer: Any) -> Any:
 def live_numbers(optimizer: Any) -> list[str]:
     """Returns the names of the numbers that act on the compiled step when they are set."""
     if isinstance(optimizer, MutableOptimizer):
-        return optimizer.live_numbers()
+        return optimizer.mutable_hyperparameters
     # Keras bakes all others into the trace, where setting them does nothing.
     fixed = not isinstance(optimizer.learning_rate, keras.Variable)
     return [] if fixed else ["learning_rate"]

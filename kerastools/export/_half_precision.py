@@ -18,10 +18,10 @@ def compute_in_bfloat16(model: Any, fold: FoldReport | None) -> None:
     """
     kept = {id(layer) for layer in Graph(model).output_layers}
     outcomes = fold.outcomes if fold else ()
-    takers = " ".join(o.into for o in outcomes if o.into and o.kind == "Normalization")
+    takers = " ".join(o.into for o in outcomes if o.into and o.kind == "feature_normalization")
     names = {name.rpartition("/")[2] for name in takers.replace(",", " ").split()}
     for layer in sublayers(model):
-        adapted = parent_kind(layer).name == "standardization"
+        adapted = parent_kind(layer).name == "feature_normalization"
         exact = id(layer) in kept or layer.name in names or adapted
         if (
             not exact

@@ -94,7 +94,7 @@ class Plan:
 
     def _note(self, key: Any, path: str, layer: Any, into: str | None, reason: str | None) -> None:
         name = f"{path}{layer.name}"
-        self.outcomes[key] = FoldOutcome(name, type(layer).__name__, into, reason)
+        self.outcomes[key] = FoldOutcome(name, parent_kind(layer).name, into, reason)
 
     def _fold_all(self) -> None:
         """Folds until nothing more goes: what is gone may open the way for what was before it."""

@@ -13,7 +13,8 @@ class FoldOutcome:
 
     Attributes:
         layer: Its name, after the names of the nested models that hold it.
-        kind: Its class: `"BatchNormalization"`, `"Normalization"` or `"Rescaling"`, or a subclass.
+        kind: What it is: `"batch_normalization"`, `"feature_normalization"` (`Normalization`) or
+            `"rescaling"`.
         into: The layers that took it in, or `None` if it was kept.
         reason: Why it was kept, or `None` if it was folded.
     """
@@ -56,7 +57,7 @@ class FoldReport(Printed):
 
     @property
     def _batch_norms(self) -> list[FoldOutcome]:
-        return [o for o in self.outcomes if o.kind not in ("Normalization", "Rescaling")]
+        return [o for o in self.outcomes if o.kind == "batch_normalization"]
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the report as plain dictionaries, tuples and numbers."""

@@ -1,7 +1,7 @@
-"""Optimizers whose numbers are live: each can be set while the model trains."""
+"""Keras's optimizers with mutable hyperparameters, and others."""
 
 from kerastools.optimizers._adagrad import Adagrad
-from kerastools.optimizers._adam import Adam
+from kerastools.optimizers._adam import Adam, AdamW
 from kerastools.optimizers._adamax import Adamax
 from kerastools.optimizers._group_builders import layer_decay_groups, no_decay_groups
 from kerastools.optimizers._lookahead import Lookahead
@@ -19,6 +19,7 @@ __all__ = [
     "SGD",
     "Adagrad",
     "Adam",
+    "AdamW",
     "Adamax",
     "Lookahead",
     "Nadam",

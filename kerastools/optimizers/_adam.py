@@ -1,70 +1,65 @@
-"""Adam, with a choice of where ε stands."""
+"""Adam and AdamW, with a choice of where ε stands."""
 
-from types import SimpleNamespace
-from typing import Any
+import dataclasses
+from typing import Any, Unpack
 
 from keras import ops
 
 from kerastools._core.registration import register
 from kerastools.optimizers._base import tf_kernels
-from kerastools.optimizers._base.hyperparameter import DecayRate, Hyperparameter
+from kerastools.optimizers._base.arguments import CommonArguments, Number
+from kerastools.optimizers._base.hyperparameter import (
+    Average,
+    DecayRate,
+    Hyperparameter,
+    StepNumbers,
+)
 from kerastools.optimizers._base.mutable_optimizer import MutableOptimizer
+
+
+@dataclasses.dataclass(kw_only=True)
+class _Numbers(StepNumbers):
+    beta_1: Average
+    beta_2: Average
+    epsilon: Any
+    alpha: Any = None  # η √(1 − β₂ᵗ) / (1 − β₁ᵗ)
 
 
 @register
 class Adam(MutableOptimizer):
     """Adam: the step is the mean gradient over the root of its mean square.
 
-    The optimizer to begin with; learning rates from 1e-4 to 1e-2. No element moves much further
+    The optimizer to start with; learning rates from 1e-4 to 1e-2. No element moves much further
     than η in one step, whatever the gradient's size.
 
     With weights θ, gradient g, learning rate η and t the number of this variable's steps:
 
         t ← t + 1
         m ← β₁m + (1 − β₁)g
-        s ← β₂s + (1 − β₂)g²
+        v ← β₂v + (1 − β₂)g²
         m̂ = m / (1 − β₁ᵗ)
-        ŝ = s / (1 − β₂ᵗ)
-        θ ← θ − η m̂ / √(ŝ + ε)                   epsilon_mode="inside"
-        θ ← θ − η m̂ / (√ŝ + ε)                   epsilon_mode="outside"
-        θ ← θ − η m̂ / (√ŝ + ε / √(1 − β₂ᵗ))      epsilon_mode="hat"
+        v̂ = v / (1 − β₂ᵗ)
+        θ ← θ − η m̂ / (√v̂ + ε / √(1 − β₂ᵗ))      epsilon_mode="hat"
+        θ ← θ − η m̂ / (√v̂ + ε)                   epsilon_mode="outside"
+        θ ← θ − η m̂ / √(v̂ + ε)                   epsilon_mode="inside"
 
-    `"outside"` is the paper's algorithm and PyTorch's; `"hat"` is the paper's ε̂ and Keras's, the
-    same as η √(1 − β₂ᵗ)/(1 − β₁ᵗ) · m / (√s + ε).
+    `"hat"` is Keras's and the paper's ε̂, the same as η √(1 − β₂ᵗ)/(1 − β₁ᵗ) · m / (√v + ε);
+    `"outside"` is the paper's algorithm and PyTorch's. With `amsgrad`, the largest v so far stands
+    in place of v.
 
-    With `amsgrad`, the largest s so far stands in place of s.
+    {{mutable}}
 
-    Every number is live: `optimizer.beta_1 = 0.8` acts on the running `fit` without tracing
-    again. Each may be a function of the step (of real updates, from 0) instead. Each variable
-    counts its own steps, so that one that joins late (a layer unfrozen) begins with steps of η;
-    with Keras's common count they are up to 5.9 times as long. Slots are float32 at least: in
-    bfloat16, β₂ = 0.999 would be 1.
+    {{own_steps}}
 
     Args:
-        learning_rate: η, at least 0; a number, a `keras.optimizers.schedules.LearningRateSchedule`
-            or a function of the step.
-        beta_1: β₁ in [0, 1), the memory of the mean.
-        beta_2: β₂ in [0, 1), the memory of the mean square.
-        epsilon: ε, greater than 0; by default 1e-7, and its square 1e-14 inside the root, where it
-            is compared with squares: 1e-8 there would damp gradients below 1e-4, which a mean over
-            many outputs easily has.
-        epsilon_mode: `"inside"`, `"outside"` or `"hat"`.
+        {{learning_rate}}
+        beta_1: β₁ in [0, 1), the decay rate of the first moment.
+        beta_2: β₂ in [0, 1), the decay rate of the second moment.
+        epsilon: ε, at least 0. Inside the root it is compared with squares of gradients: there
+            1e-14 damps gradients below 1e-7, as 1e-7 does in the other places.
         amsgrad: Whether the step is divided by the largest root so far.
-        weight_decay: λ of decoupled decay (AdamW), θ ← θ − ηλθ, at each step; `None` for none.
-        clipvalue: Gradients are clipped to [−c, c], element by element.
-        clipnorm: Each variable's gradient is scaled back to this norm where it is longer.
-        global_clipnorm: All gradients together are scaled back to this norm.
-        adaptive_clipnorm: Each unit's gradient is scaled back to this many times the norm of its
-            weights (Brock et al. 2021; 0.01 there). The four can be combined; they act in this
-            order, under `tf.distribute` on the sum over replicas.
-        skip_nonfinite: Whether a step with a gradient that is NaN or infinite is left out: weights
-            and slots stay as they are, `skipped_steps` counts it. With this or `global_clipnorm`,
-            `gradient_norm` holds the norm of the last step and `clipped_steps` counts too.
-        param_groups: `ParamGroup`s, variables with numbers of their own.
-        **kwargs: `name`, `use_ema`, `ema_momentum`, `loss_scale_factor` and
-            `gradient_accumulation_steps`, as in `keras.optimizers.Optimizer`; but the moving
-            average moves once per real update and is of the constrained weights, and
-            `kerastools.callbacks.EvaluationWeights` puts it into the model and out again.
+        epsilon_mode: `"hat"`, `"outside"` or `"inside"`.
+        {{common_arguments}}
 
     Raises:
         ValueError: If a number is outside its interval or `epsilon_mode` none of the three.
@@ -84,93 +79,114 @@ class Adam(MutableOptimizer):
     step 40: loss 0.0648
     >>> optimizer.beta_1 = 0.8
 
-    References: Kingma and Ba, "Adam: a method for stochastic optimization", ICLR 2015; Loshchilov
-    and Hutter, "Decoupled weight decay regularization", ICLR 2019; Reddi, Kale and Kumar, "On the
-    convergence of Adam and beyond", ICLR 2018.
+    References: Kingma and Ba, "Adam: a method for stochastic optimization", ICLR 2015; Reddi, Kale
+    and Kumar, "On the convergence of Adam and beyond", ICLR 2018.
     """
 
     beta_1 = DecayRate()
     beta_2 = DecayRate()
-    epsilon = Hyperparameter("(0, inf)")
+    epsilon = Hyperparameter("[0, inf)")
 
-    scalar_slots = ("step", "floor")
-    slots: tuple[str, ...] = ("momentum", "velocity")
+    _numbers = _Numbers
+    _scalar_slots = ("step",)
+    _slots: tuple[str, ...] = ("momentum", "velocity")
 
     def __init__(
         self,
-        learning_rate: Any = 1e-3,
-        beta_1: float = 0.9,
-        beta_2: float = 0.999,
-        epsilon: float | None = None,
-        epsilon_mode: str = "inside",
+        learning_rate: Number = 0.001,
+        beta_1: Number = 0.9,
+        beta_2: Number = 0.999,
+        epsilon: Number = 1e-7,
         amsgrad: bool = False,
-        **kwargs: Any,
+        *args: Any,
+        epsilon_mode: str = "hat",
+        **kwargs: Unpack[CommonArguments],
     ) -> None:
         if epsilon_mode not in ("inside", "outside", "hat"):
             raise ValueError(
-                'Adam needs epsilon_mode to be "inside" (the root), "outside" or "hat" (as in '
-                f"Keras). Received epsilon_mode={epsilon_mode!r}."
+                f'{type(self).__name__} needs epsilon_mode to be "hat" (as in Keras), "outside" or '
+                f'"inside" (the root). Received epsilon_mode={epsilon_mode!r}.'
             )
-        super().__init__(learning_rate, **kwargs)
+        super().__init__(learning_rate, *args, **kwargs)
         self.beta_1 = beta_1
         self.beta_2 = beta_2
-        if epsilon is None:
-            epsilon = 1e-14 if epsilon_mode == "inside" else 1e-7
         self.epsilon = epsilon
-        self.epsilon_mode = epsilon_mode
         self.amsgrad = amsgrad
+        self.epsilon_mode = epsilon_mode
         if amsgrad:
-            self.slots = (*self.slots, "largest")
+            self._slots = (*self._slots, "largest")
 
-    @property
-    def _lifts(self) -> bool:
-        """Whether the slot `velocity` is V = s + floor."""
-        return self.epsilon_mode == "inside" and not self.amsgrad
-
-    def advance(self, h: SimpleNamespace, t: Any, floor: Any) -> tuple[Any, ...]:
-        """Works out α and ε′ of θ ← θ − αm / (√V + ε′), and what V is to be more than s."""
+    def _advance(self, n: _Numbers, t: Any) -> tuple[Any, ...]:
         t = t + 1
-        correction = h.beta_2.bias(t)
-        h.alpha = h.learning_rate * ops.sqrt(correction) / h.beta_1.bias(t)
-        if self._lifts:
-            h.outside = h.zero
-            floor = self.floor_of(h, t, floor)
-        elif self.epsilon_mode == "inside":
-            h.inside = h.epsilon * correction
-        else:
-            at_hat = self.epsilon_mode == "hat"
-            h.outside = h.epsilon if at_hat else h.epsilon * ops.sqrt(correction)
-        return t, floor
+        bias = n.beta_2.keras_bias(t)
+        n.alpha = n.learning_rate * ops.sqrt(bias) / n.beta_1.keras_bias(t)
+        if self.epsilon_mode != "hat":
+            n.epsilon = n.epsilon * (bias if self.epsilon_mode == "inside" else ops.sqrt(bias))
+        return (t,)
 
-    def rule(self, g: Any, h: SimpleNamespace, m: Any, v: Any, *largest: Any) -> tuple[Any, ...]:
-        """Returns Δ and the slots anew."""
-        m = h.beta_1.average(m, g)
-        v = h.beta_2.average(v, ops.square(g))
-        if self._lifts:
-            v = v + h.lift
-            return h.alpha * m / ops.sqrt(v), m, v
+    def _rule(self, g: Any, n: _Numbers, m: Any, v: Any, *largest: Any) -> tuple[Any, ...]:
+        m = n.beta_1.average(m, g)
+        v = v_max = n.beta_2.average(v, ops.square(g))
         if self.amsgrad:
-            largest = (ops.maximum(*largest, v),)
-        v_max = largest[0] if self.amsgrad else v
+            v_max = ops.maximum(*largest, v)
+            largest = (v_max,)
         inside = self.epsilon_mode == "inside"
-        root = ops.sqrt(v_max + h.inside) if inside else ops.sqrt(v_max) + h.outside
-        return h.alpha * m / root, m, v, *largest
+        root = ops.sqrt(v_max + n.epsilon) if inside else ops.sqrt(v_max) + n.epsilon
+        return n.alpha * m / root, m, v, *largest
 
-    def has_kernel(self) -> bool:
-        """Returns whether TensorFlow has a kernel for this rule."""
-        return not (self.amsgrad and self.epsilon_mode == "inside")
+    def _has_kernel(self) -> bool:
+        return self.epsilon_mode != "inside"
 
-    def fused(self, theta: Any, g: Any, h: SimpleNamespace, *slots: Any) -> None:
-        """Does the same with TensorFlow's kernel for Adam."""
-        m, v, *largest = slots
-        if self._lifts:
-            self.lift(v, h)
-        self.decay(theta, h)
-        beta_2 = h.carrier if self._lifts else h.beta_2.beta
-        numbers = (h.alpha, h.beta_1.beta, beta_2, h.outside, h.zero)
-        tf_kernels.adam(theta, m, v, g, *numbers, largest=largest[0] if largest else None)
+    def _kernel(self, theta: Any, g: Any, n: _Numbers, *slots: Any) -> None:
+        tf_kernels.adam(theta, *slots, g=g, n=n)
 
-    def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the constructor; the hyperparameters as they are now."""
-        config = super().get_config()
-        return {**config, "epsilon_mode": self.epsilon_mode, "amsgrad": self.amsgrad}
+
+@register
+class AdamW(Adam):
+    """AdamW: Adam with decoupled weight decay.
+
+    `Adam(weight_decay=0.004)` under the name, and with the order of arguments, that Keras has. The
+    weights shrink by the factor 1 − ηλ in each step, apart from the gradient's moments; see `Adam`
+    for the rest.
+
+    {{mutable}}
+
+    Args:
+        {{learning_rate}}
+        beta_1: β₁ in [0, 1), the decay rate of the first moment.
+        beta_2: β₂ in [0, 1), the decay rate of the second moment.
+        epsilon: ε, at least 0.
+        amsgrad: Whether the step is divided by the largest root so far.
+        epsilon_mode: `"hat"`, `"outside"` or `"inside"`.
+        {{common_arguments}}
+
+    Raises:
+        ValueError: If a number is outside its interval or `epsilon_mode` none of the three.
+
+    Example:
+
+    >>> import keras
+    >>> theta = keras.Variable([1.0, -2.0])
+    >>> optimizer = AdamW(0.1, weight_decay=0.5)
+    >>> for step in range(2):
+    ...     optimizer.apply([0 * theta], [theta])
+    >>> print(keras.ops.convert_to_numpy(theta))
+    [ 0.9025 -1.805 ]
+
+    Reference: Loshchilov and Hutter, "Decoupled weight decay regularization", ICLR 2019.
+    """
+
+    def __init__(
+        self,
+        learning_rate: Number = 0.001,
+        weight_decay: Number | None = 0.004,
+        beta_1: Number = 0.9,
+        beta_2: Number = 0.999,
+        epsilon: Number = 1e-7,
+        amsgrad: bool = False,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            learning_rate, beta_1, beta_2, epsilon, amsgrad, weight_decay, *args, **kwargs
+        )

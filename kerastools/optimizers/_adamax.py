@@ -1,15 +1,31 @@
 """Adamax: Adam with another norm than the second."""
 
+import dataclasses
 from math import inf, isinf
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, Unpack
 
 from keras import ops
 
 from kerastools._core.registration import register
 from kerastools.optimizers._base import tf_kernels
-from kerastools.optimizers._base.hyperparameter import DecayRate, Hyperparameter
+from kerastools.optimizers._base.arguments import CommonArguments, Number
+from kerastools.optimizers._base.hyperparameter import (
+    Average,
+    DecayRate,
+    Hyperparameter,
+    StepNumbers,
+)
 from kerastools.optimizers._base.mutable_optimizer import MutableOptimizer
+
+
+@dataclasses.dataclass(kw_only=True)
+class _Numbers(StepNumbers):
+    beta_1: Average
+    beta_2: Average
+    epsilon: Any
+    alpha: Any = None  # η / (1 − β₁ᵗ)
+    fresh: Any = None  # 1 − β₂ᵖ
+    correction: Any = None  # (1 − β₂ᵖᵗ)^(1/p)
 
 
 @register
@@ -31,34 +47,19 @@ class Adamax(MutableOptimizer):
         u ← (β₂ᵖuᵖ + (1 − β₂ᵖ)|g|ᵖ)^(1/p)
 
     which `norm_order` p gives for finite p, divided by (1 − β₂ᵖᵗ)^(1/p) as Adam's root is; at
-    p = 2 it is Adam with β₂² and ε outside the root.
+    p = 2 it is Adam with β₂² and `epsilon_mode="outside"`.
 
-    Every number but p is live: `optimizer.beta_2 = 0.99` acts on the running `fit` without tracing
-    again. Each may be a function of the step (of real updates, from 0) instead. Each variable
-    counts its own steps, so that one that joins late begins with steps of η.
+    {{mutable}}
+
+    {{own_steps}}
 
     Args:
-        learning_rate: η, at least 0; a number, a `keras.optimizers.schedules.LearningRateSchedule`
-            or a function of the step.
-        beta_1: β₁ in [0, 1), the memory of the mean.
-        beta_2: β₂ in [0, 1), by which the norm fades in each step.
-        epsilon: ε, greater than 0, beside the norm: it only keeps 0/0 away.
+        {{learning_rate}}
+        beta_1: β₁ in [0, 1), the decay rate of the first moment.
+        beta_2: β₂ in [0, 1), the decay rate of the norm.
+        epsilon: ε, at least 0, added to the norm: it only avoids 0/0.
         norm_order: p, at least 1.
-        weight_decay: λ of decoupled decay, θ ← θ − ηλθ, at each step; `None` for none.
-        clipvalue: Gradients are clipped to [−c, c], element by element.
-        clipnorm: Each variable's gradient is scaled back to this norm where it is longer.
-        global_clipnorm: All gradients together are scaled back to this norm.
-        adaptive_clipnorm: Each unit's gradient is scaled back to this many times the norm of its
-            weights (Brock et al. 2021; 0.01 there). The four can be combined; they act in this
-            order, under `tf.distribute` on the sum over replicas.
-        skip_nonfinite: Whether a step with a gradient that is NaN or infinite is left out: weights
-            and slots stay as they are, `skipped_steps` counts it. With this or `global_clipnorm`,
-            `gradient_norm` holds the norm of the last step and `clipped_steps` counts too.
-        param_groups: `ParamGroup`s, variables with numbers of their own.
-        **kwargs: `name`, `use_ema`, `ema_momentum`, `loss_scale_factor` and
-            `gradient_accumulation_steps`, as in `keras.optimizers.Optimizer`; but the moving
-            average moves once per real update and is of the constrained weights, and
-            `kerastools.callbacks.EvaluationWeights` puts it into the model and out again.
+        {{common_arguments}}
 
     Raises:
         ValueError: If a number is outside its interval.
@@ -83,65 +84,55 @@ class Adamax(MutableOptimizer):
 
     beta_1 = DecayRate()
     beta_2 = DecayRate()
-    epsilon = Hyperparameter("(0, inf)")
+    epsilon = Hyperparameter("[0, inf)")
 
-    scalar_slots = ("step",)
-    slots = ("momentum", "norm")
+    _numbers = _Numbers
+    _scalar_slots = ("step",)
+    _slots = ("momentum", "norm")
 
     def __init__(
         self,
-        learning_rate: Any = 2e-3,
-        beta_1: float = 0.9,
-        beta_2: float = 0.999,
-        epsilon: float = 1e-8,
+        learning_rate: Number = 0.001,
+        beta_1: Number = 0.9,
+        beta_2: Number = 0.999,
+        epsilon: Number = 1e-7,
+        *args: Any,
         norm_order: float = inf,
-        **kwargs: Any,
+        **kwargs: Unpack[CommonArguments],
     ) -> None:
         if not norm_order >= 1:
             raise ValueError(
                 f"Adamax needs norm_order to be at least 1. Received norm_order={norm_order!r}."
             )
-        super().__init__(learning_rate, **kwargs)
+        super().__init__(learning_rate, *args, **kwargs)
         self.beta_1 = beta_1
         self.beta_2 = beta_2
         self.epsilon = epsilon
         self.norm_order = float(norm_order)
 
-    def advance(self, h: SimpleNamespace, t: Any) -> tuple[Any, ...]:
-        """Works out α = η / (1 − β₁ᵗ) and, for finite p, what the norm is divided by."""
+    def _advance(self, n: _Numbers, t: Any) -> tuple[Any, ...]:
         t, p = t + 1, self.norm_order
-        h.alpha = h.learning_rate / h.beta_1.bias(t)
+        n.alpha = n.learning_rate / n.beta_1.keras_bias(t)
         if not isinf(p):
-            h.new = h.beta_2.bias(p)
-            h.correction = h.beta_2.bias(p * t) ** (1 / p)
+            n.fresh = n.beta_2.bias(p)
+            n.correction = n.beta_2.bias(p * t) ** (1 / p)
         return (t,)
 
-    def rule(self, g: Any, h: SimpleNamespace, m: Any, u: Any) -> tuple[Any, ...]:
-        """Returns Δ and the slots anew."""
-        m = h.beta_1.average(m, g)
-        faded, new = h.beta_2.beta * u, ops.abs(g)
-        largest = ops.maximum(faded, new)
-        if isinf(self.norm_order):
-            u = u_hat = largest
-        else:
+    def _rule(self, g: Any, n: _Numbers, m: Any, u: Any) -> tuple[Any, ...]:
+        m = n.beta_1.average(m, g)
+        faded, new = n.beta_2.beta * u, ops.abs(g)
+        u = u_hat = largest = ops.maximum(faded, new)
+        if not isinf(self.norm_order):
             # Powers of ratios to the largest, because those of the numbers over- and underflow.
             p = self.norm_order
             unit = ops.where(largest > 0, largest, ops.ones_like(largest))
-            powers = (faded / unit) ** p + h.new * (new / unit) ** p
+            powers = (faded / unit) ** p + n.fresh * (new / unit) ** p
             u = largest * powers ** (1 / p)
-            u_hat = u / h.correction
-        return h.alpha * m / (u_hat + h.epsilon), m, u
+            u_hat = u / n.correction
+        return n.alpha * m / (u_hat + n.epsilon), m, u
 
-    def has_kernel(self) -> bool:
-        """Returns whether TensorFlow has a kernel for this rule."""
+    def _has_kernel(self) -> bool:
         return isinf(self.norm_order)
 
-    def fused(self, theta: Any, g: Any, h: SimpleNamespace, *slots: Any) -> None:
-        """Does the same with TensorFlow's kernel."""
-        self.decay(theta, h)
-        m, u = slots
-        tf_kernels.adamax(theta, m, u, g, h.alpha, h.beta_1.beta, h.beta_2.beta, h.epsilon, h.zero)
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the constructor; the hyperparameters as they are now."""
-        return {**super().get_config(), "norm_order": self.norm_order}
+    def _kernel(self, theta: Any, g: Any, n: _Numbers, *slots: Any) -> None:
+        tf_kernels.adamax(theta, *slots, g=g, n=n)

@@ -4,9 +4,9 @@ from typing import Any
 
 from keras import ops
 
+from kerastools._core.keras_private.optimizer_hooks import known_variables
 from kerastools._core.registration import register
 from kerastools.optimizers._base.evaluation_point import EvaluationPoint
-from kerastools.optimizers._base.slots import known_variables
 from kerastools.optimizers._base.wrapped_optimizer import WrappedOptimizer
 
 
@@ -73,7 +73,7 @@ class Lookahead(EvaluationPoint, WrappedOptimizer):
                 f"slow_step_size={slow_step_size!r}."
             )
         super().__init__(inner_optimizer, name=name)
-        inside = isinstance(inner_optimizer, EvaluationPoint) and inner_optimizer.trains_elsewhere
+        inside = isinstance(inner_optimizer, EvaluationPoint) and inner_optimizer._trains_elsewhere
         if inside or inner_optimizer.use_ema:
             raise ValueError(
                 f"Lookahead received a {type(inner_optimizer).__name__} that evaluates at other "
@@ -81,7 +81,7 @@ class Lookahead(EvaluationPoint, WrappedOptimizer):
             )
         self.sync_period = int(sync_period)
         self.slow_step_size = float(slow_step_size)
-        self.add_evaluation_point()
+        self._add_evaluation_point()
         self._calls = self.add_variable(
             shape=(), dtype="int32", aggregation="only_first_replica", name="calls"
         )
@@ -89,7 +89,7 @@ class Lookahead(EvaluationPoint, WrappedOptimizer):
     def build(self, variables: list[Any]) -> None:
         """Creates the slow weights, which begin at `variables`."""
         super().build(variables)
-        self.slow_slots = self.starting_at(variables, "slow")
+        self._slow_slots = self._starting_at(variables, "slow")
 
     def apply(self, grads: list[Any], trainable_variables: list[Any] | None = None) -> None:
         """Updates the variables, and brings both weights together when it is time."""
@@ -99,16 +99,16 @@ class Lookahead(EvaluationPoint, WrappedOptimizer):
         self._calls.assign(self._calls + 1)
         period = self.sync_period * (self.inner_optimizer.gradient_accumulation_steps or 1)
         together = ops.equal(ops.mod(self._calls.value, period), 0)
-        for fast, slow in self.evaluation_pairs():
+        for fast, slow in self._evaluation_pairs():
             theta, phi = ops.convert_to_tensor(fast), ops.convert_to_tensor(slow)
             new = phi + self.slow_step_size * (theta - phi)
             fast.assign(ops.where(together, new, theta))
             slow.assign(ops.where(together, new, phi))
         self._at_evaluation.assign(0)
 
-    def evaluation_pairs(self) -> list[tuple[Any, Any]]:
+    def _evaluation_pairs(self) -> list[tuple[Any, Any]]:
         """Returns each variable with its slow weights."""
-        pairs = zip(known_variables(self), self.slow_slots, strict=True)
+        pairs = zip(known_variables(self), self._slow_slots, strict=True)
         return [(fast, slow) for fast, slow in pairs if slow is not None]
 
     def get_config(self) -> dict[str, Any]:

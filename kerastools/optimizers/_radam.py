@@ -1,14 +1,33 @@
-"""RAdam: Adam that begins carefully."""
+"""RAdam: Adam that rectifies the variance of its early steps."""
 
-from types import SimpleNamespace
-from typing import Any
+import dataclasses
+from typing import Any, Unpack
 
 from keras import ops
 
 from kerastools._core.registration import register
 from kerastools.optimizers._base import tf_kernels
-from kerastools.optimizers._base.hyperparameter import DecayRate, Hyperparameter
+from kerastools.optimizers._base.arguments import CommonArguments, Number
+from kerastools.optimizers._base.hyperparameter import (
+    Average,
+    DecayRate,
+    Hyperparameter,
+    StepNumbers,
+)
 from kerastools.optimizers._base.mutable_optimizer import MutableOptimizer
+
+
+@dataclasses.dataclass(kw_only=True)
+class _Numbers(StepNumbers):
+    beta_1: Average
+    beta_2: Average
+    epsilon: Any
+    rectified: Any = None  # Whether ρ ≥ 5.
+    plain: Any = None  # η / (1 − β₁ᵗ)
+    alpha: Any = None  # η r √(1 − β₂ᵗ) / (1 − β₁ᵗ)
+    # For the kernel: α / (√v + ε) is the plain rate where ε is so large that √v is nothing to it.
+    kernel_alpha: Any = None
+    kernel_epsilon: Any = None
 
 
 @register
@@ -23,39 +42,25 @@ class RAdam(MutableOptimizer):
 
         t ← t + 1
         m ← β₁m + (1 − β₁)g
-        s ← β₂s + (1 − β₂)g²
+        v ← β₂v + (1 − β₂)g²
         m̂ = m / (1 − β₁ᵗ)
         ρ = ρ_∞ − 2tβ₂ᵗ / (1 − β₂ᵗ)
         r = √((ρ − 4)(ρ − 2)ρ_∞ / ((ρ_∞ − 4)(ρ_∞ − 2)ρ))
-        θ ← θ − η r m̂ √(1 − β₂ᵗ) / (√s + ε)    if ρ ≥ 5, else    θ ← θ − η m̂
+        θ ← θ − η r m̂ √(1 − β₂ᵗ) / (√v + ε)    if ρ ≥ 5, else    θ ← θ − η m̂
 
-    The paper takes ρ > 4 for the boundary; the authors' code, and with it everybody's, 5.
+    The paper takes ρ > 4 for the boundary; the authors' code, and all others after it, 5.
 
-    Every number is live: `optimizer.beta_1 = 0.8` acts on the running `fit` without tracing
-    again. Each may be a function of the step (of real updates, from 0) instead. Each variable
-    counts its own steps, so that one that joins late is rectified as a new one is.
+    {{mutable}}
+
+    {{own_steps}}
 
     Args:
-        learning_rate: η, at least 0; a number, a `keras.optimizers.schedules.LearningRateSchedule`
-            or a function of the step.
-        beta_1: β₁ in [0, 1), the memory of the mean.
-        beta_2: β₂ in [0, 1), the memory of the mean square. Below 0.6 nothing is ever rectified.
-        epsilon: ε, greater than 0, beside √s, as in the authors' code.
-        weight_decay: λ of decoupled decay, θ ← θ − ηλθ, at each step; `None` for none.
-        clipvalue: Gradients are clipped to [−c, c], element by element.
-        clipnorm: Each variable's gradient is scaled back to this norm where it is longer.
-        global_clipnorm: All gradients together are scaled back to this norm.
-        adaptive_clipnorm: Each unit's gradient is scaled back to this many times the norm of its
-            weights (Brock et al. 2021; 0.01 there). The four can be combined; they act in this
-            order, under `tf.distribute` on the sum over replicas.
-        skip_nonfinite: Whether a step with a gradient that is NaN or infinite is left out: weights
-            and slots stay as they are, `skipped_steps` counts it. With this or `global_clipnorm`,
-            `gradient_norm` holds the norm of the last step and `clipped_steps` counts too.
-        param_groups: `ParamGroup`s, variables with numbers of their own.
-        **kwargs: `name`, `use_ema`, `ema_momentum`, `loss_scale_factor` and
-            `gradient_accumulation_steps`, as in `keras.optimizers.Optimizer`; but the moving
-            average moves once per real update and is of the constrained weights, and
-            `kerastools.callbacks.EvaluationWeights` puts it into the model and out again.
+        {{learning_rate}}
+        beta_1: β₁ in [0, 1), the decay rate of the first moment.
+        beta_2: β₂ in [0, 1), the decay rate of the second moment. Below 0.6 nothing is ever
+            rectified.
+        epsilon: ε, at least 0, added to √v, as in the authors' code.
+        {{common_arguments}}
 
     Raises:
         ValueError: If a number is outside its interval.
@@ -81,56 +86,51 @@ class RAdam(MutableOptimizer):
 
     beta_1 = DecayRate()
     beta_2 = DecayRate()
-    epsilon = Hyperparameter("(0, inf)")
+    epsilon = Hyperparameter("[0, inf)")
 
-    scalar_slots = ("step",)
-    slots = ("momentum", "velocity")
+    _numbers = _Numbers
+    _scalar_slots = ("step",)
+    _slots = ("momentum", "velocity")
 
     def __init__(
         self,
-        learning_rate: Any = 1e-3,
-        beta_1: float = 0.9,
-        beta_2: float = 0.999,
-        epsilon: float = 1e-8,
-        **kwargs: Any,
+        learning_rate: Number = 0.001,
+        beta_1: Number = 0.9,
+        beta_2: Number = 0.999,
+        epsilon: Number = 1e-8,
+        *args: Any,
+        **kwargs: Unpack[CommonArguments],
     ) -> None:
-        super().__init__(learning_rate, **kwargs)
+        super().__init__(learning_rate, *args, **kwargs)
         self.beta_1 = beta_1
         self.beta_2 = beta_2
         self.epsilon = epsilon
 
-    def advance(self, h: SimpleNamespace, t: Any) -> tuple[Any, ...]:
-        """Works out the rectification, and whether there is one yet."""
+    def _advance(self, n: _Numbers, t: Any) -> tuple[Any, ...]:
         t = t + 1
-        bias = h.beta_2.bias(t)
-        rho_inf = 2 / h.beta_2.complement - 1
+        bias = n.beta_2.bias(t)
+        rho_inf = 2 / n.beta_2.complement - 1
         rho = rho_inf - 2 * t * (1 - bias) / bias
-        h.rectified = rho >= 5
-        safe = ops.where(h.rectified, rho, 5.0)
+        n.rectified = rho >= 5
+        safe = ops.where(n.rectified, rho, 5.0)
         # With β₂ so small that ρ_∞ ≤ 4 no ρ reaches 5; the quotient below must not be 0/0 for it.
         safe_inf = ops.maximum(rho_inf, 5.0)
         r2 = (safe - 4) * (safe - 2) * safe_inf / ((safe_inf - 4) * (safe_inf - 2) * safe)
-        h.plain = h.learning_rate / h.beta_1.bias(t)
-        h.alpha = h.plain * ops.sqrt(r2 * bias)
-        # For a kernel: α / (√s + ε) is the plain rate where ε is so large that √s is nothing to it.
-        h.large = ops.where(h.rectified, h.epsilon, 2.0**64)
-        h.large_rate = ops.where(h.rectified, h.alpha, h.plain * 2.0**64)
+        n.plain = n.learning_rate / n.beta_1.bias(t)
+        n.alpha = n.plain * ops.sqrt(r2 * bias)
+        n.kernel_alpha = ops.where(n.rectified, n.alpha, n.plain * 2.0**64)
+        n.kernel_epsilon = ops.where(n.rectified, n.epsilon, 2.0**64)
         return (t,)
 
-    def rule(self, g: Any, h: SimpleNamespace, m: Any, s: Any) -> tuple[Any, ...]:
-        """Returns Δ and the slots anew."""
-        m = h.beta_1.average(m, g)
-        s = h.beta_2.average(s, ops.square(g))
-        adaptive = h.alpha * m / (ops.sqrt(s) + h.epsilon)
-        return ops.where(h.rectified, adaptive, h.plain * m), m, s
+    def _rule(self, g: Any, n: _Numbers, m: Any, v: Any) -> tuple[Any, ...]:
+        m = n.beta_1.average(m, g)
+        v = n.beta_2.average(v, ops.square(g))
+        adaptive = n.alpha * m / (ops.sqrt(v) + n.epsilon)
+        return ops.where(n.rectified, adaptive, n.plain * m), m, v
 
-    def has_kernel(self) -> bool:
-        """Returns whether TensorFlow has a kernel for this rule."""
+    def _has_kernel(self) -> bool:
         return True
 
-    def fused(self, theta: Any, g: Any, h: SimpleNamespace, *slots: Any) -> None:
-        """Does the same with TensorFlow's kernel for Adam."""
-        m, s = slots
-        self.decay(theta, h)
-        numbers = (h.large_rate, h.beta_1.beta, h.beta_2.beta, h.large, h.zero)
-        tf_kernels.adam(theta, m, s, g, *numbers)
+    def _kernel(self, theta: Any, g: Any, n: _Numbers, *slots: Any) -> None:
+        numbers = dataclasses.replace(n, alpha=n.kernel_alpha, epsilon=n.kernel_epsilon)
+        tf_kernels.adam(theta, *slots, g=g, n=numbers)

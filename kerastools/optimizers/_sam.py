@@ -6,10 +6,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from kerastools._core.keras_private.optimizer_hooks import dense
+from kerastools._core.keras_private.optimizer_hooks import dense, known_variables
 from kerastools._core.registration import register
 from kerastools.optimizers._base.clipping import norm
-from kerastools.optimizers._base.slots import known_variables
 from kerastools.optimizers._base.wrapped_optimizer import WrappedOptimizer
 
 
@@ -98,7 +97,7 @@ class SAM(WrappedOptimizer):
     def build(self, variables: list[Any]) -> None:
         """Creates the slots that remember where the climb began."""
         super().build(variables)
-        self.origin_slots = self.starting_at(variables, "origin")
+        self._origin_slots = self._starting_at(variables, "origin")
 
     def apply(self, grads: list[Any], trainable_variables: list[Any] | None = None) -> None:
         """Climbs in odd steps; goes back and updates the variables in even ones."""
@@ -107,7 +106,7 @@ class SAM(WrappedOptimizer):
         variables = list(trainable_variables or known_variables(self))
         climbs = ops.equal(ops.mod(self._calls.value, 2), 0)
         self._calls.assign(self._calls + 1)
-        origins = {id(v): s for v, s in zip(known_variables(self), self.origin_slots, strict=True)}
+        origins = {id(v): s for v, s in zip(known_variables(self), self._origin_slots, strict=True)}
         triples = [
             (dense(g), v, origins[id(v)])
             for g, v in zip(grads, variables, strict=True)

@@ -37,6 +37,20 @@ def test_functional_and_sequential_models_pass():
     require_graph(keras.Model(sequential.inputs, sequential.outputs), "fold_batch_norm")
 
 
+class Rows(keras.utils.PyDataset):
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        return np.ones((4 - index, 3))
+
+
+@pytest.mark.parametrize("data", [Rows(workers=1), (row for row in ([1],)), None])
+def test_what_is_no_array_is_named(data):
+    with pytest.raises(ValueError, match=f"needs arrays. Received x of type {type(data).__name__}"):
+        require_finite("x", data, "diagnose")
+
+
 def test_the_first_bad_number_is_located():
     x = np.ones((4, 3))
     x[2, 1] = np.nan

@@ -72,7 +72,7 @@ def test_validation_checkpoint_and_the_end_see_the_evaluation_weights(tmp_path):
     twin = exact()
     for _ in range(3):
         fit(twin, 1)
-        phi, d = twin.get_weights(), twin.optimizer.lookahead_slots
+        phi, d = twin.get_weights(), twin.optimizer._lookahead_slots
         wanted.append([w - ops.convert_to_numpy(s) for w, s in zip(phi, d, strict=True)])
 
     seen = exact()

@@ -221,6 +221,13 @@ COMMON = {
 
 @pytest.mark.slow
 @given(CHOICES)
-@settings(max_examples=500, **COMMON)
-def test_five_hundred_random_graphs_fold_exactly(choices):
+@settings(max_examples=200, **COMMON)
+def test_random_graphs_fold_exactly(choices):
+    check(choices)
+
+
+@pytest.mark.corpora
+@given(CHOICES)
+@settings(max_examples=5000, **COMMON)
+def test_many_random_graphs_fold_exactly(choices):
     check(choices)

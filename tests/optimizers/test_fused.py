@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from kerastools.optimizers import SGD, Adagrad, Adam, Adamax, Nadam, RAdam, RMSprop
-from kerastools.optimizers._base.slot_rows import LARGEST
+from kerastools.optimizers import SGD, Adam, Adamax, Nadam, RAdam, RMSprop
+from kerastools.optimizers._base.slots import LARGEST
 from tests.optimizers.trajectory import error, gradients, run
 
 pytestmark = pytest.mark.tensorflow
@@ -13,11 +13,9 @@ pytestmark = pytest.mark.tensorflow
 RULES = {
     "adam": lambda **k: Adam(0.01, epsilon=1e-4, **k),
     "adam outside": lambda **k: Adam(0.01, epsilon_mode="outside", **k),
-    "adam hat": lambda **k: Adam(0.01, epsilon_mode="hat", **k),
-    "amsgrad": lambda **k: Adam(0.01, epsilon_mode="hat", amsgrad=True, **k),
-    "nadam": lambda **k: Nadam(0.01, **k),
+    "amsgrad": lambda **k: Adam(0.01, amsgrad=True, **k),
+    "nadam": lambda **k: Nadam(0.01, momentum_schedule="none", epsilon=1e-4, **k),
     "adamax": lambda **k: Adamax(0.01, **k),
-    "adagrad": lambda **k: Adagrad(0.1, epsilon=1e-4, **k),
     "radam": lambda **k: RAdam(0.01, beta_2=0.9, **k),
     "rmsprop": lambda **k: RMSprop(0.01, **k),
     "rmsprop with momentum": lambda **k: RMSprop(0.01, momentum=0.9, **k),
@@ -32,8 +30,8 @@ def both(make, floatx="float32", change=None, given=None):
     results = []
     for fuses in (True, False):
         optimizer = make()
-        assert optimizer.has_kernel()
-        optimizer.fuses = fuses
+        assert optimizer._has_kernel()
+        optimizer._fuses = fuses
         before = (lambda step, o=optimizer: change(o, step)) if change else None
         results.append(run(optimizer, given or gradients(), "graph", floatx, before))
     return results
@@ -66,11 +64,6 @@ def test_numbers_set_on_the_way_act_in_the_kernel_at_once(float64):
             optimizer.learning_rate = 0.1
 
     assert largest(both(lambda: Adam(0.01), "float64", change)) < 1e-10
-
-
-def test_without_a_memory_of_squares_the_kernel_keeps_a_very_short_one(float64):
-    results = both(lambda: Adam(0.01, beta_1=0.0, beta_2=0.0, epsilon=1e-2), "float64")
-    assert 0 < error(results[0][0], results[1][0]) < 1e-3
 
 
 def test_a_step_left_out_leaves_the_kernels_slots_to_the_bit():

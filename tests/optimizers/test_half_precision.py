@@ -47,8 +47,8 @@ def test_two_hundred_steps_stay_within_two_percent_of_float32(make, dtype):
     assert np.abs(half - wide).max() < 0.02 * np.abs(START).max()
     # They moved, which is more than Keras's Adam does in bfloat16.
     assert np.abs(half[-1] - START).max() > 0.3
-    slots = [slot for name in optimizer.slots for slot in getattr(optimizer, f"{name}_slots")]
-    assert {slot.dtype for slot in [*slots, *optimizer.master_slots]} == {"float32"}
+    slots = [slot for name in optimizer._slots for slot in getattr(optimizer, f"_{name}_slots")]
+    assert {slot.dtype for slot in [*slots, *optimizer._master_slots]} == {"float32"}
 
 
 def test_keras_adam_stands_still_in_bfloat16():
@@ -78,7 +78,7 @@ def test_a_model_of_bfloat16_trains_and_resumes_to_the_bit(tmp_path):
     start = model.get_weights()[0].astype("float32")
     model.fit(x, y, shuffle=False, epochs=20, verbose=0)
     assert np.abs(model.get_weights()[0].astype("float32") - start).max() > 1e-2
-    assert [slot is None for slot in model.optimizer.master_slots] == [False, False, True, True]
+    assert [slot is None for slot in model.optimizer._master_slots] == [False, False, True, True]
     model.save(tmp_path / "half.keras")
     loaded = keras.models.load_model(tmp_path / "half.keras")
     for one in (model, loaded):

@@ -91,7 +91,7 @@ def test_layers_that_join_later_begin_their_slow_weights_where_they_are():
     model.layers[0].trainable = True
     rebind(model.optimizer, model)
     kernel = ops.convert_to_numpy(model.layers[0].kernel)
-    np.testing.assert_array_equal(ops.convert_to_numpy(model.optimizer.slow_slots[0]), kernel)
+    np.testing.assert_array_equal(ops.convert_to_numpy(model.optimizer._slow_slots[0]), kernel)
     model.fit(*data(), epochs=1, verbose=0)
     assert np.abs(ops.convert_to_numpy(model.layers[0].kernel) - kernel).max() > 0
 

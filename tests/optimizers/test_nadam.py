@@ -1,11 +1,9 @@
-import keras
 import numpy as np
 import pytest
 
 from kerastools.optimizers import Nadam
 from tests.optimizers.trajectory import (
     as_held,
-    error,
     gradients,
     how_to_run,
     largest_error,
@@ -16,8 +14,8 @@ from tests.optimizers.trajectory import (
 PACES = {"none": None, "dozat": 1 / 250, "keras": 1.0}
 
 
-def nadam(schedule="none", eta=0.01, beta_1=0.9, beta_2=0.999, epsilon=1e-14):
-    """The rule in NumPy: SPEC's without a schedule, Dozat's algorithm 2 with one."""
+def nadam(schedule="keras", eta=0.01, beta_1=0.9, beta_2=0.999, epsilon=1e-7, mode="outside"):
+    """The rule in NumPy: that of the class without a schedule, Dozat's algorithm 2 with one."""
 
     def mu(t):
         return beta_1 * (1 - 0.5 * 0.96 ** (PACES[schedule] * t))
@@ -25,9 +23,7 @@ def nadam(schedule="none", eta=0.01, beta_1=0.9, beta_2=0.999, epsilon=1e-14):
     def rule(theta, g, t, slots):
         slots["step"] = np.float64(t)
         slots["momentum"] = m = beta_1 * slots.get("momentum", 0.0) + (1 - beta_1) * g
-        slots["_s"] = s = beta_2 * slots.get("_s", 0.0) + (1 - beta_2) * g**2
-        slots["floor"] = floor = epsilon * (1 - beta_2 ** np.float64(t))
-        slots["velocity"] = s + floor
+        slots["velocity"] = v = beta_2 * slots.get("velocity", 0.0) + (1 - beta_2) * g**2
         if schedule == "none":
             slots["weight"] = 1 - beta_1**t
             m_hat = m / (1 - beta_1**t)
@@ -36,7 +32,13 @@ def nadam(schedule="none", eta=0.01, beta_1=0.9, beta_2=0.999, epsilon=1e-14):
             product = np.prod([mu(i) for i in range(1, t + 1)])
             slots["weight"] = 1 - product
             m_bar = mu(t + 1) * m / (1 - product * mu(t + 1)) + (1 - mu(t)) * g / (1 - product)
-        return theta - eta * m_bar / np.sqrt(s / (1 - beta_2**t) + epsilon)
+        v_hat = v / (1 - beta_2**t)
+        root = {
+            "inside": np.sqrt(v_hat + epsilon),
+            "outside": np.sqrt(v_hat) + epsilon,
+            "hat": np.sqrt(v_hat) + epsilon / np.sqrt(1 - beta_2**t),
+        }[mode]
+        return theta - eta * m_bar / root
 
     return rule
 
@@ -57,16 +59,18 @@ def test_two_hundred_steps_equal_numpy_in_float64(schedule, float64):
     assert largest_error(got, reference(nadam(schedule), gradients())) < 1e-12
 
 
-def test_kerass_schedule_agrees_with_keras():
-    # At an ε that is nothing it does not matter where it stands.
-    ours, _ = run(Nadam(0.01, epsilon=1e-20, momentum_schedule="keras"), gradients())
-    theirs, _ = run(keras.optimizers.Nadam(0.01, epsilon=1e-10), gradients())
-    # Keras takes 1 − β₂ᵗ from a rounded power, 1e-5 off in the first steps.
-    assert error(ours, theirs) < 5e-5
+@pytest.mark.parametrize("mode", ["inside", "hat"])
+def test_epsilon_stands_where_it_is_said(mode):
+    optimizer = Nadam(0.01, epsilon=1e-3, momentum_schedule="none", epsilon_mode=mode)
+    betas = (as_held(optimizer, beta) for beta in (0.9, 0.999))
+    want = reference(nadam("none", 0.01, *betas, epsilon=1e-3, mode=mode), gradients())
+    assert largest_error(run(optimizer, gradients()), want) < 1e-5
 
 
 def test_bad_arguments_are_refused():
     with pytest.raises(ValueError, match="momentum_schedule='torch'"):
         Nadam(momentum_schedule="torch")
+    with pytest.raises(ValueError, match="epsilon_mode='between'"):
+        Nadam(epsilon_mode="between")
     with pytest.raises(ValueError, match="beta_2"):
         Nadam(beta_2=1.5)

@@ -70,7 +70,7 @@ def test_groups_of_equal_settings_are_one_group_to_the_bit(optimizer, fuses):
     results = []
     for chosen in ([], groups):
         made = optimizer(param_groups=chosen)
-        made.fuses = fuses
+        made._fuses = fuses
         results.append(fit(make("sequential", made)).get_weights())
     for a, b in zip(*results, strict=True):
         np.testing.assert_array_equal(a, b)
@@ -123,12 +123,12 @@ def test_the_grouping_is_the_same_after_saving_and_loading(kind, match, tmp_path
     group = ParamGroup(matches[match], lr_multiplier=0.1, beta_2=0.9)
     model.compile(Adam(0.01, param_groups=[group]), "mse")
     fit(model)
-    chosen = ops.convert_to_numpy(model.optimizer.group_slots).tolist()
+    chosen = ops.convert_to_numpy(model.optimizer._group_slots).tolist()
     assert chosen == ([0, 1, 0, 1, 0, 1] if match == "role" else [1, 1, 1, 1, 0, 0])
     model.optimizer.set_group(0, lr_multiplier=0.2)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
-    assert ops.convert_to_numpy(loaded.optimizer.group_slots).tolist() == chosen
+    assert ops.convert_to_numpy(loaded.optimizer._group_slots).tolist() == chosen
     assert loaded.optimizer.param_groups[0].numbers["lr_multiplier"] == 0.2
     for a, b in zip(fit(model).get_weights(), fit(loaded).get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -164,7 +164,7 @@ def test_layers_that_join_later_join_their_group():
     before = {name: layer(model, name).get_weights()[0] for name in "abc"}
     rebind(model.optimizer, model)
     fit(model)
-    assert ops.convert_to_numpy(model.optimizer.group_slots).tolist() == [1, 1, 0, 0, 2, 2]
+    assert ops.convert_to_numpy(model.optimizer._group_slots).tolist() == [1, 1, 0, 0, 2, 2]
     moved = {
         name: np.abs(layer(model, name).get_weights()[0] - before[name]).max() for name in "abc"
     }

@@ -108,7 +108,7 @@ def test_slots_follow_their_variables(make):
     scalars = [ops.convert_to_numpy(v) for p in parts_of(optimizer) for v in p._variables[:2]]
     weights = model.get_weights()
     # Where the optimizer evaluates beside the weights that it trains, what leaves stops there.
-    if swaps := getattr(optimizer, "trains_elsewhere", False):
+    if swaps := getattr(optimizer, "_trains_elsewhere", False):
         optimizer.to_evaluation()
     meant = model.get_layer("a").get_weights()[0]
     if swaps:

@@ -48,7 +48,7 @@ def test_the_inner_optimizer_sees_only_real_updates():
     optimizer.apply([g], [theta])
     np.testing.assert_allclose(ops.convert_to_numpy(theta), [1.3, -1.6], rtol=1e-6)
     assert int(optimizer.iterations) == 0
-    assert not ops.convert_to_numpy(optimizer.inner_optimizer.momentum_slots[0]).any()
+    assert not ops.convert_to_numpy(optimizer.inner_optimizer._momentum_slots[0]).any()
     optimizer.apply([g], [theta])
     np.testing.assert_allclose(ops.convert_to_numpy(theta), [0.9, -2.1], rtol=1e-5)
     assert int(optimizer.iterations) == 1

@@ -137,7 +137,7 @@ def test_weights_loaded_while_evaluating_are_trained_on():
     optimizer.to_evaluation()
     theta.assign([7.0, 7.0, 7.0])
     optimizer.to_training()
-    lookahead = ops.convert_to_numpy(optimizer.lookahead_slots[0])
+    lookahead = ops.convert_to_numpy(optimizer._lookahead_slots[0])
     np.testing.assert_allclose(ops.convert_to_numpy(theta), 7.0 + lookahead, rtol=1e-7)
 
 
@@ -205,10 +205,10 @@ def test_config_names_the_form_and_the_numbers_as_they_are_now():
     ("arguments", "message"),
     [
         ({"learning_rate": float("inf")}, "learning_rate"),
-        ({"momentum": 1}, r"momentum to be a number in \[0, 1\).*momentum=1"),
+        ({"momentum": 1.5}, r"momentum to be a number in \[0, 1\].*momentum=1.5"),
         ({"momentum": -0.5}, "momentum"),
         ({"nesterov": "shifted"}, "shifted"),
-        ({"clipnorm": 0}, "clipnorm"),
+        ({"clipnorm": -1}, "clipnorm"),
     ],
 )
 def test_bad_arguments_are_refused(arguments, message):

@@ -6,7 +6,7 @@ torch is no dependency of the tests; `pip install torch` lets these run.
 import numpy as np
 import pytest
 
-from kerastools.optimizers import SGD, Adagrad, Adam, Adamax, Nadam, RAdam, RMSprop
+from kerastools.optimizers import SGD, Adagrad, Adam, Adamax, AdamW, Nadam, RAdam, RMSprop
 from tests.optimizers.trajectory import error, gradients, run, start
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
@@ -29,7 +29,7 @@ TWINS = {
         lambda w: torch.optim.SGD(w, 0.1, 0.9, nesterov=True),
     ),
     "adagrad": (
-        lambda: Adagrad(0.01, epsilon=1e-16),
+        lambda: Adagrad(0.01, 0.0, epsilon=1e-16),
         lambda w: torch.optim.Adagrad(w, 0.01, eps=1e-20),
     ),
     "rmsprop": (
@@ -37,18 +37,18 @@ TWINS = {
         lambda w: torch.optim.RMSprop(w, 0.001, 0.99, eps=1e-20),
     ),
     "adam": (
-        lambda: Adam(0.01, epsilon_mode="outside"),
+        lambda: Adam(0.01, epsilon=1e-8, epsilon_mode="outside"),
         lambda w: torch.optim.Adam(w, 0.01),
     ),
     "amsgrad": (
-        lambda: Adam(0.01, epsilon_mode="outside", amsgrad=True),
+        lambda: Adam(0.01, epsilon=1e-8, epsilon_mode="outside", amsgrad=True),
         lambda w: torch.optim.Adam(w, 0.01, amsgrad=True),
     ),
     "adamw": (
-        lambda: Adam(0.01, epsilon_mode="outside", weight_decay=0.1),
+        lambda: AdamW(0.01, 0.1, epsilon=1e-8, epsilon_mode="outside"),
         lambda w: torch.optim.AdamW(w, 0.01, weight_decay=0.1),
     ),
-    "adamax": (lambda: Adamax(0.01), lambda w: torch.optim.Adamax(w, 0.01)),
+    "adamax": (lambda: Adamax(0.01, epsilon=1e-8), lambda w: torch.optim.Adamax(w, 0.01)),
     "nadam": (
         lambda: Nadam(0.01, momentum_schedule="dozat", epsilon=1e-20),
         lambda w: torch.optim.NAdam(w, 0.01, eps=1e-20),

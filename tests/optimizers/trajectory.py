@@ -55,9 +55,9 @@ def run(
                 before_step(t)
             step([ops.convert_to_tensor(g, dtype=dtype) for g in gs])
     slots = {
-        name.removesuffix("_slots"): list(map(ops.convert_to_numpy, each_slot(value)))
+        name[1:].removesuffix("_slots"): list(map(ops.convert_to_numpy, each_slot(value)))
         for name, value in vars(optimizer).items()
-        if name.endswith("_slots") and name != "scalar_slots"
+        if name.endswith("_slots") and name not in ("_slots", "_scalar_slots")
     }
     return [ops.convert_to_numpy(w) for w in weights], slots
 
@@ -85,8 +85,8 @@ def each_slot(value) -> list:
 
 
 def as_held(optimizer, beta: float, how: str = FAST) -> float:
-    """Returns the β of a memory as the update has it: TensorFlow's kernels take it in float32."""
-    kernel = how in ("graph", "eager") and optimizer.has_kernel()
+    """Returns the β as the update has it: TensorFlow's kernels take it in float32."""
+    kernel = how in ("graph", "eager") and optimizer._has_kernel()
     return float(np.float32(beta)) if kernel else beta
 
 

@@ -1,15 +1,21 @@
-"""The graph of a functional or Sequential model, and the layers inside a layer.
+"""The graph of a functional or Sequential model, the layers inside a layer, unexported classes.
 
 Keras shows a model's layers and symbolic tensors, but not which call of which layer made which
-tensor, nor the layers inside a layer that is no model, nor the mask that travels with a tensor.
+tensor, nor the layers inside a layer that is no model, nor the mask that travels with a tensor,
+nor the classes of the cell in a convolutional LSTM and of what `keras.ops` functions leave in a
+graph (to make one just for its class would count up the names of later layers, and draw a seed).
 """
 
 import copy
 from typing import Any
 
 from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
+from keras.src.layers.rnn.conv_lstm import ConvLSTMCell as ConvLSTMCell
 from keras.src.models.functional import Functional
 from keras.src.models.sequential import Sequential
+from keras.src.ops import nn, numpy
+
+from kerastools._core.keras_private.patched import unpatched
 
 
 def functional_part(model: Any) -> Any:
@@ -26,7 +32,7 @@ def computes_its_graph(model: Any) -> bool:
     """Whether `model` has a graph and no `call` of its own, which could compute something else."""
     if functional_part(model) is None:
         return False
-    return type(model).call in (Functional.call, Sequential.call)
+    return unpatched(model, "call") in (Functional.call, Sequential.call)
 
 
 def recorded_nodes(functional: Any) -> list[Any]:
@@ -75,6 +81,11 @@ def layers_inside(layer: Any, recursive: bool = True) -> list[Any]:
     return list(layer._flatten_layers(include_self=False, recursive=recursive))
 
 
+def shape_of_lambda(layer: Any) -> Any:
+    """Returns the `output_shape` that a `Lambda` was made with; its config does not hold it."""
+    return layer._output_shape
+
+
 def twin_of_function(operation: Any) -> Any:
     """Returns a copy of a `keras.ops` function without the records of the original's calls.
 
@@ -83,3 +94,8 @@ def twin_of_function(operation: Any) -> Any:
     twin = copy.copy(operation)
     twin._inbound_nodes, twin._outbound_nodes = [], []
     return twin
+
+
+def operation_class(name: str) -> Any:
+    """Returns the class of an operation, such as `"Relu"`, or `None` if this Keras has none."""
+    return getattr(nn, name, None) or getattr(numpy, name, None)

@@ -8,8 +8,9 @@ from typing import Any
 import keras
 import numpy as np
 
+from kerastools._core.keras_private.optimizer_hooks import known_variables
 from kerastools.optimizers._base.rate_factors import joined_at, set_joined
-from kerastools.optimizers._base.slots import known_variables, optimizer_tree
+from kerastools.optimizers._base.slots import optimizer_tree
 
 
 class PhaseBackup:

@@ -7,7 +7,6 @@ from typing import Any, ClassVar, Self
 import keras
 import numpy as np
 
-from kerastools._core.graph.activations import activation_name
 from kerastools.folding._algebra.affine import Affine, CannotFold, to_float64
 
 
@@ -47,8 +46,7 @@ class LinearWeights:
         """Returns the weights of a⊗(Wx + c) + b, for outputs of `rank` axes."""
         layer = self.layer
         if layer.activation is not keras.activations.linear:
-            name = activation_name(layer.activation)
-            raise CannotFold(f"follows the activation {name} of {layer.name}")
+            raise CannotFold(f"follows the activation {_name(layer.activation)} of {layer.name}")
         if layer.activity_regularizer is not None:
             raise CannotFold(f"the activity regularizer of {layer.name} reads its input")
         return self._in_range(self._scale_outputs(affine, rank))
@@ -260,6 +258,10 @@ class EinsumWeights(LinearWeights):
         needed = {c for c, size in zip(tail, sizes, strict=True) if size != 1} or {output[-1]}
         needed |= set(self.layer.bias_axes or "")
         return {**changes, "bias_axes": "".join(c for c in output if c in needed)}
+
+
+def _name(activation: Any) -> str:
+    return getattr(activation, "__name__", type(activation).__name__)
 
 
 def _sum_over_space(kernel: np.ndarray) -> np.ndarray:

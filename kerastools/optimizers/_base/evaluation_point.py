@@ -7,73 +7,71 @@ from typing import Any
 import keras
 from keras import ops
 
-from kerastools.optimizers._base.slots import known_variables
 
+class EvaluationPoint(keras.optimizers.Optimizer):
+    """Base of optimizers that may train other weights than those to evaluate.
 
-class EvaluationPoint:
-    """What an optimizer has whose gradients are taken beside the weights that are meant.
-
-    An optimizer that does so calls `add_evaluation_point()` in its constructor. Either it keeps the
-    weights that are meant beside those that are trained, and `evaluation_pairs` returns both; then
-    they change places. Or `evaluation_weights` and `training_weights` say how to get from one to
-    the other. Where the model stands is part of the optimizer's state, so that a model saved at its
-    evaluation weights is trained on from the right ones.
+    An optimizer that does so calls `_add_evaluation_point()` in its constructor. Either it keeps
+    the evaluation weights next to those that are trained, and `_evaluation_pairs` returns both;
+    then they change places. Or `_evaluation_weights` and `_training_weights` compute one from the
+    other. Which of them the model holds is part of the optimizer's state, so that a model saved at
+    its evaluation weights is trained on from the right ones.
     """
 
-    def add_evaluation_point(self: Any) -> None:
-        """Creates the state that says at which weights the model stands."""
-        if self.trains_elsewhere:
+    def _add_evaluation_point(self) -> None:
+        """Creates the state that says which weights the model holds."""
+        if self._trains_elsewhere:
             raise ValueError(
-                f"This {type(self).__name__} evaluates beside the weights that it trains already; "
-                "a moving average of those (use_ema) would be of the wrong ones. Leave use_ema out."
+                f"This {type(self).__name__} already evaluates other weights than it trains; a "
+                "moving average of those (use_ema) would be of the wrong ones. Leave use_ema out."
             )
         self._at_evaluation = self.add_variable(shape=(), dtype="int32", name="at_evaluation")
         # Not an attribute of its own: Keras would track the variables in it as the optimizer's.
         self._left = SimpleNamespace(groups=[])
 
     @property
-    def trains_elsewhere(self) -> bool:
+    def _trains_elsewhere(self) -> bool:
         """Whether evaluation belongs to other weights than those that are trained."""
         return hasattr(self, "_at_evaluation")
 
     @property
-    def at_evaluation(self: Any) -> bool:
+    def at_evaluation(self) -> bool:
         """Whether the model holds its evaluation weights now."""
-        return self.trains_elsewhere and bool(ops.convert_to_numpy(self._at_evaluation))
+        return self._trains_elsewhere and bool(ops.convert_to_numpy(self._at_evaluation))
 
-    def evaluation_pairs(self) -> Sequence[tuple[Any, Any]]:
+    def _evaluation_pairs(self) -> Sequence[tuple[Any, Any]]:
         """Returns each variable with the one that holds its other weights; none if computed."""
         return ()
 
-    def evaluation_weights(self, trained: Any, *slots: Any) -> Any:
+    def _evaluation_weights(self, trained: Any, *slots: Any) -> Any:
         """Returns the weights to evaluate at, given those that are trained and their slots."""
         raise NotImplementedError
 
-    def training_weights(self, evaluated: Any, *slots: Any) -> Any:
+    def _training_weights(self, evaluated: Any, *slots: Any) -> Any:
         """Returns the weights to train at, given those to evaluate at and their slots."""
         raise NotImplementedError
 
-    def to_evaluation(self: Any) -> bool:
+    def to_evaluation(self) -> bool:
         """Puts the evaluation weights into the model; returns whether they were not there."""
-        if self.at_evaluation or not (self.built and self.trains_elsewhere):
+        if self.at_evaluation or not (self.built and self._trains_elsewhere):
             return False
-        pairs = self.evaluation_pairs()
+        pairs = self._evaluation_pairs()
         _swap(pairs)
         if not pairs:
             for variables, slots in self._moving():
                 trained = _joined(variables)
-                evaluated = self.evaluation_weights(trained, *_alike(slots, trained))
+                evaluated = self._evaluation_weights(trained, *_alike(slots, trained))
                 _put(variables, _parts(evaluated, len(variables)))
                 # Copied, because a step on JAX deletes what the model held.
                 self._left.groups.append((variables, trained, ops.copy(evaluated)))
         self._at_evaluation.assign(1)
         return True
 
-    def to_training(self: Any) -> None:
+    def to_training(self) -> None:
         """Puts the training weights back into the model; bitwise, if nobody changed the model."""
         if not self.at_evaluation:
             return
-        pairs = self.evaluation_pairs()
+        pairs = self._evaluation_pairs()
         _swap(pairs)
         if not pairs:
             left = self._unchanged()
@@ -81,30 +79,24 @@ class EvaluationPoint:
                 weights = [left.get(id(v)) for v in variables]
                 if any(w is None for w in weights):
                     now = _joined(variables)
-                    point = self.training_weights(now, *_alike(slots, now))
+                    point = self._training_weights(now, *_alike(slots, now))
                     parts = _parts(point, len(variables))
                     weights = [p if w is None else w for p, w in zip(parts, weights, strict=True)]
                 _put(variables, weights)
         self._left.groups = []
         self._at_evaluation.assign(0)
 
-    def apply(self: Any, grads: list[Any], trainable_variables: list[Any] | None = None) -> None:
-        """Updates the variables; whoever trains stands at the training weights."""
-        super().apply(grads, trainable_variables)  # type: ignore[misc]
-        if self.trains_elsewhere:
+    def apply(self, grads: list[Any], trainable_variables: list[Any] | None = None) -> None:
+        """Updates the variables; training holds the training weights."""
+        super().apply(grads, trainable_variables)
+        if self._trains_elsewhere:
             self._at_evaluation.assign(0)
 
-    def _moving(self: Any) -> Iterator[tuple[list[Any], list[Any]]]:
+    def _moving(self) -> Iterator[tuple[list[Any], list[Any]]]:
         """Yields the variables that have slots, with these: those of a stack at once."""
-        known, stacked = known_variables(self), set()
-        for stack in self.stacks:
-            stacked |= set(stack.indices)
-            yield [known[i] for i in stack.indices], stack.slots
-        for i in set(range(len(known))) - stacked:
-            if self.slots_of(i)[0] is not None:
-                yield [known[i]], self.slots_of(i)
+        raise NotImplementedError
 
-    def _unchanged(self: Any) -> dict[int, Any]:
+    def _unchanged(self) -> dict[int, Any]:
         """Returns, by id, the weights that were left where the model is as it was put."""
         unchanged: dict[int, Any] = {}
         for variables, trained, evaluated in self._left.groups:

@@ -1,5 +1,8 @@
-"""A hyperparameter that is a variable: it may be set while the model trains."""
+"""Hyperparameters that are variables, and the numbers of one update that are made of them."""
 
+import dataclasses
+import inspect
+from collections.abc import Callable
 from decimal import Decimal
 from functools import cached_property
 from typing import Any
@@ -10,7 +13,7 @@ from keras import ops
 
 
 class Hyperparameter:
-    """A number of an optimizer that is live: a tracked scalar variable, or a function of the step.
+    """A mutable hyperparameter: a tracked scalar variable, or a function of the step.
 
     Declared on the class, `beta = Hyperparameter("[0, 1)")`. The compiled step reads the variable,
     so `optimizer.beta = 0.8` acts on the next step without tracing again, and the number is saved
@@ -32,8 +35,7 @@ class Hyperparameter:
     def __get__(self, optimizer: Any, owner: type | None = None) -> Any:
         if optimizer is None:
             return self
-        source = getattr(optimizer, self.attribute)
-        return source(optimizer.iterations) if callable(source) else source
+        return current(getattr(optimizer, self.attribute), optimizer)
 
     def __set__(self, optimizer: Any, value: Any) -> None:
         checked = None if value is None else check(value, self.interval, self.name, optimizer)
@@ -70,16 +72,19 @@ class Hyperparameter:
             return self.decode(source)
         return keras.saving.serialize_keras_object(source)
 
-    def in_update(self, optimizer: Any, dtype: str, override: Any = None) -> Any:
+    def held(self, optimizer: Any) -> Any:
+        """Returns the number encoded, as the variable holds it, or `None`."""
+        return current(getattr(optimizer, self.attribute), optimizer)
+
+    def in_update(self, held: Any, dtype: str, override: Any = None) -> Any:
         """Returns the number as the update rule reads it: a tensor, or `None`.
 
         `override`, if given, holds one encoded number per variable, or NaN where there is none.
         """
-        value = self.__get__(optimizer)
-        return None if value is None else overridden(ops.cast(value, dtype), override)
+        return None if held is None else overridden(ops.cast(held, dtype), override)
 
     def _variable(self, optimizer: Any, number: float) -> Any:
-        # keras.initializers.Constant would round to float32 on the way to float64.
+        # Keras's initializer Constant would round to float32 on the way to float64.
         held = np.array(self.encode(number), scalar_dtype())
         return optimizer.add_variable(
             shape=(),
@@ -112,18 +117,25 @@ class DecayRate(Hyperparameter):
         """Returns β."""
         return float(1 - shortest(variable))
 
-    def in_update(self, optimizer: Any, dtype: str, override: Any = None) -> "Average":
-        """Returns the moving average with this rate."""
-        source = getattr(optimizer, self.attribute)
-        complement = 1 - source(optimizer.iterations) if callable(source) else source
-        return Average(overridden(ops.cast(complement, dtype), override))
+    def held(self, optimizer: Any) -> Any:
+        """Returns 1 − β."""
+        value = super().held(optimizer)
+        return value if isinstance(value, keras.Variable) else 1 - value
+
+    def in_update(self, held: Any, dtype: str, override: Any = None) -> "Average":
+        """Returns the moving average with this decay rate."""
+        return Average(overridden(ops.cast(held, dtype), override))
 
 
 class Average:
-    """A moving average a ← βa + (1 − β)x that began at 0; made from 1 − β."""
+    """A moving average a ← βa + (1 − β)x that started at 0; made from 1 − β.
 
-    def __init__(self, complement: Any) -> None:
+    Of one that is `rounded`, `exact` is the 1 − β before.
+    """
+
+    def __init__(self, complement: Any, exact: Any = None) -> None:
         self.complement = complement
+        self.exact = exact
 
     @cached_property
     def beta(self) -> Any:
@@ -133,7 +145,7 @@ class Average:
     def rounded(self) -> "Average":
         """Returns the average whose β is rounded to its type, as the kernels take it."""
         # TensorFlow would make x of 1 − (1 − x), which undoes the rounding.
-        return Average(1 - ops.maximum(self.beta, 0))
+        return Average(1 - ops.maximum(self.beta, 0), exact=self.complement)
 
     def average(self, a: Any, x: Any) -> Any:
         """Returns βa + (1 − β)x."""
@@ -143,6 +155,79 @@ class Average:
         """Returns 1 − βᵗ, the sum of the weights after t steps, exact to the last digits."""
         # At β = 0 the logarithm is −∞, which times t = 0 would be no number.
         return -ops.expm1(t * ops.maximum(ops.log1p(-self.complement), -1e4))
+
+    def keras_bias(self, t: Any) -> Any:
+        """Returns 1 − βᵗ as Keras has it: of the rounded β, though its average is of the exact one.
+
+        At β = 0.999 in float32 the two differ by 1.3e-5, which a trajectory equal to Keras's shows.
+        """
+        bias = 1 - ops.power(self.beta, t)
+        if self.exact is None:
+            return bias
+        # By as much as a kernel's average, which is of the rounded β, is more than Keras's.
+        return bias * self.bias(t) / Average(self.exact).bias(t)
+
+
+@dataclasses.dataclass(kw_only=True)
+class StepNumbers:
+    """The numbers of one update: scalars, or vectors with one entry per variable.
+
+    A subclass adds the hyperparameters of an optimizer by their names, and what its `_advance`
+    works out of them once per update.
+    """
+
+    learning_rate: Any
+    weight_decay: Any
+    clipnorm: Any
+    clipvalue: Any
+    global_clipnorm: Any
+    adaptive_clipnorm: Any
+    decay_factor: Any = None  # 1 − ηλ
+    decay: Any = None  # λθ, for a rule that uses it itself
+    zero: Any = None
+
+    def picked(self, pick: Callable[[Any], Any], dtype: str) -> Any:
+        """Returns the numbers of some of the variables, in `dtype`.
+
+        `pick` is given a number, a scalar or a vector over all variables, and returns theirs.
+        """
+
+        def part(value: Any) -> Any:
+            if value is None:
+                return None
+            if isinstance(value, Average):
+                complement = part(value.complement)
+                return value if complement is value.complement else Average(complement)
+            value = pick(value)
+            kept = keras.backend.standardize_dtype(value.dtype) in (dtype, "bool")
+            return value if kept else ops.cast(value, dtype)
+
+        return type(self)(**{name: part(value) for name, value in vars(self).items()})
+
+
+class UnstackCache:
+    """Picks one number out of a vector or column of all, which is taken apart only once."""
+
+    def __init__(self, length: int) -> None:
+        self._length = length
+        # With the vector itself, or its identity could be another's later.
+        self._parts: dict[int, tuple[Any, list[Any]]] = {}
+
+    def at(self, index: int, value: Any) -> Any:
+        """Returns the number at `index`."""
+        if len(value.shape) == 0:
+            return value
+        if id(value) not in self._parts:
+            vector = ops.reshape(value, (-1,)) if len(value.shape) > 1 else value
+            self._parts[id(value)] = value, list(ops.unstack(vector, self._length))
+        return self._parts[id(value)][1][index]
+
+
+def current(source: Any, optimizer: Any) -> Any:
+    """Returns a number now: its variable, or what its function says of the step."""
+    if not callable(source):
+        return source
+    return source(optimizer.iterations) if _takes_step(source) else source()
 
 
 def overridden(value: Any, override: Any) -> Any:
@@ -155,8 +240,13 @@ def check(value: Any, interval: str, name: str, optimizer: Any) -> Any:
 
     A function of the step is returned as it is, if its value at step 0 lies there.
     """
+    if isinstance(value, dict):  # A function as plain data.
+        value = keras.saving.deserialize_keras_object(value)
+    now = value
+    if callable(value):
+        now = value(0) if _takes_step(value) else value()
     try:
-        number = float(value(0) if callable(value) else value)
+        number = float(now)
     except (TypeError, ValueError):
         number = np.nan
     low, high = (float(end) for end in interval[1:-1].split(","))
@@ -179,3 +269,14 @@ def scalar_dtype() -> str:
 def shortest(variable: Any) -> Decimal:
     """Returns the shortest decimal that is still this variable's number."""
     return Decimal(str(ops.convert_to_numpy(variable)[()]))
+
+
+def _takes_step(function: Any) -> bool:
+    """Returns whether `function` can be given the step; Keras's functions take no argument."""
+    try:
+        inspect.signature(function).bind(0)
+    except TypeError:
+        return False
+    except ValueError:  # A builtin that tells nothing of itself.
+        return True
+    return True

@@ -1,4 +1,4 @@
-"""Which group each variable of an optimizer is in, and the numbers of the groups."""
+"""Which group each variable of an optimizer is in, and the hyperparameters of the groups."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from keras import ops
 from kerastools._core.keras_private.optimizer_hooks import before_training
 from kerastools.optimizers._base.hyperparameter import DecayRate, Hyperparameter, check
 
-_PREFIX = "group_"
+_PREFIX = "_group_"
 
 
 def number_names(groups: Sequence[Any]) -> list[str]:
@@ -56,7 +56,7 @@ def group_numbers(optimizer: Any, groups: Sequence[Any], dtype: str) -> dict[str
     """Returns, for each number that groups set, a vector over the variables; NaN where none is."""
     return {
         name: ops.take(
-            ops.cast(getattr(optimizer, _PREFIX + name), dtype), optimizer.group_slots, axis=0
+            ops.cast(getattr(optimizer, _PREFIX + name), dtype), optimizer._group_slots, axis=0
         )
         for name in number_names(groups)
     }
@@ -110,7 +110,7 @@ def _make_variable(optimizer: Any, groups: Sequence[Any], name: str, declared: A
         shape=(len(values),),
         dtype=keras.backend.result_type(keras.config.floatx(), "float32"),
         aggregation="only_first_replica",
-        name=_PREFIX + name,
+        name=f"group_{name}",
     )
     with before_training():
         variable.assign(np.array(values))

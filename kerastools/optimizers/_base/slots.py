@@ -1,23 +1,19 @@
-"""The state that optimizers keep per variable, built again for another set of variables.
+"""The state that optimizers keep per variable; that of small variables of one shape is stacked."""
 
-An optimizer of Keras is built once, and its slots are lists parallel to the variables of that
-moment.
-"""
-
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 
-from kerastools._core.keras_private.optimizer_hooks import (
-    forget_variables,
-    known_variables,
-    moving_averages,
-    own_variables,
-    slot_attributes,
-    unbuild,
-)
+from kerastools._core.keras_private.optimizer_hooks import Row, known_variables, slot_attributes
+
+# Above, what it costs to put gradients together outweighs the operations that it saves.
+LARGEST = 2**14
+# Below, the operations of the stack itself outweigh them.
+FEWEST = 8
 
 
 def optimizer_tree(optimizer: Any) -> Iterator[Any]:
@@ -35,7 +31,7 @@ def slot_variables(optimizer: Any) -> list[Any]:
         slot
         for part in optimizer_tree(optimizer)
         for value in slot_attributes(part).values()
-        if _is_slots(value, len(known_variables(part)))
+        if are_slots(value, len(known_variables(part)))
         for slot in value
         if slot is not None
     ] + [slot for part in optimizer_tree(optimizer) for slot in vector_slots(part)]
@@ -43,120 +39,76 @@ def slot_variables(optimizer: Any) -> list[Any]:
 
 def vector_slots(optimizer: Any) -> list[Any]:
     """Returns the variables of `optimizer` that hold one number per variable."""
-    names = [f"{name}_slots" for name in getattr(optimizer, "scalar_slots", ())]
-    return [getattr(optimizer, name) for name in [*names, "group_slots"] if name in vars(optimizer)]
+    names = [f"_{name}_slots" for name in getattr(optimizer, "_scalar_slots", ())]
+    return [
+        getattr(optimizer, name) for name in [*names, "_group_slots"] if name in vars(optimizer)
+    ]
 
 
-def rebuild_slots(optimizer: Any, variables: Sequence[Any]) -> None:
-    """Builds `optimizer` for `variables`; slots of variables it knew already keep their values.
-
-    The optimizer's own `build` makes the new slots, so that they begin at their initial values and
-    lie in the order in which a saved file expects them. What is not a slot stays the same object
-    (iterations, learning rate, hyperparameters) or keeps its value.
-
-    Raises:
-        ValueError: If `build` makes variables that are neither slots in lists parallel to
-            `variables` nor single variables under an attribute; the optimizer is then as before.
-    """
-    parts = list(optimizer_tree(optimizer))
-    snapshots = [_Snapshot(part) for part in parts]
-    put_back = [unbuild(part) for part in parts]
-    try:
-        optimizer.build(list(variables))
-        for part in parts:
-            if not part.built:  # An optimizer of a MultiOptimizer that has no variable left.
-                part.build([])
-        carried = [snapshot.pairs() for snapshot in snapshots]
-    except Exception:
-        for part in put_back:
-            part()
-        raise
-    for snapshot, pairs in zip(snapshots, carried, strict=True):
-        for new, value in pairs:
-            new.assign(value)
-        snapshot.start_averages()
-        snapshot.drop_replaced()
-
-
-class _Snapshot:
-    """One optimizer before it is built again."""
-
-    def __init__(self, optimizer: Any) -> None:
-        self.optimizer = optimizer
-        self.known = known_variables(optimizer)
-        self.attributes = slot_attributes(optimizer)
-        self.variables = own_variables(optimizer)
-
-    def rebuilt(self) -> Iterator[tuple[Any, Any]]:
-        """Yields (old value, new value) of each attribute that `build` has set anew."""
-        for name, new in slot_attributes(self.optimizer).items():
-            old = self.attributes.get(name)
-            if new is not old:
-                yield old, new
-
-    def pairs(self) -> list[tuple[Any, Any]]:
-        """Returns (new, old) for each variable of the optimizer that takes over a value."""
-        position = {id(v): i for i, v in enumerate(self.known)}
-        wanted = known_variables(self.optimizer)
-        pairs, accounted = [], {id(v) for v in self.variables}
-        for old, new in self.rebuilt():
-            if isinstance(new, keras.Variable):
-                accounted.add(id(new))
-                if isinstance(old, keras.Variable):
-                    pairs.append((new, self.carried(new, old, wanted)))
-            elif _is_slots(new, len(wanted)):
-                accounted.update(id(slot) for slot in new)
-                if not _is_slots(old, len(self.known)):
-                    continue
-                for variable, slot in zip(wanted, new, strict=True):
-                    i = position.get(id(variable))
-                    if i is not None and slot is not None and old[i] is not None:
-                        # JAX may not be given one buffer under two names.
-                        pairs.append((slot, keras.ops.copy(old[i])))
-        strays = [v for v in own_variables(self.optimizer) if id(v) not in accounted]
-        strays += [new for new, old in pairs if tuple(new.shape) != tuple(old.shape)]
-        if strays:
-            raise ValueError(
-                f"{type(self.optimizer).__name__} keeps state that is not one slot per variable: "
-                f"{strays[0].path!r} of shape {tuple(strays[0].shape)}. It cannot be carried to "
-                "another set of variables; compile the model with a new optimizer instead."
-            )
-        return pairs
-
-    def carried(self, new: Any, old: Any, wanted: list[Any]) -> Any:
-        """Returns what a single variable takes over: all, or its numbers of known variables."""
-        is_vector = any(vector is new for vector in vector_slots(self.optimizer))
-        if not is_vector:
-            return keras.ops.copy(old)
-        values, held = (np.array(keras.ops.convert_to_numpy(v)) for v in (new, old))
-        position = {id(v): i for i, v in enumerate(self.known)}
-        for j, variable in enumerate(wanted):
-            if id(variable) in position:
-                values[j] = held[position[id(variable)]]
-        return values
-
-    def start_averages(self) -> None:
-        """Lets the moving average of each variable that has just joined begin at its value."""
-        if not self.optimizer.use_ema:
-            return
-        before = {id(v) for v in self.known}
-        averages = moving_averages(self.optimizer)
-        for variable, average in zip(known_variables(self.optimizer), averages, strict=True):
-            if average is not None and id(variable) not in before:
-                average.assign(keras.ops.copy(variable))
-
-    def drop_replaced(self) -> None:
-        """Forgets the variables that `build` has made anew."""
-        for old, _ in self.rebuilt():
-            variables = old if isinstance(old, list | tuple) else [old]
-            found = [v for v in variables if isinstance(v, keras.Variable)]
-            forget_variables(self.optimizer, found)
-
-
-def _is_slots(value: Any, num_variables: int) -> bool:
+def are_slots(value: Any, num_variables: int) -> bool:
     """Whether `value` is a list of one slot, or None, for each variable."""
     return (
         isinstance(value, list | tuple)
         and len(value) == num_variables
         and all(slot is None or isinstance(slot, keras.Variable) for slot in value)
     )
+
+
+def is_half(variable: Any) -> bool:
+    """Returns whether `variable` has a type of half precision."""
+    return keras.backend.standardize_dtype(variable.dtype) in ("float16", "bfloat16")
+
+
+def wide(variable: Any) -> str:
+    """Returns the type in which `variable` is updated: its own, but float32 at least."""
+    return keras.backend.result_type(variable.dtype, "float32")
+
+
+def filled_with(number: float) -> Callable[..., Any]:
+    """Returns an initializer; Keras's `Constant` would round to float32 on the way to float64."""
+    return lambda shape, dtype: ops.convert_to_tensor(np.full(shape, number), dtype=dtype)
+
+
+class Stack:
+    """Some variables of one shape and type, by their places; each slot holds all of theirs."""
+
+    def __init__(self, indices: Sequence[int], shape: tuple[int, ...], dtype: str) -> None:
+        self.indices = list(indices)
+        self.shape = shape
+        self.dtype = dtype
+        self.slots: list[Any] = []
+
+    def add_slot(self, name: str, initializer: Any) -> dict[int, Callable[..., Row]]:
+        """Creates a slot; returns, by place, what makes each variable's row of it."""
+        slot = keras.Variable(
+            initializer,
+            shape=(len(self.indices), *self.shape),
+            dtype=self.dtype,
+            trainable=False,
+            name=f"stacked_{name}",
+        )
+        self.slots.append(slot)
+        rows = enumerate(self.indices)
+        return {i: partial(Row, slot, row, initializer=initializer) for row, i in rows}
+
+    def number(self, value: Any) -> Any:
+        """Returns a number of the update as it stands next to a slot: a scalar, or one per row."""
+        if len(value.shape) == 0:
+            return value
+        return self.column(ops.take(value, np.array(self.indices, "int32"), axis=0))
+
+    def column(self, numbers: Any) -> Any:
+        """Returns one number per row as it stands next to a slot."""
+        return ops.reshape(numbers, (-1, *(1 for _ in self.shape)))
+
+
+def stacks_of(variables: Sequence[Any]) -> list[Stack]:
+    """Returns the stacks that are worth making of `variables`."""
+    alike: dict[tuple[Any, ...], list[int]] = {}
+    for i, variable in enumerate(variables):
+        small = np.prod(variable.shape, dtype=int) <= LARGEST
+        alone = is_half(variable) or getattr(variable, "overwrite_with_gradient", False)
+        if small and not alone:
+            key = tuple(variable.shape), keras.backend.standardize_dtype(variable.dtype)
+            alike.setdefault(key, []).append(i)
+    return [Stack(indices, *key) for key, indices in alike.items() if len(indices) >= FEWEST]

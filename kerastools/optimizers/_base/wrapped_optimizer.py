@@ -1,4 +1,4 @@
-"""An optimizer round another optimizer."""
+"""An optimizer that wraps another."""
 
 from typing import Any
 
@@ -73,7 +73,7 @@ class WrappedOptimizer(keras.optimizers.Optimizer):
         )
         return cls(**{**config, "inner_optimizer": inner})
 
-    def starting_at(self, variables: list[Any], name: str) -> list[Any]:
+    def _starting_at(self, variables: list[Any], name: str) -> list[Any]:
         """Returns a slot for each variable that begins at the variable's value."""
         slots: list[Any] = []
         for variable in variables:

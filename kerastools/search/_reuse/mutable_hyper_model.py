@@ -11,13 +11,18 @@ from kerastools._core.graph.calls import has_graph, sublayers
 from kerastools._core.graph.rebuild import copy_operation, copy_state, layer_from_config, rebuild
 from kerastools._core.keras_private.compiled_model import compile_arguments
 from kerastools.layers._mutable_rate import MutableRateLayer
-from kerastools.optimizers import SGD, Adam
-from kerastools.regularization._live_layers import net_kind
+from kerastools.optimizers import SGD, Adagrad, Adam, Adamax, AdamW, Nadam, RMSprop
+from kerastools.regularization._mutable_dropout import net_kind
 from kerastools.search._checks import require_compiled_model
 from kerastools.search._reuse.description import vocabulary_of
 from kerastools.search._spaces import betas, dropout, learning_rate, momentum
 
 _CALLER = "MutableHyperModel"
+# Keras's optimizers whose class of the same name here has mutable hyperparameters.
+_OPTIMIZERS: dict[type, Any] = {
+    getattr(keras.optimizers, cls.__name__): cls
+    for cls in (SGD, Adagrad, RMSprop, Adam, AdamW, Adamax, Nadam)
+}
 # By the layer of Keras that each of ours extends.
 _MUTABLE = {
     base: cls for cls in vars(layers).values() if isinstance(cls, type) for base in cls.__bases__
@@ -106,13 +111,7 @@ def _sequential(layers: list[Any], like: Any) -> Any:
 
 def _optimizer(given: Any, hp: keras_tuner.HyperParameters) -> Any:
     config = given.get_config()
-    cls = type(given)
-    if cls in (keras.optimizers.SGD, keras.optimizers.Adam):
-        config.pop("ema_overwrite_frequency", None)
-        if cls is keras.optimizers.SGD:
-            cls = SGD
-        else:
-            cls, config["epsilon_mode"] = Adam, "hat"
+    cls: Any = _OPTIMIZERS.get(type(given), type(given))
     rate = config["learning_rate"]
     if isinstance(rate, float | int) and rate > 0:
         config["learning_rate"] = learning_rate(hp, float(f"{rate / 10:.4g}"), min(1.0, rate * 10))

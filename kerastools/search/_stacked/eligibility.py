@@ -6,11 +6,11 @@ import keras
 import keras_tuner
 import numpy as np
 
-from kerastools._core.graph.calls import sublayers
+from kerastools._core.graph.calls import calls, has_graph, sublayers
 from kerastools._core.graph.kinds import is_kind
-from kerastools._core.keras_private.compiled_model import compile_arguments, graph_nodes
+from kerastools._core.keras_private.compiled_model import compile_arguments
 from kerastools._core.keras_private.optimizer_hooks import learning_rate_source
-from kerastools.optimizers import SGD, Adagrad, Adam, Adamax, Nadam, RAdam, RMSprop
+from kerastools.optimizers import SGD, Adagrad, Adam, Adamax, AdamW, Nadam, RAdam, RMSprop
 from kerastools.search._reuse.penalties import PENALTY_ARGUMENTS
 from kerastools.search._stacked.rules.elementwise import is_keras_function
 from kerastools.search._stacked.stacked_layers import is_graph
@@ -68,17 +68,14 @@ def why_model_cannot_stack(model: Any) -> str | None:
         if not model.built:
             return "the model is not built"
         return "compile was given run_eagerly" if model.run_eagerly else None
-    graph = graph_nodes(model) if model.built else None
-    if graph is None:
-        return "the model has no graph of layers"
-    if type(model) not in (keras.Model, keras.Sequential) and not type(model).__module__.startswith(
-        "keras."
-    ):
+    if not (model.built and has_graph(model)):
+        return "the model has no graph of layers, or a call of its own"
+    if not is_graph(model):
         return f"the model is of class {type(model).__name__}"
     if len(model.inputs) != 1 or len(model.outputs) != 1:
         return "the model has several inputs or outputs"
-    for layer, _, _ in graph[0]:
-        if (reason := why_layer_cannot_stack(layer)) is not None:
+    for call in calls(model):
+        if (reason := why_layer_cannot_stack(call.operation)) is not None:
             return reason
     for variable in model.trainable_variables:
         for holder in (variable.regularizer, variable.constraint):
@@ -126,7 +123,7 @@ def _metric(metric: Any) -> Any:
     return keras.metrics.get(metric) if isinstance(metric, str) else metric
 
 
-_OPTIMIZERS = (SGD, Adagrad, Adam, Adamax, Nadam, RAdam, RMSprop)
+_OPTIMIZERS = (SGD, Adagrad, Adam, AdamW, Adamax, Nadam, RAdam, RMSprop)
 
 
 def _why_optimizer_cannot_stack(optimizer: Any) -> str | None:
@@ -141,7 +138,7 @@ def _why_optimizer_cannot_stack(optimizer: Any) -> str | None:
     for option in ("adaptive_clipnorm", "loss_scale_factor"):
         if getattr(optimizer, option, None) is not None:
             return f"the optimizer has {option}"
-    held = {name: getattr(optimizer, d.attribute) for name, d in optimizer.declared().items()}
+    held = {name: getattr(optimizer, d.attribute) for name, d in optimizer._declared().items()}
     held["learning_rate"] = learning_rate_source(optimizer)
     for name, source in held.items():
         if callable(source):
@@ -153,10 +150,9 @@ _MASKS = "it masks time steps for the layers after it"
 
 
 def why_layer_cannot_stack(layer: Any) -> str | None:
-    """Returns why `layer` cannot be stacked, as text, or `None`."""
+    """Returns why `layer` cannot be stacked, as text, or `None`; of a model, its layers say it."""
     if is_graph(layer):
-        reasons = (why_layer_cannot_stack(node) for node, _, _ in graph_nodes(layer)[0])  # type: ignore[index]
-        return next((reason for reason in reasons if reason), None)
+        return None
     name = f"layer {layer.name!r}"
     if not type(layer).__module__.startswith(("keras.", "kerastools.")):
         return f"{name} is a {type(layer).__name__}, which is no layer of Keras or kerastools"
@@ -183,6 +179,6 @@ def why_layer_cannot_stack(layer: Any) -> str | None:
         if function is not None and not is_keras_function(function):
             return f"{name} has an {attribute} that is not one of Keras"
     prepares = is_kind(layer, "preprocessing", "vocabulary") and layer.variables
-    if prepares and not is_kind(layer, "standardization"):
+    if prepares and not is_kind(layer, "feature_normalization"):
         return f"{name} is a {type(layer).__name__}, which prepares data"
     return None

@@ -62,13 +62,14 @@ class StackedModel:
         self.test_step = _AnyRows(self._test_step)
 
     def load(self, models: dict[int, Any]) -> None:
-        """Loads freshly built models into slots: weights, hyperparameters, zero optimizer slots."""
+        """Loads freshly built models into slots: weights, hyperparameters, new slots."""
         fresh = {}
         for k, model in models.items():
             weights = self.update.buffers.flatten(_arrays(model.trainable_variables))
             fresh[k] = [*weights, *_arrays(_untrained(model))]
+        starts = [0.0] * (len(self.state) - len(self.update.starts)) + self.update.starts
         for i, held in enumerate(self.state):
-            write_slots(held, {k: v[i] if i < len(v) else 0.0 for k, v in fresh.items()})
+            write_slots(held, {k: v[i] if i < len(v) else starts[i] for k, v in fresh.items()})
         values = {k: self.update.read_hyperparameters(m.optimizer) for k, m in models.items()}
         for name, held in self.update.hyperparameters.items():
             write_slots(held, {k: value[name] for k, value in values.items()})
@@ -112,12 +113,12 @@ class StackedModel:
         n = len(self.theta)
         theta = list(islice(rest, n))
         where: dict[int, Any] = {id(v): next(rest) for v in self.others}
-        for name in optimizer.scalar_slots:
-            vector = getattr(optimizer, f"{name}_slots")
+        for name in optimizer._scalar_slots:
+            vector = getattr(optimizer, f"_{name}_slots")
             where[id(vector)] = np.repeat(next(rest), vector.shape[0])
-        flat = [theta, *(list(islice(rest, n)) for _ in optimizer.slots)]
+        flat = [theta, *(list(islice(rest, n)) for _ in optimizer._slots)]
         for i, held in enumerate(zip(*map(update.buffers.unflatten, flat), strict=True)):
-            own = [update.variables[i], *optimizer.slots_of(i)]
+            own = [update.variables[i], *optimizer._slots_of(i)]
             where |= {id(v): array for v, array in zip(own, held, strict=True)}
         for name in update.readings:
             where[id(getattr(optimizer, name))] = next(rest)[0]

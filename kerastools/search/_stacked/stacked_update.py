@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from functools import partial
 from itertools import chain
-from types import SimpleNamespace
 from typing import Any
 
 import keras
@@ -13,8 +12,7 @@ from keras import ops
 
 from kerastools._core.keras_private.optimizer_hooks import dense
 from kerastools.optimizers._base.clipping import clip_by_value
-from kerastools.optimizers._base.hyperparameter import Average, Hyperparameter
-from kerastools.optimizers._base.per_variable import UnstackCache, VariableView
+from kerastools.optimizers._base.hyperparameter import Hyperparameter, StepNumbers, UnstackCache
 from kerastools.search._reuse.penalties import PENALTY_ARGUMENTS, penalties, with_values
 
 _LARGE = 4096
@@ -138,19 +136,19 @@ class StackedUpdate:
     def __init__(self, template: Any, size: int) -> None:
         self.optimizer = optimizer = template.optimizer
         self.size = size
-        self.has_kernel = optimizer.fuses and optimizer.has_kernel()
+        self.has_kernel = optimizer._fuses and optimizer._has_kernel()
         self.variables = list(template.trainable_variables)
         shapes = [tuple(v.shape) for v in self.variables]
         self.buffers = WeightBuffers(shapes, list(map(self._may_be_separate, self.variables)))
-        self.declared = optimizer.declared()
+        self.declared = optimizer._declared()
         self.penalty_index = {(id(h), name): i for i, (h, name) in enumerate(penalties(template))}
         decays = [
-            optimizer.weight_decay is not None and optimizer.decays(v) for v in self.variables
+            optimizer.weight_decay is not None and optimizer._decays(v) for v in self.variables
         ]
         self.decays = self._per_element(decays)
 
-        self.scalar_slots = [self._zeros(1) for _ in optimizer.scalar_slots]
-        self.slots = [self.buffers.zeros(size) for _ in optimizer.slots]
+        self.scalar_slots = [self._zeros(1) for _ in optimizer._scalar_slots]
+        self.slots = [self.buffers.zeros(size) for _ in optimizer._slots]
         self.hyperparameters = {name: self._zeros(1) for name in ("learning_rate", *self.declared)}
         self.readings = {
             name: self._zeros(1)
@@ -158,6 +156,10 @@ class StackedUpdate:
             if hasattr(optimizer, name)
         }
         self.state = [*self.scalar_slots, *chain(*self.slots), *self.readings.values()]
+        slot_starts = zip(map(optimizer._slot_start, optimizer._slots), self.slots, strict=True)
+        self.starts = [0.0] * len(self.scalar_slots)
+        self.starts += [start for start, buffers in slot_starts for _ in buffers]
+        self.starts += [0.0] * len(self.readings)
 
     def read_hyperparameters(self, optimizer: Any) -> dict[str, float]:
         """Returns the values of the variables that hold the hyperparameters of `optimizer`."""
@@ -182,30 +184,23 @@ class StackedUpdate:
         optimizer = self.optimizer
         still = [part is None or (isinstance(part, list) and part[0] is None) for part in parts]
         stays = self._per_element(still)
-        held = {d.attribute: None for d in self.declared.values()}
-        for name, number in self.declared.items():
-            if getattr(optimizer, number.attribute) is not None:
-                held[number.attribute] = tf.convert_to_tensor(self.hyperparameters[name])
-        columns = SimpleNamespace(**held)
-        h = SimpleNamespace()
-        for name, number in self.declared.items():
-            value = number.in_update(columns, "float32")
-            # As the fused kernels round it, by which each model would be trained alone.
-            rounded = self.has_kernel and isinstance(value, Average)
-            setattr(h, name, value.rounded() if rounded else value)
-        h.learning_rate = tf.convert_to_tensor(self.hyperparameters["learning_rate"])
-        h.kept = None if h.weight_decay is None else 1 - h.learning_rate * h.weight_decay
-        h.zero = tf.constant(0.0)
+        columns = {name: tf.convert_to_tensor(v) for name, v in self.hyperparameters.items()}
+        eta = columns.pop("learning_rate")
+        for name, declared in self.declared.items():
+            if getattr(optimizer, declared.attribute) is None:
+                columns[name] = None
+        # Rounded as the fused kernels take them, by which each model would be trained alone.
+        n = optimizer._step_numbers(eta, columns, "float32", rounds=self.has_kernel)
 
         filled = [
             tf.zeros((self.size, *shape)) if stay else part
             for part, stay, shape in zip(parts, still, self.buffers.shapes, strict=True)
         ]
-        g = self._clip(self.buffers.join(filled), h)
-        scalars = optimizer.advance(h, *map(tf.convert_to_tensor, self.scalar_slots))
+        g = self._clip(self.buffers.join(filled), n)
+        scalars = optimizer._advance(n, *map(tf.convert_to_tensor, self.scalar_slots))
         for slot, new in zip(self.scalar_slots, scalars, strict=True):
             slot.assign(new)
-        per_model = self._per_model(h)
+        per_model = self._per_model(n)
         moved: list[Any] = []
         for i, (weights, gradient) in enumerate(zip(theta, g, strict=True)):
             slots = [slot[i] for slot in self.slots]
@@ -218,10 +213,10 @@ class StackedUpdate:
                 )
                 moved.append(weights)
                 continue
-            delta, *new_slots = optimizer.rule(gradient, h, *map(tf.convert_to_tensor, slots))
-            if h.weight_decay is not None:
+            delta, *new_slots = optimizer._rule(gradient, n, *map(tf.convert_to_tensor, slots))
+            if n.weight_decay is not None:
                 decays = self.decays[i].astype("float32")
-                delta = delta + h.learning_rate * h.weight_decay * weights * decays
+                delta = delta + n.learning_rate * n.weight_decay * weights * decays
             for slot, new in zip(slots, new_slots, strict=True):
                 slot.assign(new)
             new = weights - delta
@@ -236,19 +231,15 @@ class StackedUpdate:
     ) -> None:
         """Updates one variable of each model by the optimizer's fused kernel."""
         rows = zip(theta, g, per_model, zip(*slots, strict=True), strict=True)
-        for weights, gradient, h, own in rows:
-            if decays and h.kept is not None:
-                weights.assign(weights * h.kept)
-            self.optimizer.fused(weights, dense(gradient), h, *own)
+        for weights, gradient, n, own in rows:
+            if decays and n.decay_factor is not None:
+                weights.assign(weights * n.decay_factor)
+            self.optimizer._kernel(weights, dense(gradient), n, *own)
 
-    def _per_model(self, h: SimpleNamespace) -> list[Any]:
-        """Returns the hyperparameters of each model; weight decay is applied before the kernel."""
-        self.optimizer.begin_kernels()
+    def _per_model(self, n: StepNumbers) -> list[Any]:
+        """Returns the numbers of each model."""
         parts = UnstackCache(self.size)
-        each = [VariableView(h, partial(parts.at, k), "float32") for k in range(self.size)]
-        for own in each:
-            own.weight_decay = None
-        return each
+        return [n.picked(partial(parts.at, k), "float32") for k in range(self.size)]
 
     def _may_be_separate(self, variable: Any) -> bool:
         optimizer = self.optimizer
@@ -256,19 +247,19 @@ class StackedUpdate:
         unbounded = variable.constraint is None and all(limit is None for limit in limits)
         return self.has_kernel and unbounded
 
-    def _clip(self, g: list[Any], h: SimpleNamespace) -> list[Any]:
+    def _clip(self, g: list[Any], n: StepNumbers) -> list[Any]:
         if self.readings:
             self.readings["_gradient_norm"].assign(_norm(g))
-        if h.clipvalue is not None:
-            g = [clip_by_value(buffer, h.clipvalue) for buffer in g]
-        if h.clipnorm is not None:
+        if n.clipvalue is not None:
+            g = [clip_by_value(buffer, n.clipvalue) for buffer in g]
+        if n.clipnorm is not None:
             parts = [tf.reshape(p, (self.size, -1)) for p in self.buffers.split(g)]
-            g = self.buffers.join([p * _shrink(_norm([p]), h.clipnorm) for p in parts])
-        if h.global_clipnorm is not None:
+            g = self.buffers.join([p * _shrink(_norm([p]), n.clipnorm) for p in parts])
+        if n.global_clipnorm is not None:
             length = _norm(g)
-            long = tf.math.is_finite(length) & (length > h.global_clipnorm)
+            long = tf.math.is_finite(length) & (length > n.global_clipnorm)
             self.readings["_clipped_steps"].assign_add(tf.cast(long, "float32"))
-            g = [buffer * _shrink(length, h.global_clipnorm) for buffer in g]
+            g = [buffer * _shrink(length, n.global_clipnorm) for buffer in g]
         return g
 
     def _constrain(self, theta: list[Any], still: list[bool], penalty_values: Any) -> list[Any]:

@@ -8,8 +8,10 @@ import keras
 import pytest
 
 import kerastools
+from kerastools._core.graph.kinds import KINDS, UNKNOWN
 
 PACKAGE = Path(kerastools.__file__).parent
+QUESTIONS = ("is_kind", "layer_classes", "kind")
 CATALOGUE = "_core/graph/kinds.py"
 # What may say which of Keras's layers it has a rule for: by decorating or keying the rule.
 RULES = ("folding/_algebra/", "search/_stacked/rules/")
@@ -43,6 +45,7 @@ class Reader:
     def findings(self) -> Iterator[str]:
         for node in ast.walk(self.tree):
             reason = self._class(node) or self._dynamic(node) or self._name_of_class(node)
+            reason = reason or self._compared_name(node)
             if reason:
                 yield f"{node.lineno}: {reason}"
 
@@ -113,6 +116,15 @@ class Reader:
             shown = called == "format" or called[0].isupper()
         return "" if shown else "the name of a class"
 
+    def _compared_name(self, node: ast.AST) -> str:
+        """Finds a text that is the name of a layer class, where something is compared with it."""
+        if not isinstance(node, ast.Constant) or node.value not in LAYER_NAMES:
+            return ""
+        owner = self.parents[node]
+        if isinstance(owner, ast.Tuple | ast.List | ast.Set):
+            owner = self.parents[owner]
+        return repr(node.value) if isinstance(owner, ast.Compare | ast.MatchValue) else ""
+
     def _is_same_text(self, node: ast.AST) -> bool:
         if isinstance(node, ast.Attribute):
             return node.attr == "lower"
@@ -140,6 +152,15 @@ def test_only_kinds_knows_the_layer_classes_of_keras():
     assert {name: lines for name, lines in found.items() if lines} == {}
 
 
+def test_every_kind_that_is_asked_for_exists():
+    names = {n for k in [*KINDS.values(), UNKNOWN] for n in (k.name, k.group)}
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in QUESTIONS:
+                asked = {a.value for a in node.args if isinstance(a, ast.Constant)}
+                assert asked <= names, path
+
+
 @pytest.mark.parametrize(
     "source",
     [
@@ -155,6 +176,7 @@ def test_only_kinds_knows_the_layer_classes_of_keras():
         "type(x).__name__ == 'Dense'",
         "x.__class__.__name__.startswith('Conv')",
         "name = type(x).__name__",
+        "outcome.kind in ('Dense', 'Conv2D')",
         "match x:\n    case keras.layers.Dense():\n        pass\nimport keras",
     ],
 )

@@ -2,17 +2,21 @@
 
 import keras
 import numpy as np
+import pytest
 from keras import layers, ops
 
 from kerastools._core.keras_private.graph_nodes import (
+    ConvLSTMCell,
     as_inputs,
     computes_its_graph,
     functional_part,
     layers_inside,
     maker_of,
     mask_of,
+    operation_class,
     recorded_nodes,
     set_mask,
+    shape_of_lambda,
     twin_of_function,
 )
 
@@ -34,6 +38,8 @@ def test_models_with_a_graph():
     assert computes_its_graph(sequential)
     assert not computes_its_graph(Doubled(x, y))
     assert not computes_its_graph(layers.Dense(2))
+    model.call = lambda x, training=None, mask=None: 2 * x
+    assert not computes_its_graph(model)
 
 
 def test_nodes_come_in_order_with_arguments_and_outputs():
@@ -87,3 +93,22 @@ def test_a_function_has_a_twin_without_calls():
     assert maker_of(y) is twin
     assert twin.axis == -1
     assert recorded_nodes(keras.Model(x, ops.softmax(x)))[0] is not node
+
+
+@pytest.mark.parametrize(("name", "function"), [("Relu", "relu"), ("Tanh", "tanh")])
+def test_operation_class_is_that_of_the_public_function(name, function):
+    inputs = keras.Input((4,))
+    graph = keras.Function(inputs, getattr(keras.ops, function)(inputs))
+    assert operation_class(name) in {type(operation) for operation in graph.operations}
+
+
+def test_unknown_operations_have_no_class():
+    assert operation_class("NoSuchOperation") is None
+
+
+def test_cell_of_a_convolutional_lstm_is_of_the_class():
+    assert type(keras.layers.ConvLSTM1D(1, 1).cell) is ConvLSTMCell
+
+
+def test_the_shape_that_a_lambda_was_given():
+    assert shape_of_lambda(layers.Lambda(lambda x: x, output_shape=(3,))) == (3,)

@@ -2,23 +2,24 @@
 
 import keras
 import numpy as np
+import pytest
 from keras import ops
 
-from kerastools._core.keras_private.optimizer_hooks import OptimizerHooks
+from kerastools._core.keras_private.optimizer_hooks import OptimizerHooks, compiles_with_xla
 
 
 class Recorder(OptimizerHooks):
-    """Doubles each gradient in `clip_gradients` and records what arrives."""
+    """Doubles each gradient in `_clip_all` and records what arrives."""
 
     def __init__(self):
         super().__init__(learning_rate=0.1, weight_decay=0.5)
         self.seen = []
 
-    def clip_gradients(self, gradients):
+    def _clip_all(self, gradients):
         return [2 * g for g in gradients]
 
     def update_step(self, gradient, variable, learning_rate):
-        self.seen.append((self.index_of(variable), self.decays(variable), gradient))
+        self.seen.append((self._index_of(variable), self._decays(variable), gradient))
 
 
 def test_keras_calls_the_hooks():
@@ -31,3 +32,24 @@ def test_keras_calls_the_hooks():
     assert [float(gradient[0]) for *_, gradient in optimizer.seen] == [6.0, 6.0]
     # Keras's own weight decay would have shrunk it before the update.
     np.testing.assert_array_equal(ops.convert_to_numpy(a), [1.0])
+
+
+@pytest.mark.tensorflow
+def test_a_trace_for_xla_is_known_at_any_depth():
+    import tensorflow as tf
+
+    seen = {}
+
+    def note(name):
+        seen[name] = compiles_with_xla()
+        return tf.constant(0)
+
+    note("eager")
+    tf.function(lambda: note("graph"))()
+    tf.function(lambda: note("xla"), jit_compile=True)()
+    inner = tf.function(lambda: note("inside"))
+    tf.function(lambda: inner(), jit_compile=True)()
+    compiled = tf.function(lambda: note("below"), jit_compile=True)
+    tf.function(lambda: compiled())()
+    wanted = {"eager": False, "graph": False, "xla": True, "inside": True, "below": True}
+    assert seen == wanted

@@ -15,7 +15,7 @@ from kerastools.search._stacked.stacked_tensor import Layout, StackedTensor
 # A Normalization's statistics are part of the description, and equal in all models.
 _OF_ROWS = (
     *layer_classes("flatten", "reshape", "permute", "repeat", "softmax", "concatenate", "dot"),
-    *layer_classes("rescaling", "standardization", "unit_normalization"),
+    *layer_classes("rescaling", "feature_normalization", "unit_normalization"),
 )
 _OF_CHANNELS = layer_classes(
     "max_pooling",
