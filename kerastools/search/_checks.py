@@ -8,6 +8,7 @@ import keras_tuner
 import numpy as np
 
 from kerastools._core.keras_private.compiled_model import compile_arguments
+from kerastools._core.notices import notify
 from kerastools.acceleration._loop_programs import build_metrics
 from kerastools.search._oracle.space import difference as difference_of_spaces
 from kerastools.search._reuse.description import describe, difference
@@ -104,12 +105,16 @@ def _tried_names(model: Any, fit_arguments: dict[str, Any]) -> list[str] | None:
     return list(model.get_metrics_result())
 
 
-def require_mutable(
+def notify_if_nothing_is_mutable(
     model: Any,
     build: Callable[[keras_tuner.HyperParameters], Any],
     space: keras_tuner.HyperParameters,
 ) -> None:
-    """Raises if no hyperparameter of `space` is mutable; `model` was built with `space`."""
+    """Warns if no hyperparameter of `space` is mutable; `model` was built with `space`.
+
+    Raises:
+        ValueError: If there is nothing to search.
+    """
     if not space.space:
         raise ValueError(
             "PopulationTuner needs hyperparameters to search. The builder defined none. Use "
@@ -129,11 +134,11 @@ def require_mutable(
         if reason is None:
             return
         reasons.append(f"{hyperparameter.name} ({reason})")
-    raise ValueError(
-        "PopulationTuner needs at least one mutable hyperparameter, so that one compiled model can "
-        f"be used for many trials. Each of these changes the model: {'; '.join(reasons)}. Use "
-        "kerastools.layers.Dropout and kerastools.optimizers, whose hyperparameters are mutable, "
-        "or search with keras_tuner.RandomSearch."
+    notify(
+        "PopulationTuner compiles a model for every trial, because no hyperparameter is mutable. "
+        f"Each of these changes the model: {'; '.join(reasons)}. Use kerastools.layers.Dropout and "
+        "kerastools.optimizers, whose hyperparameters are mutable.",
+        stacklevel=5,
     )
 
 

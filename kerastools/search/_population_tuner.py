@@ -26,14 +26,15 @@ from kerastools._core.keras_private.tuner import (
 from kerastools._core.notices import notify
 from kerastools.search._callbacks import BatchHooks, BestState, EpochTimer, Hooks, StopAtRung
 from kerastools.search._checks import (
+    notify_if_nothing_is_mutable,
     require_compiled_model,
-    require_mutable,
     require_objective,
     require_reported,
     require_same_space,
 )
 from kerastools.search._decorrelated_seed import decorrelated_seed
 from kerastools.search._oracle.oracle import OptunaOracle
+from kerastools.search._reuse.description import has_user_code
 from kerastools.search._reuse.model_cache import ModelCache, state_of
 from kerastools.search._stacked.eligibility import bound_fit_arguments, why_search_cannot_stack
 from kerastools.search._stacked.population import Member, Population
@@ -117,8 +118,8 @@ class PopulationTuner(keras_tuner.Tuner):
         TypeError: From `search`, if the builder returns no model.
         ValueError: If `seed` is negative, an argument of the oracle is passed with `oracle`, or
             `overwrite` would delete a study in a storage; from `search`, before the first trial, if
-            the model is not compiled, the objective is not reported, no hyperparameter is mutable,
-            or the directory holds another search.
+            the model is not compiled, the objective is not reported, there is nothing to search, or
+            the directory holds another search.
         RuntimeError: From `search`, when every trial failed.
 
     Example:
@@ -357,7 +358,7 @@ class PopulationTuner(keras_tuner.Tuner):
         model = self._build_once(space.copy())
         require_compiled_model(model)
         require_objective(self, model, fit)
-        require_mutable(model, self._build_once, space)
+        notify_if_nothing_is_mutable(model, self._build_once, space)
 
     def _ask(self, hp: keras_tuner.HyperParameters) -> None:
         """Adds all hyperparameters of the search to `hp`."""
@@ -368,7 +369,9 @@ class PopulationTuner(keras_tuner.Tuner):
         """Ends a trial that was trained in a population, or trains it alone and ends it."""
         if state is None:
             self._alone_because[member.name] = member.alone_because or ""
-            self._prepared[member.name] = member.model
+            # With the user's own code, a model is built when it is trained, not ahead.
+            if not has_user_code(member.description):
+                self._prepared[member.name] = member.model
         else:
             self.how_trained[member.name] = member.how_trained
             self._trained[member.name] = (member.history, state)

@@ -80,7 +80,11 @@ def tune(
             )
         seed = int(np.random.SeedSequence().generate_state(1)[0])
     if holds_out:
-        x, y, fit["validation_data"] = _split(x, y, seed)
+        weight = fit.pop("sample_weight", None)
+        arrays = (x, y) if weight is None else (x, y, weight)
+        (x, y, *weights), fit["validation_data"] = _split(arrays, seed)
+        if weights:
+            fit["sample_weight"] = weights[0]
     oracle = OptunaOracle(objective, max_trials, storage=storage, seed=seed)
     context = tempfile.TemporaryDirectory() if directory is None else nullcontext(directory)
     with context as directory:
@@ -115,9 +119,10 @@ def _hypermodel(model: Any) -> Any:
     return model if takes_hp else MutableHyperModel(model)
 
 
-def _split(x: Any, y: Any, seed: int) -> tuple[Any, Any, tuple[Any, Any]]:
-    arrays = keras.tree.flatten((x, y))
-    if y is None or not all(hasattr(a, "shape") and len(a.shape) for a in arrays):
+def _split(data: tuple[Any, ...], seed: int) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """Returns four fifths of the rows of x, y and sample_weight, and the held out fifth."""
+    arrays = keras.tree.flatten(data)
+    if data[1] is None or not all(hasattr(a, "shape") and len(a.shape) for a in arrays):
         raise ValueError(
             "tune needs arrays x and y to hold out a fifth of the rows. Pass validation_data=..."
         )
@@ -131,6 +136,6 @@ def _split(x: Any, y: Any, seed: int) -> tuple[Any, Any, tuple[Any, Any]]:
     held_out, rest = np.split(order, [max(1, len(order) // 5)])
 
     def take(index: np.ndarray) -> Any:
-        return keras.tree.map_structure(lambda array: np.asarray(array)[index], (x, y))
+        return keras.tree.map_structure(lambda array: np.asarray(array)[index], data)
 
-    return *take(rest), take(held_out)
+    return take(rest), take(held_out)

@@ -592,13 +592,6 @@ def fixed(hp, units=12):
             ValueError,
             "'val_a_acc'; reported are loss, .*val_a_accuracy",
         ),
-        (
-            lambda hp: fixed(hp, hp.Int("units", 2, 9)),
-            "val_loss",
-            FIT,
-            ValueError,
-            r"units \(layer.dense.units is",
-        ),
         (fixed, "val_loss", FIT, ValueError, "defined none"),
     ],
 )
@@ -609,6 +602,13 @@ def test_what_cannot_work_is_refused_before_the_first_trial(
     with pytest.raises(error, match=message):
         tuner.search(**fit)
     assert tuner.oracle.trials == {}
+
+
+def test_a_search_without_mutable_hyperparameters_says_so(tmp_path):
+    tuner = tuner_in(tmp_path, lambda hp: fixed(hp, hp.Int("units", 2, 9)), max_trials=1)
+    with pytest.warns(KerastoolsNotice, match=r"units \(layer.dense.units is"):
+        tuner.search(**FIT)
+    assert len(scores(tuner)) == 1
 
 
 def test_a_directory_of_another_search_is_refused_and_left_alone(searched):

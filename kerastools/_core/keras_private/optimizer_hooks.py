@@ -169,6 +169,11 @@ class Row(keras.Variable):
         return self.assign(restored_tensors["VARIABLE_VALUE"])
 
 
+def decays(optimizer: Any, variable: Any) -> bool:
+    """Whether weight decay applies to `variable`; see `exclude_from_weight_decay`."""
+    return bool(optimizer._use_weight_decay(variable))
+
+
 def known_variables(optimizer: Any) -> list[Any]:
     """Returns the variables that `optimizer` was built for, in its order."""
     return list(optimizer._trainable_variables)

@@ -1,8 +1,10 @@
 """Description of what a compiled model computes, apart from the values of its variables."""
 
 import functools
+import sys
 import types
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -12,12 +14,17 @@ from kerastools._core.graph.calls import Graph, sublayers
 from kerastools._core.graph.kinds import parent_kind
 from kerastools._core.keras_private.compiled_model import compile_arguments
 from kerastools._core.keras_private.graph_nodes import functional_part
-from kerastools._core.keras_private.optimizer_hooks import learning_rate_source
+from kerastools._core.keras_private.optimizer_hooks import decays, learning_rate_source
 from kerastools.layers._mutable_rate import MutableRateLayer
 from kerastools.optimizers._base.mutable_optimizer import MutableOptimizer
 from kerastools.search._reuse.penalties import PENALTY_ARGUMENTS, mutable_penalties
 
 Description = dict[str, Any]
+
+# Key that is in the description of a model with code of the user's own.
+_USER_CODE = "user code"
+# Bookkeeping of Python in the namespace of a class.
+_OF_EVERY_CLASS = {"__dict__", "__weakref__", "__doc__", "__annotations__", "_abc_impl"}
 
 # They decide the initial values of variables and nothing else, and values are copied.
 _ONLY_INITIAL_VALUES = (keras.initializers.Initializer, keras.random.SeedGenerator)
@@ -28,15 +35,22 @@ def describe(model: keras.Model) -> Description:
 
     Two compiled models of equal description compute the same after the variables of one are copied
     to the other. The description holds everything else that a step can depend on: classes,
-    configurations, the graph, loss and metrics, the code of functions and their closures, and all
-    attributes of the user's own classes. It leaves out initializers, seeds, and mutable
-    hyperparameters, which are values: the rate of `kerastools.layers.Dropout`, the learning rate,
-    the hyperparameters of `kerastools.optimizers`; on TensorFlow the factors of L1 and L2 and the
-    bound of `MaxNorm`.
+    configurations, the graph, loss and metrics, which variables weight decay applies to, and of the
+    user's own code the functions with their closures and globals, the classes with their methods
+    and attributes, and all attributes of their objects. What is not understood is compared by
+    identity, so that two models with it are different. It leaves out initializers, seeds, and
+    mutable hyperparameters, which are values: the rate of `kerastools.layers.Dropout`, the learning
+    rate, the hyperparameters of `kerastools.optimizers`; on TensorFlow the factors of L1 and L2 and
+    the bound of `MaxNorm`.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The object being serialized includes a `lambda`")
         return _Walk(model).result
+
+
+def has_user_code(description: Description) -> bool:
+    """Whether the model contains code of the user's own, which may depend on what runs later."""
+    return _USER_CODE in description
 
 
 def difference(first: Description, second: Description) -> str | None:
@@ -62,11 +76,14 @@ class _Walk:
         # Activity regularizers are called by the layers, which hold them as constants.
         activities = {id(getattr(x, "activity_regularizer", None)) for x in sublayers(model)}
         self.mutable = mutable_penalties(model) - activities
+        self.model: Any = model
+        self.variables = {id(v) for v in model.variables}
         self.kept: list[Any] = []  # So that no id is reused during the walk.
         self.visit("", model)
         if getattr(model, "compiled", False):
             for name, value in compile_arguments(model).items():
                 self.visit(name, value)
+            self.weight_decay()
 
     def visit(self, path: str, value: Any) -> None:
         """Adds `value` under `path`."""
@@ -76,13 +93,17 @@ class _Walk:
         elif isinstance(value, np.ndarray | np.generic):
             self.result[path] = (str(value.dtype), value.shape, value.tobytes())
         elif isinstance(value, keras.Variable):
-            self.result[path] = ("variable", str(value.dtype), tuple(value.shape), value.trainable)
+            # Values of other variables are not copied from model to model.
+            own = None if id(value) in self.variables else _Identity(value)
+            shape = tuple(value.shape)
+            self.result[path] = ("variable", str(value.dtype), shape, value.trainable, own)
         elif isinstance(value, _ONLY_INITIAL_VALUES):
             self.result[path] = "initial values"
         elif isinstance(value, keras.dtype_policies.DTypePolicy):
             self.result[path] = value.name
         elif isinstance(value, type):
             self.result[path] = _class_name(value)
+            self.class_(path, value)
         elif isinstance(value, types.ModuleType | types.BuiltinFunctionType):
             self.result[path] = value.__name__
         elif isinstance(value, slice):
@@ -99,6 +120,10 @@ class _Walk:
         self.kept.append(value)
         if isinstance(value, dict):
             self.entries(path, value.items())
+        elif isinstance(value, staticmethod | classmethod):
+            self.visit(path, value.__func__)
+        elif isinstance(value, property):
+            self.entries(path, enumerate((value.fget, value.fset, value.fdel)))
         elif isinstance(value, list | tuple):
             self.entries(path, enumerate(value))
         elif isinstance(value, set | frozenset):
@@ -124,7 +149,7 @@ class _Walk:
             self.visit(f"{path}.{key}", value)
 
     def function(self, path: str, function: types.FunctionType) -> None:
-        """Adds a function: its code, defaults, closure and the plain globals that it reads."""
+        """Adds a function: its code, defaults, closure and the globals that it reads."""
         self.result[path] = f"function {function.__qualname__}"
         if _is_library(function.__module__):
             return
@@ -135,10 +160,19 @@ class _Walk:
             function.__code__.co_freevars, function.__closure__ or (), strict=True
         ):
             self.visit(f"{path}.{name}", cell.cell_contents)
-        for name in function.__code__.co_names:
-            value = function.__globals__.get(name)
-            if isinstance(value, str | int | float | np.ndarray | types.FunctionType):
-                self.visit(f"{path}.{name}", value)
+        if _is_installed(function.__module__):
+            return
+        self.result[_USER_CODE] = True
+        names = list(_names(function.__code__))
+        for name in names:
+            if name not in function.__globals__:
+                continue
+            value = function.__globals__[name]
+            self.visit(f"{path}.{name}", value)
+            if isinstance(value, types.ModuleType) and not _is_installed(value.__name__):
+                for attribute in names:
+                    if hasattr(value, attribute):
+                        self.visit(f"{path}.{name}.{attribute}", getattr(value, attribute))
 
     def code(self, path: str, code: types.CodeType) -> None:
         """Adds a code object: bytecode, names, constants and nested code."""
@@ -149,10 +183,33 @@ class _Walk:
             else:
                 self.result[f"{path}.constant.{i}"] = repr(constant)
 
+    def class_(self, path: str, cls: type) -> None:
+        """Adds the methods and attributes of a class of the user's own, and of its bases."""
+        for base in cls.__mro__:
+            if _is_installed(base.__module__) or id(base) in self.seen:
+                continue
+            self.seen[id(base)] = path
+            self.kept.append(base)
+            self.result[_USER_CODE] = True
+            own = {k: v for k, v in vars(base).items() if k not in _OF_EVERY_CLASS}
+            self.entries(f"{path}.class {base.__qualname__}", own.items())
+
+    def weight_decay(self) -> None:
+        """Adds which variables weight decay applies to."""
+        optimizer = self.model.optimizer
+        if self.model.built and getattr(optimizer, "weight_decay", None) is not None:
+            applies = tuple(decays(optimizer, v) for v in self.model.trainable_variables)
+            self.result["weight decay applies to"] = applies
+
     def object(self, path: str, value: Any) -> None:
         """Adds an object: its class, its configuration, and the attributes of a user's class."""
         self.result[path or "."] = _class_name(type(value))
         library = _is_library(type(value).__module__)
+        if not library:
+            self.class_(path, type(value))
+        if isinstance(value, keras.metrics.Metric) or value is self.model.optimizer:
+            # Reset in every epoch, and copied with the model.
+            self.variables |= {id(v) for v in value.variables}
         if isinstance(value, keras.Layer):
             self.visit(f"{path}.trainable", value.trainable)
         if isinstance(value, keras.Model):
@@ -167,6 +224,8 @@ class _Walk:
         if library and hasattr(value, "get_config"):
             self.configuration(path, value)
             return
+        if library and not isinstance(value, keras.Layer):
+            self.result[path] = (_class_name(type(value)), _Identity(value))
         if not library:
             self.attributes(path, value)
 
@@ -178,7 +237,7 @@ class _Walk:
             # An opaque object is compared by its own __eq__ (a range, a dtype, a path) or, without
             # one, by identity (`...`, an object of a C extension).
             has_eq = type(value).__eq__ is not object.__eq__ and type(value).__hash__ is not None
-            self.result[path] = (_class_name(type(value)), value if has_eq else id(value))
+            self.result[path] = (_class_name(type(value)), value if has_eq else _Identity(value))
         for name, attribute in own.items():
             self.visit(f"{path}.{name}", attribute)
 
@@ -256,6 +315,37 @@ def _is_library(module: str | None) -> bool:
     return str(module).split(".")[0] in ("keras", "kerastools", "tensorflow", "jax", "numpy")
 
 
+def _is_installed(module: str | None) -> bool:
+    """Whether `module` is in Python or an installed package, whose code never changes."""
+    package = str(module).split(".")[0]
+    path = getattr(sys.modules.get(package), "__file__", None) or ""
+    known = package in sys.stdlib_module_names or _is_library(module)
+    return known or "site-packages" in path or "dist-packages" in path
+
+
+def _names(code: types.CodeType) -> Iterator[str]:
+    """Returns the names that a code object reads, with those of nested functions."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _names(constant)
+
+
+class _Identity:
+    """Compares an object by identity, and keeps it, so that its id is not used again."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Identity) and other.value is self.value
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"another {type(self.value).__name__}"
+
+
 @functools.cache
 def _attributes(base: type) -> frozenset[str]:
     plain = base(name="plain")
@@ -268,8 +358,15 @@ def _inherited_attributes(value: Any) -> frozenset[str]:
     """Returns the names of the attributes that every layer or model has."""
     for base in (keras.Sequential, keras.Model, keras.Layer):
         if isinstance(value, base):
-            return _attributes(base)
+            functional = isinstance(value, keras.Model)
+            return _attributes(base) | (_functional_attributes() if functional else frozenset())
     return frozenset()
+
+
+@functools.cache
+def _functional_attributes() -> frozenset[str]:
+    x = keras.Input((1,), name="plain")
+    return frozenset(vars(keras.Model(x, x, name="plain")))
 
 
 def vocabulary_of(layer: Any) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Eligibility of searches, models and layers for population training."""
 
+import inspect
 from typing import Any
 
 import keras
@@ -91,36 +92,85 @@ def _why_compiled_cannot_stack(model: Any) -> str | None:
     arguments = compile_arguments(model)
     if arguments["weighted_metrics"] or arguments["loss_weights"] or arguments["run_eagerly"]:
         return "compile was given weighted_metrics, loss_weights or run_eagerly"
-    loss = arguments["loss"]
-    if (isinstance(loss, str) and loss in ("crossentropy", "ce")) or isinstance(loss, list | dict):
-        return f"the loss is {loss!r}"
-    name = loss if isinstance(loss, str) else getattr(loss, "name", getattr(loss, "__name__", ""))
-    if name.lower() in _ACROSS_ROWS:
-        return f"the loss {name!r} is not a mean over rows"
-    if isinstance(loss, keras.losses.Loss) and loss.reduction != "sum_over_batch_size":
-        return f"the loss has reduction={loss.reduction!r}"
-    module = (
-        getattr(loss, "__module__", "keras")
-        if not isinstance(loss, keras.losses.Loss)
-        else (type(loss).__module__)
-    )
-    if not isinstance(loss, str) and not module.startswith("keras."):
-        return f"the loss {name!r} is not one of Keras"
+    if not is_mean_over_rows(loss := arguments["loss"]):
+        name = loss if isinstance(loss, str) else getattr(loss, "name", type(loss).__name__)
+        return f"the loss {name!r} is not known to be a mean over rows"
     for metric in keras.tree.flatten(arguments["metrics"]):
-        stock = isinstance(metric, str) and not isinstance(_metric(metric), keras.metrics.Metric)
-        if metric is not None and not (stock or isinstance(_metric(metric), _MEANS)):
+        if metric is not None and not _is_mean_metric(metric):
             return f"the metric {getattr(metric, 'name', metric)!r} is not a mean over rows"
     return _why_optimizer_cannot_stack(model.optimizer)
 
 
-_ACROSS_ROWS = {"dice", "tversky", "circle", "ctc"}
-_MEANS = keras.metrics.MeanMetricWrapper
+_MEAN_LOSSES = {
+    getattr(keras.losses, name)
+    for name in [
+        "BinaryCrossentropy",
+        "BinaryFocalCrossentropy",
+        "CategoricalCrossentropy",
+        "CategoricalHinge",
+        "CategoricalFocalCrossentropy",
+        "CategoricalGeneralizedCrossEntropy",
+        "CosineSimilarity",
+        "Hinge",
+        "Huber",
+        "KLDivergence",
+        "LogCosh",
+        "MeanAbsoluteError",
+        "MeanAbsolutePercentageError",
+        "Poisson",
+        "MeanSquaredError",
+        "MeanSquaredLogarithmicError",
+        "SparseCategoricalCrossentropy",
+        "SquaredHinge",
+        "binary_crossentropy",
+        "binary_focal_crossentropy",
+        "categorical_crossentropy",
+        "categorical_focal_crossentropy",
+        "categorical_generalized_cross_entropy",
+        "categorical_hinge",
+        "cosine_similarity",
+        "hinge",
+        "huber",
+        "kl_divergence",
+        "log_cosh",
+        "mean_absolute_error",
+        "mean_absolute_percentage_error",
+        "mean_squared_error",
+        "mean_squared_logarithmic_error",
+        "poisson",
+        "sparse_categorical_crossentropy",
+        "squared_hinge",
+    ]
+}
 
 
-def _metric(metric: Any) -> Any:
+def is_mean_over_rows(loss: Any) -> bool:
+    """Whether `loss`, as in compile(), is known to be a mean over rows, each by itself."""
+    if isinstance(loss, str):
+        if loss in ("crossentropy", "ce"):
+            return False  # What it is depends on the shapes.
+        loss = keras.losses.get(loss)
+    if not isinstance(loss, keras.losses.Loss):
+        return inspect.isfunction(loss) and loss in _MEAN_LOSSES
+    ignores = loss.get_config().get("ignore_class") is not None
+    mean = loss.reduction == "sum_over_batch_size"
+    return type(loss) in _MEAN_LOSSES and mean and not ignores
+
+
+def _is_mean_metric(metric: Any) -> bool:
     if metric in ("accuracy", "acc"):
-        return keras.metrics.CategoricalAccuracy()
-    return keras.metrics.get(metric) if isinstance(metric, str) else metric
+        return True
+    metric = keras.metrics.get(metric) if isinstance(metric, str) else metric
+    if not isinstance(metric, keras.metrics.Metric):
+        return inspect.isfunction(metric) and metric.__module__.startswith("keras.")
+    stock = isinstance(metric, keras.metrics.MeanMetricWrapper) and _is_keras(type(metric))
+    # The wrapper itself holds a function of the user's.
+    own = type(metric) is keras.metrics.MeanMetricWrapper
+    return stock and not own and metric.get_config().get("ignore_class") is None
+
+
+def _is_keras(cls: type) -> bool:
+    return cls.__module__.startswith("keras.")
 
 
 _OPTIMIZERS = (SGD, Adagrad, Adam, AdamW, Adamax, Nadam, RAdam, RMSprop)

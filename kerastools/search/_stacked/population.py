@@ -11,7 +11,7 @@ import keras_tuner
 import numpy as np
 
 from kerastools._core.notices import notify
-from kerastools.search._reuse.description import Description, describe
+from kerastools.search._reuse.description import Description, describe, has_user_code
 from kerastools.search._stacked.eligibility import why_model_cannot_stack
 from kerastools.search._successive_halving import Rungs
 
@@ -338,6 +338,8 @@ class Population:
     ) -> list[tuple[Member, list[Any]]]:
         """Trains one epoch; frees the slots of finished members and returns their best states."""
         x, y, model = self.fit["x"], self.fit["y"], program.model
+        if program.epochs == 0 and has_user_code(program.description):
+            self._build_again(program, next(filter(None, slots)))
         shuffle = self.fit.get("shuffle", True)
         order = self.generator.permutation(len(x)) if shuffle else np.arange(len(x))
         start = time.process_time()
@@ -369,6 +371,11 @@ class Population:
                 finished.append((member, model.best_state(k)))
                 slots[k] = None
         return finished
+
+    def _build_again(self, program: Program, member: Member) -> None:
+        """Lets the builder set what the user's code reads while the program is traced."""
+        if describe(self.build(member.trial)) != program.description:
+            raise ValueError("the builder does not build the same model again")
 
     def _behind(self, slots: list[Member | None]) -> list[str]:
         """Returns the names of the trials that successive halving stops."""

@@ -6,8 +6,10 @@ import jax
 import numpy as np
 from jax import numpy as jnp
 
+from kerastools._core.keras_private.compiled_model import compile_arguments
 from kerastools.acceleration._loop_programs import build_metrics, jax_loop
 from kerastools.search._reuse.model_cache import state_of
+from kerastools.search._stacked.eligibility import is_mean_over_rows
 
 # Rows per call of evaluation, over all models.
 _ROWS_OF_EVALUATION = 1024
@@ -71,7 +73,9 @@ class VmappedModel:
         """Returns the validation logs of each slot."""
         trainable, others, _ = self.state
         metrics = self._fresh_metrics(x, y)
-        rows = max(batch_size, _ROWS_OF_EVALUATION // self.size)
+        rows = batch_size
+        if is_mean_over_rows(compile_arguments(self.template)["loss"]):
+            rows = max(batch_size, _ROWS_OF_EVALUATION // self.size)
         logs: Any = None
         for i in range(0, len(x), rows):
             logs, (_, _, metrics) = self.test_step(

@@ -55,19 +55,23 @@ def one_by_one(layer: Any, values: Any, training: bool, /, *args: Any, **kwargs:
         if is_layer:
             if "training" in inspect.signature(layer.call).parameters:
                 inputs[1]["training"] = training
-            y, new = layer.stateless_call(
-                [each[k] for each in trained],
-                [each[k] for each in others],
-                *inputs[0],
-                **inputs[1],
-            )
-            after.append(new)
+            mapping = [
+                *zip(layer.trainable_variables, (each[k] for each in trained), strict=True),
+                *zip(layer.non_trainable_variables, (each[k] for each in others), strict=True),
+            ]
+            with keras.StatelessScope(state_mapping=mapping) as scope:
+                before = [scope.get_current_value(v) for v in layer.trainable_variables]
+                y = layer.call(*inputs[0], **inputs[1])
+                moved = [scope.get_current_value(v) for v in layer.trainable_variables]
+                after.append([scope.get_current_value(v) for v in layer.non_trainable_variables])
+            if any(a is not b for a, b in zip(before, moved, strict=True)):
+                raise ValueError(f"layer {layer.name!r} assigns trainable variables in call")
         else:
             y = layer(*inputs[0], **inputs[1])
         outputs.append(y)
     if after:
-        moved = zip(layer.non_trainable_variables, zip(*after, strict=True), strict=True)
-        for variable, new in moved:
+        pairs = zip(layer.non_trainable_variables, zip(*after, strict=True), strict=True)
+        for variable, new in pairs:
             values.set(variable, ops.stack(new))
     return tree.map_structure(lambda *each: stack(each), *outputs)
 
