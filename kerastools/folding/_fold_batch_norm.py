@@ -5,10 +5,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from kerastools._core.graph.calls import read_graph, sublayers
+from kerastools._core.graph.calls import Call, read_graph, sublayers
 from kerastools._core.graph.kinds import is_kind
+from kerastools._core.graph.rebuild import layer_from_config, rebuild
 from kerastools._core.sample_inputs import sample_inputs
-from kerastools.folding._build import build
 from kerastools.folding._plan import Plan
 from kerastools.folding._report import FoldReport
 
@@ -101,7 +101,7 @@ def fold_batch_norm(
         given = None if isinstance(sample, str) and sample == "random" else sample
         inputs = sample_inputs(graph, given, _NAME)
     plan = Plan(graph)
-    folded = build(plan, _NAME)
+    folded = _folded(plan)
     if not return_report:
         return folded
     return folded, FoldReport(
@@ -111,6 +111,39 @@ def fold_batch_norm(
         num_parameters=(model.count_params(), folded.count_params()),
         largest_difference=None if inputs is None else _difference(model, folded, inputs),
     )
+
+
+def _folded(plan: Plan) -> Any:
+    """Returns the new model that `plan` describes; nothing of the old one is changed."""
+    twins: dict[int, Any] = {}
+    stand_ins: dict[int, Any] = {}
+
+    def change(path: str, layer: Any) -> tuple[Any, bool] | None:
+        weights = plan.weights.get(id(layer))
+        if weights is None:
+            return None
+        twins[id(layer)] = layer_from_config(layer, weights.config_changes(), _NAME)
+        return twins[id(layer)], False
+
+    def connect(call: Call, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        old = call.operation
+        if call in plan.shifts:
+            common = {"name": old.name, "dtype": old.dtype_policy.name}
+            return keras.layers.Rescaling(1.0, plan.shifts[call], **common)(args[0])
+        if call not in plan.removed:
+            return layer(*args, **kwargs)
+        if call not in plan.returned:
+            return args[0]
+        if id(old) not in stand_ins:
+            # The name of an output stays, unless the layer stays too, for another call.
+            name = f"{old.name}_folded" if plan.stays(old) else old.name
+            stand_ins[id(old)] = keras.layers.Identity(name=name, dtype=old.dtype_policy.name)
+        return stand_ins[id(old)](args[0])
+
+    folded = rebuild(plan.model, _NAME, change, connect)
+    for key, layer in twins.items():
+        plan.weights[key].assign_to(layer)
+    return folded
 
 
 def _difference(model: Any, folded: Any, inputs: Any) -> float:
