@@ -5,9 +5,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from kerastools._core.graph.calls import Call, read_graph, sublayers
-from kerastools._core.graph.kinds import is_kind
-from kerastools._core.graph.rebuild import layer_from_config, rebuild
+from kerastools._core.graph.calls import Call, Graph, read_graph, sublayers
+from kerastools._core.graph.kinds import is_kind, kind_of
+from kerastools._core.graph.rebuild import layer_from_config, open_layers, rebuild
 from kerastools._core.sample_inputs import sample_inputs
 from kerastools.folding._plan import Plan
 from kerastools.folding._report import FoldReport
@@ -46,6 +46,10 @@ def fold_batch_norm(
 
     Where zero padding after it would not see the shift, only the scale goes forward, and a
     `Rescaling` of the same name adds the rest: z = a ⊗ (x + b/a).
+
+    A layer of your own that holds a batch normalization is folded inside, where its `call` in
+    inference is proved to do no more than call layers and `keras.ops` functions; it then comes back
+    as a nested model of its name.
 
     All others are kept, as exact as they were, and the report says why: a kernel that is called
     twice, an output that is used elsewhere, an activation in between. Weights are computed in
@@ -100,7 +104,7 @@ def fold_batch_norm(
     if sample is not None:
         given = None if isinstance(sample, str) and sample == "random" else sample
         inputs = sample_inputs(graph, given, _NAME)
-    plan = Plan(graph)
+    plan = Plan(Graph(open_layers(model, _is_block)))
     folded = _folded(plan)
     if not return_report:
         return folded
@@ -110,6 +114,14 @@ def fold_batch_norm(
         num_layers=(_num_layers(model), _num_layers(folded)),
         num_parameters=(model.count_params(), folded.count_params()),
         largest_difference=None if inputs is None else _difference(model, folded, inputs),
+    )
+
+
+def _is_block(layer: Any) -> bool:
+    """Whether `layer` is of a class of the user's own and holds a batch normalization."""
+    inside = sublayers(layer)[1:]
+    return kind_of(layer).name == "unknown" and any(
+        is_kind(part, "batch_normalization") for part in inside
     )
 
 
