@@ -6,10 +6,12 @@ It stands outside of the package, because importing the package imports Keras an
 
 import argparse
 import importlib.metadata
+import logging
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +27,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The words after `kerastools`; by default those of this process.
     """
     options = _parser().parse_args(arguments)
-    # Before TensorFlow is imported: its lines about the processor say nothing about the model.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
     def say(text: Any) -> None:
         print(f"kerastools {options.command}: {' '.join(str(text).split())}", file=sys.stderr)
 
     try:
         with warnings.catch_warnings():
-            from kerastools import KerastoolsNotice, cli
-
+            with _silence():
+                from kerastools import KerastoolsNotice, cli
+            for name in ("absl", "tensorflow"):
+                logging.getLogger(name).setLevel(logging.ERROR)
             show = warnings.showwarning
 
             def show_in_one_line(message: Any, category: Any, *place: Any, **kwargs: Any) -> None:
@@ -52,6 +54,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ours = isinstance(error, ValueError | TypeError | OSError | ImportError | RuntimeError)
         say(error if ours and str(error) else f"{type(error).__name__}: {error}")
         return 1
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Throws away what is written to the error stream while Keras and its backend are imported.
+
+    TensorFlow's lines about the processor say nothing about the model, and its settings do not keep
+    all of them away. What goes wrong is an exception. Variables of the environment that ask for the
+    lines are heeded.
+    """
+    if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
+        yield
+        return
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    sys.stderr.flush()
+    stream, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(stream, 2)
+        os.close(stream)
+        os.close(nowhere)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -72,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
         help="say what keeps a model from training well",
         description="Reads MODEL, runs one batch of DATA forward and back, and prints what is "
         "wrong: signals and gradients that vanish or explode, dead units and more, each with what "
-        "mends it. Changes nothing.",
+        "fixes it. Changes nothing.",
         epilog="Exit codes: 0 nothing wrong, 1 not possible, 2 wrong command, 3 something found. "
         "Example: kerastools diagnose untrained.keras data.npz "
         "--loss sparse_categorical_crossentropy",
@@ -93,10 +118,10 @@ def _parser() -> argparse.ArgumentParser:
 
     fold = commands.add_parser(
         "fold",
-        help="remove batch normalisation without changing what a model computes",
-        description="Reads MODEL, folds its batch normalisations into the layers beside them, and "
+        help="remove batch normalization without changing what a model computes",
+        description="Reads MODEL, folds its batch normalizations into the layers next to them, and "
         "writes the result, which computes the same in inference, to OUTPUT. Prints a line per "
-        "batch normalisation: where it went, or why it stayed.",
+        "batch normalization: where it went, or why it stayed.",
         epilog="Example: kerastools fold trained.keras folded.keras",
     )
     _model_argument(fold)
@@ -107,7 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     export = commands.add_parser(
         "export",
         help="write a model as a SavedModel for TensorFlow Serving",
-        description="Reads MODEL, folds its batch normalisations, puts its weights into the graph, "
+        description="Reads MODEL, folds its batch normalizations, puts its weights into the graph, "
         "writes DIRECTORY/<version>/, loads that again and compares it with the model. Prints what "
         "it wrote and how far the outputs are apart. Needs TensorFlow.",
         epilog="Example: kerastools export trained.keras /models/digits",
@@ -117,7 +142,7 @@ def _parser() -> argparse.ArgumentParser:
     _sample_argument(export)
     export.add_argument("--version", type=int, help="a number; by default the next one")
     export.add_argument("--overwrite", action="store_true", help="replace an existing version")
-    export.add_argument("--no-fold", action="store_true", help="keep batch normalisations")
+    export.add_argument("--no-fold", action="store_true", help="keep batch normalizations")
     export.add_argument("--no-freeze", action="store_true", help="keep weights as variables")
     export.add_argument(
         "--tolerance",

@@ -21,7 +21,7 @@ from kerastools._core.graph.calls import (
     takes_training,
 )
 from kerastools._core.graph.kinds import is_kind
-from kerastools._core.keras_private.graph_nodes import mask_of, twin_of_function
+from kerastools._core.keras_private.graph_nodes import mask_of, shape_of_lambda, twin_of_function
 from kerastools._core.sample_inputs import sample_inputs
 
 _ROUNDING = 1e-5
@@ -142,7 +142,7 @@ def copy_operation(operation: Any, caller: str) -> Any:
         # From its configuration a lambda would lose the names that it refers to.
         return keras.layers.Lambda(
             operation.function,
-            output_shape=operation._output_shape,
+            output_shape=shape_of_lambda(operation),
             mask=operation.mask,
             arguments=operation.arguments,
             name=operation.name,

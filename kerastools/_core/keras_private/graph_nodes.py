@@ -15,6 +15,8 @@ from keras.src.models.functional import Functional
 from keras.src.models.sequential import Sequential
 from keras.src.ops import nn, numpy
 
+from kerastools._core.keras_private.patched import unpatched
+
 
 def functional_part(model: Any) -> Any:
     """Returns the functional model that holds the graph of `model`, or `None`.
@@ -30,7 +32,7 @@ def computes_its_graph(model: Any) -> bool:
     """Whether `model` has a graph and no `call` of its own, which could compute something else."""
     if functional_part(model) is None:
         return False
-    return type(model).call in (Functional.call, Sequential.call)
+    return unpatched(model, "call") in (Functional.call, Sequential.call)
 
 
 def recorded_nodes(functional: Any) -> list[Any]:
@@ -77,6 +79,11 @@ def layers_inside(layer: Any, recursive: bool = True) -> list[Any]:
     Public only on models; blocks such as `MultiHeadAttention` hold layers, too.
     """
     return list(layer._flatten_layers(include_self=False, recursive=recursive))
+
+
+def shape_of_lambda(layer: Any) -> Any:
+    """Returns the `output_shape` that a `Lambda` was made with; its config does not hold it."""
+    return layer._output_shape
 
 
 def twin_of_function(operation: Any) -> Any:

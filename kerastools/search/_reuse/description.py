@@ -266,9 +266,9 @@ def _attributes(base: type) -> frozenset[str]:
 
 def _inherited_attributes(value: Any) -> frozenset[str]:
     """Returns the names of the attributes that every layer or model has."""
-    for base in (keras.Model, keras.Layer):
+    for base in (keras.Sequential, keras.Model, keras.Layer):
         if isinstance(value, base):
-            return _attributes(base) | {"_functional"}
+            return _attributes(base)
     return frozenset()
 
 
