@@ -758,6 +758,13 @@ REFUSALS = [
         defect=True,
     ),
     Refusal(
+        "recalibrated",
+        "float64_lists",
+        "needs inputs as the model takes them",
+        "a list of one array is not taken for the array, as fit does",
+        defect=True,
+    ),
+    Refusal(
         "diagnosed repaired",
         "strings",
         "could not convert string",
