@@ -6,10 +6,12 @@ It stands outside of the package, because importing the package imports Keras an
 
 import argparse
 import importlib.metadata
+import logging
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +27,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The words after `kerastools`; by default those of this process.
     """
     options = _parser().parse_args(arguments)
-    # Before TensorFlow is imported: its lines about the processor say nothing about the model.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
     def say(text: Any) -> None:
         print(f"kerastools {options.command}: {' '.join(str(text).split())}", file=sys.stderr)
 
     try:
         with warnings.catch_warnings():
-            from kerastools import KerastoolsNotice, cli
-
+            with _silence():
+                from kerastools import KerastoolsNotice, cli
+            for name in ("absl", "tensorflow"):
+                logging.getLogger(name).setLevel(logging.ERROR)
             show = warnings.showwarning
 
             def show_in_one_line(message: Any, category: Any, *place: Any, **kwargs: Any) -> None:
@@ -52,6 +54,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ours = isinstance(error, ValueError | TypeError | OSError | ImportError | RuntimeError)
         say(error if ours and str(error) else f"{type(error).__name__}: {error}")
         return 1
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Throws away what is written to the error stream while Keras and its backend are imported.
+
+    TensorFlow's lines about the processor say nothing about the model, and its settings do not keep
+    all of them away. What goes wrong is an exception. Variables of the environment that ask for the
+    lines are heeded.
+    """
+    if "TF_CPP_MIN_LOG_LEVEL" in os.environ:
+        yield
+        return
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    sys.stderr.flush()
+    stream, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(stream, 2)
+        os.close(stream)
+        os.close(nowhere)
 
 
 def _parser() -> argparse.ArgumentParser:

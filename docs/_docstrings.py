@@ -1,10 +1,14 @@
 """Docstrings and signatures as the reference's generator wants them."""
 
+import importlib.util
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import griffe
+
+_ROOT = Path(__file__).parents[1]
 
 _EXAMPLE = re.compile(r"^Example:\n\n(?=>>> )", re.MULTILINE)
 _CALL_ARGUMENTS = re.compile(r"^Call arguments:\n((?: .*\n?)+)", re.MULTILINE)
@@ -18,10 +22,20 @@ class Docstrings(griffe.Extension):
         """Is called with the whole package, before it is rendered."""
         for obj in _objects(pkg):
             if obj.docstring:
-                obj.docstring.value = rewritten(obj.docstring.value)
+                text = with_texts(obj.docstring.value) if "{{" in obj.docstring.value else None
+                obj.docstring.value = rewritten(text or obj.docstring.value)
             if obj.is_class:
                 _name_keywords(obj)
                 _hide_overrides(obj)
+
+
+def with_texts(text: str) -> str:
+    """Returns a docstring of an optimizer with the texts that all of them share."""
+    path = _ROOT / "kerastools/optimizers/_base/arguments.py"
+    spec: Any = importlib.util.spec_from_file_location("arguments", path)
+    arguments = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(arguments)
+    return arguments.with_texts(text)
 
 
 def rewritten(text: str) -> str:
@@ -53,13 +67,17 @@ def _name_keywords(cls: Any) -> None:
     bases = [base.members.get("__init__") for base in cls.mro()]
     if init is None or init.is_alias or "kwargs" not in init.parameters:
         return
-    rest = init.parameters["kwargs"]
-    del init.parameters["kwargs"]
+    given = {p.name: p for p in init.parameters if p.name not in ("args", "kwargs")}
     for parameter in [p for base in bases if base for p in base.parameters]:
-        is_keyword = parameter.default is not None and not parameter.name.startswith("*")
-        if parameter.name not in init.parameters and is_keyword and parameter.name != "kwargs":
-            init.parameters.add(parameter)
-    init.parameters.add(rest)
+        is_keyword = parameter.default is not None and parameter.name not in ("args", "kwargs")
+        if is_keyword:
+            given.setdefault(parameter.name, parameter)
+    # In the order in which they can be given: by position, then by keyword.
+    by_keyword = [p for p in given.values() if p.kind is griffe.ParameterKind.keyword_only]
+    by_position = [p for p in given.values() if p not in by_keyword]
+    # What takes *args too hands all on to a base of the package: no keyword is left to tell.
+    rest = [] if "args" in init.parameters else [init.parameters["kwargs"]]
+    init.parameters = griffe.Parameters(*by_position, *by_keyword, *rest)
 
 
 def _hide_overrides(cls: Any) -> None:

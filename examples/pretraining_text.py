@@ -175,7 +175,8 @@ def main():
         optimizer=keras.optimizers.Adam(3e-3),
         epochs=1 if quick else arguments.epochs,
         batch_size=128,
-        backup=None if quick else backup,
+        seed=0,
+        directory=None if quick else backup,
         verbose=2,
     )
     losses = model.history.history["loss"]

@@ -92,7 +92,7 @@ def main() -> None:
         histories["regularised"].append(train(model, rows, test, epochs, [late]))
 
         predict = kt.regularization.predict_with_dropout
-        mean, spread = predict(model, test_x, samples=samples, batch_size=2000, seed=seed)
+        mean, spread = predict(model, test_x, num_samples=samples, batch_size=2000, seed=seed)
         chosen = mean.argmax(axis=1)
         of_chosen = spread[np.arange(len(chosen)), chosen]
         right.append(of_chosen[chosen == test_y])

@@ -189,6 +189,7 @@ def draw_pictures(task, labels, pretraining, epochs, stem):
         epochs=epochs,
         learning_rate=2e-3,
         batch_size=16,
+        seed=0,
         verbose=False,
     )
     console.print(f"\nHow many layers to reuse, in the first draw of {task}:\n")

@@ -122,8 +122,8 @@ def _sample(options: argparse.Namespace, model: Any) -> Any:
     """Returns the first rows of the file that --sample names, as the model takes them."""
     if options.sample is None:
         return None
-    with np.load(options.sample) as loaded:
-        arrays = dict(loaded) if isinstance(loaded, np.lib.npyio.NpzFile) else {"x": loaded}
+    loaded = np.load(options.sample)
+    arrays = {"x": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
     arrays = {name: a[:_MOST_ROWS] for name, a in arrays.items() if name != "y" or len(arrays) == 1}
     if len(arrays) == 1 or "x" in arrays:
         return arrays.get("x", next(iter(arrays.values())))
@@ -144,9 +144,9 @@ def fold(options: argparse.Namespace) -> int:
     model = _load(options)
     folded, report = fold_batch_norm(model, return_report=True)
     try:
-        reference = Reference(model, _sample(options, model), "kerastools fold --sample")
+        reference = Reference(model, _sample(options, model), "kerastools fold")
     except NoSampleError as error:
-        notify(f"the outputs of OUTPUT were not compared with those of MODEL: {error}")
+        notify(f"the outputs were not compared; pass --sample FILE: {error}")
     else:
         report = dataclasses.replace(report, largest_difference=reference.difference(folded))
     # Whole or not at all, also where OUTPUT is MODEL.

@@ -1,16 +1,21 @@
-"""Nine things that go wrong when layers are frozen in plain Keras, and do not go wrong here.
+"""What goes wrong in plain Keras and not here: when layers are frozen, and in its optimizers.
 
-Each test shows Keras's way failing first. When such a first half fails, Keras has learned it.
+Each test shows Keras's way failing first. When such a first half fails, Keras has learned it. The
+second half lists where a class that has a name of Keras's leaves Keras's trajectory.
 """
 
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 from keras import ops
 
-from kerastools.callbacks import FreezeSchedule, Phase
+from kerastools import optimizers
+from kerastools.callbacks import EvaluationWeights, FreezeSchedule, Phase
 from kerastools.optimizers import rebind
 
 X = np.random.default_rng(0).normal(size=(32, 4)).astype("float32")
@@ -228,3 +233,173 @@ def test_9_an_optimizer_per_group_of_layers_survives_freezing():
 def make_multi(multi):
     sgd, adam = keras.optimizers.SGD(0.1), keras.optimizers.Adam(0.01)
     return multi(lambda variable: adam if "head" in variable.path else sgd)
+
+
+# Optimizers: where a class that has a name of Keras's leaves Keras's trajectory.
+
+BOTH = (keras.optimizers, optimizers)
+
+
+def walk(optimizer, gradients, start=(1.0, -2.0), dtype="float32", constraint=None):
+    """Returns the weights after a step per gradient."""
+    theta = keras.Variable(np.float32(start), dtype=dtype)
+    theta.constraint = constraint
+    for g in gradients:
+        optimizer.apply([ops.cast(ops.convert_to_tensor(g), theta.dtype)], [theta])
+    return np.array(ops.convert_to_numpy(ops.cast(theta, "float32")))
+
+
+@pytest.mark.tensorflow  # On JAX Keras is right without warm-up and decay.
+def test_schedule_free_adamw_follows_its_authors_rule():
+    hessian = np.float32([1.0, 3.0, 10.0])
+    ends = []
+    for module in BOTH:
+        theta = keras.Variable(np.float32([1.0, -2.0, 0.5]))
+        optimizer = module.ScheduleFreeAdamW(0.05)
+        for _ in range(20):
+            optimizer.apply([ops.convert_to_tensor(hessian) * theta], [theta])
+        ends.append(ops.convert_to_numpy(theta))
+    authors = [0.49094682, -1.45738688, 0.06796929]  # The package schedulefree 1.4.1.
+    assert np.abs(ends[0] - authors).max() > 0.03
+    np.testing.assert_allclose(ends[1], authors, atol=1e-6)
+
+
+def test_the_moving_average_is_of_constrained_weights():
+    averages = []
+    for module in BOTH:
+        optimizer = module.SGD(1.0, use_ema=True)
+        walk(optimizer, [[5.0, 5.0]], (1.0, 1.0), constraint=keras.constraints.NonNeg())
+        averages.append(ops.convert_to_numpy(optimizer._model_variables_moving_average[0]))
+    np.testing.assert_array_equal(averages[0], [-4.0, -4.0])
+    np.testing.assert_array_equal(averages[1], [0.0, 0.0])
+
+
+def test_the_moving_average_moves_once_per_update():
+    averages = []
+    for module in BOTH:
+        options = {"use_ema": True, "ema_momentum": 0.5, "gradient_accumulation_steps": 2}
+        optimizer = module.SGD(1.0, **options)
+        weights = walk(optimizer, [[0.0, 0.0]] * 2 + [[1.0, 1.0]] * 2, (1.0, 1.0))
+        np.testing.assert_allclose(weights, 0.0, atol=1e-6)
+        averages.append(ops.convert_to_numpy(optimizer._model_variables_moving_average[0]))
+    # After the second update the average of 1 and 0; Keras's moves in the micro-step before, too.
+    np.testing.assert_allclose(averages[1], 0.5)
+    assert JAX or averages[0][0] == pytest.approx(0.5)  # Here the weights had not moved between.
+
+
+def test_fit_goes_on_from_the_trained_weights_not_from_their_average():
+    def trained(module, *callbacks):
+        one, two = (make_model(module.SGD(0.1, use_ema=True)) for _ in range(2))
+        fit(one, *callbacks, epochs=4)
+        for _ in range(2):
+            fit(two, *callbacks, epochs=2)
+        return np.abs(kernel(one, "a") - kernel(two, "a")).max()
+
+    assert trained(keras.optimizers) > 1e-3
+    assert trained(optimizers) == 0
+    assert trained(optimizers, EvaluationWeights()) < 1e-6
+
+
+def test_schedules_count_updates_under_gradient_accumulation():
+    halves = keras.optimizers.schedules.ExponentialDecay(1.0, 1, 0.5, staircase=True)
+    ends = [
+        walk(module.SGD(halves, gradient_accumulation_steps=2), [[1.0, 1.0]] * 4, (0.0, 0.0))
+        for module in BOTH
+    ]
+    np.testing.assert_allclose(ends[0], -(0.5 + 0.125))  # The rates of steps 1 and 3.
+    np.testing.assert_allclose(ends[1], -(1.0 + 0.5))  # Of updates 0 and 1.
+
+
+def test_a_variable_without_gradients_so_far_starts_with_steps_of_the_learning_rate():
+    def first_step(module):
+        early, late = keras.Variable([1.0]), keras.Variable([1.0])
+        optimizer = module.Adam(0.01)
+        optimizer.build([early, late])
+        one = ops.ones(1)
+        optimizer.iterations.assign(5000)
+        optimizer.apply([one, one], [early, late])
+        return 1 - float(ops.convert_to_numpy(late)[0])
+
+    assert first_step(keras.optimizers) > 0.03
+    assert first_step(optimizers) == pytest.approx(0.01, rel=1e-3)
+
+
+def test_weights_of_half_precision_move():
+    ends = [
+        walk(module.Adam(0.01), [[1.0, -1.0]] * 5, (1.0, -2.0), dtype="bfloat16") for module in BOTH
+    ]
+    np.testing.assert_array_equal(ends[0], [1.0, -2.0])
+    np.testing.assert_allclose(ends[1], [0.95, -1.95], atol=0.01)
+
+
+def test_a_huge_gradient_is_clipped_and_a_bad_one_can_be_skipped():
+    huge, bad = [[3e30, 4e30]], [[float("inf"), 1.0]]
+    ends = [walk(module.SGD(1.0, clipnorm=1.0), huge, (0.0, 0.0)) for module in BOTH]
+    np.testing.assert_array_equal(ends[0], [0.0, 0.0])
+    np.testing.assert_allclose(ends[1], [-0.6, -0.8], rtol=1e-6)
+    assert np.isnan(walk(keras.optimizers.SGD(1.0, global_clipnorm=1.0), bad)).all()
+    skipping = optimizers.SGD(1.0, global_clipnorm=1.0, skip_nonfinite=True)
+    np.testing.assert_array_equal(walk(skipping, bad), [1.0, -2.0])
+
+
+@pytest.mark.tensorflow
+def test_a_row_looked_up_twice_has_one_gradient():
+    import tensorflow as tf
+
+    sparse = tf.IndexedSlices(tf.constant([[1.0], [-1.0]]), [0, 0], [2, 1])
+    squares = []
+    for module in BOTH:
+        optimizer, table = module.Adam(0.1), keras.Variable(np.ones((2, 1), "float32"))
+        optimizer.apply([sparse], [table])
+        slots = {v.path.split("_")[-1]: v for v in optimizer.variables}
+        squares.append(float(ops.convert_to_numpy(slots["velocity"])[0, 0]))
+    # The gradient is 1 − 1 = 0, and so is its square.
+    assert squares[0] > 1e-3
+    assert squares[1] == 0
+
+
+def test_the_variance_of_centered_rmsprop_does_not_fall_below_zero():
+    noise = np.random.RandomState(0).normal(size=(200, 2))
+    steady = [np.float32(1000 * (1 + 1e-5 * row)) for row in noise]
+    theirs, ours = (walk(module.RMSprop(centered=True), steady) for module in BOTH)
+    assert np.isnan(theirs).any()
+    assert np.isfinite(ours).all()
+
+
+REPLICAS = """
+import keras, numpy as np, tensorflow as tf
+from kerastools import optimizers
+
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+for module in (keras.optimizers, optimizers):
+    with strategy.scope():
+        theta, optimizer = keras.Variable([0.0, 0.0]), module.SGD(1.0, clipnorm=1.0)
+        optimizer.build([theta])
+
+    @tf.function
+    def step():
+        def replica():
+            number = tf.distribute.get_replica_context().replica_id_in_sync_group
+            g = tf.one_hot(number, 2) * 10.0
+            optimizer.apply([g], [theta])
+        strategy.run(replica)
+
+    step()
+    print(float(np.linalg.norm(keras.ops.convert_to_numpy(theta))))
+"""
+
+
+@pytest.mark.tensorflow
+def test_the_sum_over_replicas_is_clipped_not_each_part():
+    done = subprocess.run(
+        [sys.executable, "-c", REPLICAS],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[1],
+        check=False,
+    )
+    theirs, ours = map(float, done.stdout.split()[-2:])
+    assert theirs == pytest.approx(2**0.5, rel=1e-5)
+    assert ours == pytest.approx(1, rel=1e-5)

@@ -1,6 +1,7 @@
 """The commands do what the functions do, and their exit codes say whether they did."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -206,6 +207,107 @@ def test_help_shows_an_example(command, model, capsys):
         main([command, "--help"])
     assert stop.value.code == 0
     assert f"Example: kerastools {command} {model}.keras" in capsys.readouterr().out
+
+
+@pytest.mark.tensorflow
+def test_what_keras_or_tensorflow_raises_is_one_line(tmp_path, capsys, monkeypatch):
+    (tmp_path / "broken.keras").write_bytes(b"no zip file")
+    assert main(["fold", str(tmp_path / "broken.keras"), str(tmp_path / "o.keras")]) == 1
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+    for error in (AssertionError("untracked\nresource"), AttributeError("x"), KeyError("y")):
+
+        def fail(*args, error=error, **kwargs):
+            raise error
+
+        monkeypatch.setattr(keras.models, "load_model", fail)
+        assert main(["export", str(tmp_path / "broken.keras"), str(tmp_path / "served")]) == 1
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        assert line.startswith(f"kerastools export: {type(error).__name__}: ")
+    assert [p.name for p in tmp_path.iterdir()] == ["broken.keras"]
+
+
+def save(tmp_path, *parts, shape=(4,)):
+    keras.Sequential([keras.Input(shape, name="x"), *parts]).save(tmp_path / "m.keras")
+    return ["fold", str(tmp_path / "m.keras"), str(tmp_path / "folded.keras")]
+
+
+def test_fold_compares_on_a_sample_and_says_where_it_cannot(tmp_path, capsys):
+    command = save(
+        tmp_path, layers.Dense(2), layers.BatchNormalization(), layers.UnitNormalization()
+    )
+    assert main(command) == 0
+    assert "outputs equal to" in capsys.readouterr().out
+    rows = np.random.default_rng(0).normal(size=(50, 4))
+    np.save(tmp_path / "rows.npy", rows)
+    np.savez(tmp_path / "rows.npz", x=rows, y=rows)
+    for name in ("rows.npy", "rows.npz"):
+        assert main([*command, "--overwrite", "--sample", str(tmp_path / name)]) == 0
+        assert "outputs equal to" in capsys.readouterr().out
+    np.save(tmp_path / "rows.npy", rows[:, :3])
+    assert main([*command, "--overwrite", "--sample", str(tmp_path / "rows.npy")]) == 1
+    assert "needs sample to be inputs" in capsys.readouterr().err
+
+
+@pytest.mark.tensorflow
+@pytest.mark.filterwarnings("always::kerastools.KerastoolsNotice")
+def test_fold_does_not_print_nan(tmp_path, capsys):
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(2)])
+    model.layers[0].bias.assign([np.nan, 0.0])
+    model.save(tmp_path / "m.keras")
+    command = ["fold", str(tmp_path / "m.keras"), str(tmp_path / "folded.keras")]
+    assert main(command) == 0
+    printed = capsys.readouterr()
+    assert "nan" not in printed.out
+    assert "were not compared" in printed.err
+    np.save(tmp_path / "rows.npy", np.ones((2, 4)))
+    assert main([*command, "--overwrite", "--sample", str(tmp_path / "rows.npy")]) == 1
+    assert "NaN or infinity" in capsys.readouterr().err
+
+
+OWN_LAYER = """
+import keras
+
+@keras.saving.register_keras_serializable("mine")
+class Scale(keras.layers.Layer):
+    def call(self, x):
+        return 2 * x
+"""
+
+
+@pytest.mark.tensorflow
+def test_layers_of_ones_own_are_imported(tmp_path):
+    (tmp_path / "my_layers.py").write_text(OWN_LAYER)
+    code = (
+        "import keras, my_layers\n"
+        "keras.Sequential([keras.Input((4,)), my_layers.Scale()]).save('m.keras')\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, capture_output=True)
+    env = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
+    env["PYTHONPATH"] = str(Path(__file__).parents[1])
+    command = [sys.executable, "-m", "kerastools_cli", "export", "m.keras", "served"]
+    for options, code in (([], 1), (["--import", "my_layers"], 0)):
+        done = subprocess.run(
+            [*command, *options], cwd=tmp_path, capture_output=True, text=True, env=env
+        )
+        assert done.returncode == code
+        assert len(done.stderr.strip().splitlines()) == code, done.stderr
+
+
+def test_help_and_version_take_no_backend():
+    for option in ("--help", "--version"):
+        code = (
+            "import sys, kerastools_cli\n"
+            "try:\n"
+            f"    kerastools_cli.main([{option!r}])\n"
+            "except SystemExit as stop:\n"
+            "    assert stop.code == 0\n"
+            "assert not {'keras', 'kerastools', 'tensorflow', 'jax', 'numpy'} & set(sys.modules)\n"
+        )
+        root = Path(__file__).parents[1]
+        done = subprocess.run(
+            [sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=root
+        )
+        assert "kerastools" in done.stdout
 
 
 @pytest.mark.tensorflow

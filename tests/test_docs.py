@@ -43,3 +43,12 @@ def test_call_arguments_become_a_list():
     assert load("_docstrings").rewritten(text) == (
         "Call arguments:\n    - `inputs`: A tensor\n        of rank 2.\n    - `training`: Or.\n\nx"
     )
+
+
+def test_optimizers_show_the_texts_that_they_share():
+    docstring = "Args:\n    {{learning_rate}}\n    {{common_arguments}}\n"
+    text = load("_docstrings").with_texts(docstring)
+    assert "{{" not in text
+    arguments = re.findall(r"^    (\w+): ", text, re.MULTILINE)
+    assert arguments[:2] == ["learning_rate", "weight_decay"]
+    assert arguments[-1] == "param_groups"

@@ -35,10 +35,13 @@ def images(name: str) -> tuple[np.ndarray, np.ndarray]:
 def net(name: str, side: int, depth: int):
     """Returns a hypermodel, and the shape of the images it takes."""
     if name == "dense":
-        return DeepDense(side * side, 10, depth=depth), (side * side,)
+        return DeepDense(side * side, 10, depth=depth, seed=0), (side * side,)
     if name == "cnn":
-        return ConvNet((side, side, 1), 10, filters=(8, 16), units=32), (side, side, 1)
-    return RecurrentNet((side, side), 10, units=32), (side, side)  # A row of the image a step.
+        return ConvNet((side, side, 1), 10, filters=(8, 16), units=32, seed=0), (side, side, 1)
+    return RecurrentNet((side, side), 10, units=32, seed=0), (
+        side,
+        side,
+    )  # A row of the image a step.
 
 
 def search(data: str, name: str, trials: int, epochs: int, directory: Path, depth: int = 10):

@@ -23,11 +23,15 @@ OPTIMIZERS: dict[str, Callable[..., Any]] = {
     "Lion": keras.optimizers.Lion,
     "Schedule-Free": keras.optimizers.ScheduleFreeAdamW,
     "NAG": lambda rate=0.01, **clip: keras.optimizers.SGD(rate, 0.9, nesterov=True, **clip),
-    "kt.Adam": kt.optimizers.Adam,
-    "kt.Nadam": kt.optimizers.Nadam,
-    "kt.ScheduleFreeAdamW": kt.optimizers.ScheduleFreeAdamW,
+    "kt.Adam": lambda rate=1e-3, **clip: kt.optimizers.Adam(
+        rate, epsilon=1e-14, epsilon_mode="inside", **clip
+    ),
+    "kt.Nadam": lambda rate=1e-3, **clip: kt.optimizers.Nadam(
+        rate, epsilon=1e-14, momentum_schedule="none", epsilon_mode="inside", **clip
+    ),
+    "kt.ScheduleFreeAdamW": lambda rate=5e-3, **clip: kt.optimizers.ScheduleFreeAdamW(rate, **clip),
     "kt.ScheduleFreeAdamW, λ = 2": lambda **clip: kt.optimizers.ScheduleFreeAdamW(
-        weight_decay=2.0, **clip
+        5e-3, weight_decay=2.0, **clip
     ),
     "kt.SGD": lambda rate=0.01, **clip: kt.optimizers.SGD(rate, 0.9, nesterov=True, **clip),
 }

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 
 from kerastools._core.checks import require_model
+from kerastools._core.keras_private.data_adapters import split_validation
 from kerastools._core.keras_private.patched import patched, unpatched
 from kerastools._core.keras_private.training import is_inside_fit
 from kerastools.acceleration._choice import _Choice
@@ -16,7 +17,7 @@ from kerastools.acceleration._each_batch import (
     may_end_early,
     needs_every_batch,
 )
-from kerastools.acceleration._loop_data import StackingAdapter, split_validation
+from kerastools.acceleration._loop_data import StackingAdapter
 from kerastools.acceleration._row_weights import normalizers
 from kerastools.acceleration._runner import _Runner
 

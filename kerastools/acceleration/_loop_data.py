@@ -1,6 +1,5 @@
 """Data as Keras would batch it, handed out as stacks of many batches."""
 
-import functools
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,9 +9,9 @@ import keras
 import numpy as np
 
 from kerastools._core.keras_private.data_adapters import (
-    ArrayDataAdapter,
+    ArrayRows,
     DataAdapter,
-    array_slicing,
+    array_rows,
     get_data_adapter,
 )
 
@@ -86,15 +85,16 @@ class ArrayBatches(Batches):
     """Batches cut from arrays: one gather for all batches of a stack."""
 
     def __init__(
-        self, rows: Callable[[Any], Any], order: Any, size: int, last: LastBatch, per_epoch: Any
+        self, rows: ArrayRows, size: int, last: LastBatch, per_epoch: int | None = None
     ) -> None:
         super().__init__(per_epoch)
-        self.rows, self.order, self.size, self.last = rows, order, size, last
+        self.rows, self.size, self.last = rows, size, last
+        self.order: Any = None
         self.at = 0
 
     def _take(self, most: int, left: int | None) -> Group | None:
-        if callable(self.order):
-            self.order = self.order()  # At the first batch, as in Keras: it draws.
+        if self.order is None:
+            self.order = self.rows.order()  # At the first batch, as in Keras: it draws.
         total, size = len(self.order), self.size
         whole, rest = divmod(total - self.at, size)
         num = min(most, whole)
@@ -123,7 +123,8 @@ class ArrayBatches(Batches):
         picked = self.order[self.at : self.at + num * size]
         self.at += num * size
         data = keras.tree.map_structure(
-            lambda a: None if a is None else a.reshape(num, size, *a.shape[1:]), self.rows(picked)
+            lambda a: None if a is None else a.reshape(num, size, *a.shape[1:]),
+            self.rows.take(picked),
         )
         return Stack(data, num, size / self.size)
 
@@ -187,20 +188,18 @@ class StackingAdapter(DataAdapter):
         self.per_epoch = min(steps or cap, cap) if cap else steps
         self.last = last
         self.static_rows: int | None = None
-        self._order: Callable[[], np.ndarray] | None = None
-        if isinstance(self.inner, ArrayDataAdapter) and self.inner._shuffle != "batch":
-            self._order = _epoch_order(self.inner)
-            self._sliceables = array_slicing.convert_to_sliceable(self.inner._inputs, "numpy")
-            _refuse_sparse(self._sliceables)
+        self.rows = array_rows(self.inner)
+        if self.rows is not None:
+            if self.rows.not_dense is not None:
+                raise ValueError(_NOT_DENSE.format(self.rows.not_dense))
         elif keras.backend.backend() == "tensorflow":
             self._dataset = self.inner.get_tf_dataset()
             first = keras.tree.flatten(self._dataset.element_spec)[0]
             self.static_rows = first.shape[0] if len(getattr(first, "shape", ())) else None
 
     def __iter__(self) -> Batches:
-        if self._order is not None:
-            size = self.inner.batch_size
-            return ArrayBatches(self._rows, self._order, size, self.last, self.per_epoch)
+        if self.rows is not None:
+            return ArrayBatches(self.rows, self.inner.batch_size, self.last, self.per_epoch)
         if keras.backend.backend() == "tensorflow":
             source = iter(self._dataset)
         else:
@@ -209,12 +208,6 @@ class StackingAdapter(DataAdapter):
         batches = StreamBatches(source, last, self.per_epoch)
         batches.static_rows = self.static_rows
         return batches
-
-    def _rows(self, picked: np.ndarray) -> Any:
-        return keras.tree.map_structure(
-            lambda s: None if s is None else np.asarray(s.convert_to_numpy(s[picked])),
-            self._sliceables,
-        )
 
     def get_tf_dataset(self) -> Any:
         """Returns this; Keras only iterates over it."""
@@ -250,52 +243,20 @@ class StackingAdapter(DataAdapter):
         """Rows of the last batch where it is smaller."""
         return self.inner.partial_batch_size
 
+    @property
+    def adapters(self) -> list[Any]:
+        """The adapters of Keras's that are told of epochs."""
+        return [self.inner] if self.rows is None else [self.inner, self.rows.numbers]
+
     def on_epoch_begin(self) -> None:
-        """Tells the wrapped adapter."""
-        self.inner.on_epoch_begin()
+        """Tells Keras's adapters."""
+        for adapter in self.adapters:
+            adapter.on_epoch_begin()
 
     def on_epoch_end(self) -> None:
-        """Tells the wrapped adapter."""
-        self.inner.on_epoch_end()
-
-
-def split_validation(arrays: Any, fraction: float) -> tuple[Any, Any]:
-    """Returns training and validation arrays, cut where Keras's `validation_split` cuts them."""
-    return array_slicing.train_validation_split(arrays, validation_split=fraction)
-
-
-def _epoch_order(adapter: Any) -> Callable[[], np.ndarray]:
-    """Returns a function that draws an epoch's order of rows from the generator Keras would use."""
-    num = adapter._num_samples
-    if not adapter._shuffle:
-        return lambda: np.arange(num)
-    if keras.backend.backend() != "tensorflow":
-        return lambda: np.random.permutation(num)
-    import tensorflow as tf
-
-    if tf.compat.v1.get_seed(None) == (None, None):
-        generator = np.random.default_rng()
-        return lambda: generator.permutation(num)
-
-    # With a seed, the dataset by which Keras shuffles begins anew in every epoch: one order for
-    # all. This is that dataset's first stage, whose seed comes from the operations of `permute`.
-    def permute(_: Any) -> Any:
-        return tf.random.shuffle(tf.range(num, dtype=tf.int64))
-
-    dataset = tf.data.Dataset.range(1).map(permute)
-    return functools.cache(lambda: next(iter(dataset)).numpy())
-
-
-def _refuse_sparse(sliceables: Any) -> None:
-    for sliceable in keras.tree.flatten(sliceables):
-        if isinstance(
-            sliceable,
-            array_slicing.TensorflowRaggedSliceable
-            | array_slicing.TensorflowSparseSliceable
-            | array_slicing.JaxSparseSliceable
-            | array_slicing.ScipySparseSliceable,
-        ):
-            raise ValueError(_NOT_DENSE.format(type(sliceable).__name__))
+        """Tells Keras's adapters."""
+        for adapter in self.adapters:
+            adapter.on_epoch_end()
 
 
 _NOT_DENSE = (

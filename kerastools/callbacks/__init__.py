@@ -1,4 +1,4 @@
-"""Callbacks that drive what is live: layers, learning rates, hyperparameters."""
+"""Callbacks that schedule learning rates, hyperparameters and frozen layers."""
 
 from kerastools.callbacks._evaluation_weights import EvaluationWeights
 from kerastools.callbacks._freeze.freeze_schedule import FreezeSchedule

@@ -1,4 +1,4 @@
-"""Evaluation at the weights that an optimizer means, while it trains at others."""
+"""Evaluation, checkpoints and export with averaged weights, for optimizers that keep them."""
 
 from typing import Any
 
@@ -9,23 +9,22 @@ from kerastools.optimizers._base.slots import optimizer_tree
 
 
 class EvaluationWeights(keras.callbacks.Callback):
-    """Puts the optimizer's evaluation weights into the model whenever they are wanted.
+    """Validates, checkpoints and ends training with the optimizer's evaluation weights.
 
-    Some optimizers take their gradients beside the weights that are meant: exact Nesterov momentum
-    at θ − γv, Schedule-Free between its steps and their average, `Lookahead` ahead of its slow
-    weights, and any optimizer of this package that keeps a moving average of the weights
-    (`use_ema=True`). This callback swaps the weights that are meant in for validation, for the
+    Some optimizers compute gradients at other weights than those to evaluate: exact Nesterov
+    momentum at θ − γv, Schedule-Free between its iterates and their average, `Lookahead` at its
+    fast weights, and any optimizer of this package with a moving average of the weights
+    (`use_ema=True`). This callback swaps the evaluation weights in for validation, for the
     callbacks at the end of an epoch (`ModelCheckpoint`, `EarlyStopping`; without validation, those
-    that stand after it in the list), and at the end of training, and swaps the training weights
-    back before the next epoch. Training is not disturbed: two fits with an evaluation between are,
-    bit for bit, one fit. After training the model holds its evaluation weights; pass this callback
-    again to the `fit` that goes on.
+    after it in the list), and at the end of training, and swaps the training weights back before
+    the next epoch. Training does not change: two fits with an evaluation in between equal one fit,
+    bit for bit. After training the model holds its evaluation weights; pass this callback again to
+    the next `fit`.
 
-    A model that was saved at its evaluation weights knows so; it is trained on from the right
-    weights up to rounding. `ModelCheckpoint(save_freq=n)` saves inside an epoch, where the model
-    stands at its training weights.
+    A model saved at its evaluation weights records that, and resumes from its training weights up
+    to rounding. `ModelCheckpoint(save_freq=n)` saves inside an epoch, at the training weights.
 
-    With an optimizer that trains where it evaluates, there is nothing to swap and nothing happens.
+    With an optimizer that trains at its evaluation weights this callback does nothing.
 
     Raises:
         ValueError: At the start of training, if an optimizer of Keras's own keeps a moving average

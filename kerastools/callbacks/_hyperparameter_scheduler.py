@@ -1,4 +1,4 @@
-"""A number of the optimizer that follows a function."""
+"""A hyperparameter of the optimizer that follows a function."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,27 +10,27 @@ from kerastools.callbacks._mutable_hyperparameters import innermost, require_liv
 
 
 class HyperparameterScheduler(keras.callbacks.Callback):
-    """Sets one number of the optimizer from a function of the epoch or of the step.
+    """Schedules a hyperparameter of the optimizer by a function of the epoch or of the step.
 
-    Works for everything that is live: learning rate, momentum, β₁, β₂, ρ, ε, weight decay and
-    clipping thresholds of `kerastools.optimizers`; the learning rate of Keras's optimizers. The
-    number acts at once, without another trace, and stands in the epoch's logs under its name.
+    Works for every mutable hyperparameter: learning rate, momentum, β₁, β₂, ρ, ε, weight decay and
+    clipping thresholds of `kerastools.optimizers`; the learning rate of Keras's optimizers. It
+    acts on the next step, without another trace, and is in the epoch's logs under its name.
 
     For a schedule per step, a function given to the optimizer itself,
     `Adam(beta_1=function_of_the_step)`, costs nothing; here the model's state is fetched in every
-    batch on JAX. Use this callback where the function is not made of tensor operations, or where
-    the number goes by the epoch.
+    batch on JAX. Use this callback where the function is not made of tensor operations, or for
+    a schedule by the epoch.
 
     Args:
         name: The optimizer's attribute, `"beta_1"` for instance.
-        function: A function of the epoch or step, both counted from 0, that returns the number; a
+        function: A function of the epoch or step, both counted from 0, that returns the value; a
             `keras.optimizers.schedules.LearningRateSchedule` will do. The step goes on from the
             optimizer's `iterations` when training is resumed.
         per: `"epoch"` or `"batch"`.
 
     Raises:
-        ValueError: If `per` is neither; and at the start of training if the number is not live. A
-            value outside the number's interval is refused by the optimizer.
+        ValueError: If `per` is neither; and at the start of training if the hyperparameter is not
+            mutable. A value outside its interval is refused by the optimizer.
 
     Example:
 
@@ -66,18 +66,18 @@ class HyperparameterScheduler(keras.callbacks.Callback):
         return self.per == "batch"
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Refuses a number that is not live, and asks how far training has come."""
+        """Checks that the hyperparameter is mutable, and reads the step."""
         optimizer = innermost(self.model.optimizer)
         require_live(optimizer, self.name, "HyperparameterScheduler")
         self._step = int(ops.convert_to_numpy(optimizer.iterations))
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Sets the number of this epoch."""
+        """Sets the value of this epoch."""
         if self.per == "epoch":
             self._set(epoch)
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Sets the number of this step."""
+        """Sets the value of this step."""
         if self.per == "batch":
             self._first = batch
             self._set(self._step)
@@ -88,7 +88,7 @@ class HyperparameterScheduler(keras.callbacks.Callback):
             self._step += batch - self._first + 1
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Tells the number as it stands."""
+        """Logs the current value."""
         if logs is not None:
             logs[self.name] = float(getattr(innermost(self.model.optimizer), self.name))
 

@@ -21,8 +21,8 @@ class LearningRateFinder(keras.callbacks.Callback):
     learning rate is set to the suggestion, and training begins. `plot()` shows the curve.
 
     The suggestion is a tenth of the rate at which the smoothed loss is least: beyond that rate it
-    begins to explode. Smoothing is an average with memory 0.9, corrected for its start; the sweep
-    ends when it exceeds four times its least value.
+    begins to explode. Smoothing is an average with decay rate 0.9, corrected for its start; the
+    sweep ends when it exceeds four times its least value.
 
     Args:
         min_learning_rate: Where the sweep begins, greater than 0.
@@ -109,7 +109,7 @@ class LearningRateFinder(keras.callbacks.Callback):
             self._finish()
 
     def smoothed_losses(self) -> np.ndarray:
-        """Returns the average of the losses up to each rate, with memory 0.9."""
+        """Returns the average of the losses up to each rate, with decay rate 0.9."""
         smooth, average = [], 0.0
         for t, loss in enumerate(self.losses, start=1):
             average = 0.9 * average + 0.1 * loss

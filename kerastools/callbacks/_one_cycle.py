@@ -36,7 +36,7 @@ class OneCycle(keras.callbacks.Callback):
 
     Raises:
         ValueError: If a number is outside its interval; and at the start of training if learning
-            rate or momentum is not live or the number of steps is unknown.
+            rate or momentum is not mutable or the number of steps is unknown.
 
     Example:
 

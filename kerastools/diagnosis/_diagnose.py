@@ -7,11 +7,9 @@ from keras import tree
 
 from kerastools._core.checks import require_finite, require_graph
 from kerastools._core.graph.calls import read_graph
-from kerastools.diagnosis._diagnosis import Diagnosis
-from kerastools.diagnosis._examine import examine
+from kerastools.diagnosis._diagnosis import Diagnosis, judge
 from kerastools.diagnosis._probe.losses import check_labels, resolve_loss
 from kerastools.diagnosis._read_labels import read_labels
-from kerastools.diagnosis._rules import RULES
 from kerastools.diagnosis._subject import Subject
 
 
@@ -115,20 +113,6 @@ def diagnose(
     else:
         optimizer = keras.optimizers.get(optimizer)
     return judge(Subject(model, x, y, loss_function, batch_size, optimizer, readings))
-
-
-def judge(subject: Subject) -> Diagnosis:
-    """Returns the diagnosis of a subject whose arguments were checked."""
-    evidence, num_rows = examine(subject)
-    return Diagnosis(
-        model=subject.model.name,
-        loss=evidence.loss,
-        num_rows=num_rows,
-        findings=tuple(finding for rule in RULES for finding in rule(evidence)),
-        signals=evidence.signals,
-        first_losses=evidence.steps(1.0).losses if evidence.steps else (),
-        subject=subject,
-    )
 
 
 def _check_rows(x: Any, y: Any) -> None:

@@ -4,10 +4,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kerastools._core.table import Printed, format_table
+from kerastools.diagnosis._examine import examine
 from kerastools.diagnosis._finding import Finding
 from kerastools.diagnosis._layer_signal import LayerSignal
 from kerastools.diagnosis._plot import plot_signals
 from kerastools.diagnosis._repair import Repair, repair
+from kerastools.diagnosis._rules import RULES
+from kerastools.diagnosis._subject import Subject
 
 
 @dataclass(frozen=True, repr=False)
@@ -94,6 +97,18 @@ class Diagnosis(Printed):
         Raises:
             ValueError: If a layer cannot be made again from its configuration.
         """
-        from kerastools.diagnosis._diagnose import judge
-
         return repair(self, judge, seed)
+
+
+def judge(subject: Subject) -> Diagnosis:
+    """Returns the diagnosis of a subject whose arguments were checked."""
+    evidence, num_rows = examine(subject)
+    return Diagnosis(
+        model=subject.model.name,
+        loss=evidence.loss,
+        num_rows=num_rows,
+        findings=tuple(finding for rule in RULES for finding in rule(evidence)),
+        signals=evidence.signals,
+        first_losses=evidence.steps(1.0).losses if evidence.steps else (),
+        subject=subject,
+    )

@@ -1,12 +1,15 @@
 """What a model computes and what was made of it computes, side by side."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import keras
 import numpy as np
 
-from kerastools._core.graph.calls import sublayers
+from kerastools._core.graph.calls import Graph, has_graph, sublayers
+from kerastools._core.graph.kinds import is_kind
+from kerastools._core.keras_private.patched import patched
 from kerastools._core.sample_inputs import state_kept
 
 Arrays = dict[str, np.ndarray]
@@ -41,6 +44,39 @@ def compiled(model: Any) -> Callable[[list[Any]], Any]:
                 variable.assign(value)
 
     return call
+
+
+@contextmanager
+def without_last_activations(model: Any) -> Iterator[bool]:
+    """Lets a model return what its last activations take, and yields whether it has any.
+
+    A softmax that returns 1 returns that for very different inputs.
+    """
+    found = [op for op in _last_operations(model) if _has_activation(op)]
+    with ExitStack() as stack:
+        for operation in found:
+            if is_kind(operation, "activation"):
+                stack.enter_context(patched(operation, call=lambda call, x, *args, **kwargs: x))
+            else:
+                stack.callback(vars(operation).update, activation=operation.activation)
+                vars(operation)["activation"] = keras.activations.linear
+        yield bool(found)
+
+
+def _last_operations(model: Any) -> list[Any]:
+    """Returns the operations that make the outputs of a model, those of nested models inside."""
+    if not has_graph(model):
+        return []
+    unique = {id(op): op for op in Graph(model).output_layers}
+    return [
+        last for op in unique.values() for last in (_last_operations(op) if has_graph(op) else [op])
+    ]
+
+
+def _has_activation(operation: Any) -> bool:
+    activation = vars(operation).get("activation")
+    own = callable(activation) and activation is not keras.activations.linear
+    return own or is_kind(operation, "activation")
 
 
 def as_arrays(named: dict[str, Any]) -> Arrays:

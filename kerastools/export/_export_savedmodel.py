@@ -246,6 +246,8 @@ def _write(
             else case.endpoint.named(loaded.serve(*case.arguments))
         )
         difference, unequal = largest_difference(as_arrays(got), case.want, limit, case.again)
+        if way.own:
+            case.check_before_activations(made, limit)
         worst = max(worst, difference)
         random += unequal
         specs = signature.structured_outputs

@@ -53,7 +53,7 @@ def write_graph(
                 signatures["serve"] = serve
     variables = {id(v): v for function in written for v in function.variables}
     if freeze and variables:
-        names = ", ".join(sorted(v.name for v in variables.values()))
+        names = ", ".join(sorted({v.name.partition(":")[0] for v in variables.values()}))
         raise ValueError(f"the model uses variables that are not among its weights: {names}")
     module.weights = list(variables.values())
     module.resources = [r for model in models.values() for r in _resources(model)]

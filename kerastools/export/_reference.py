@@ -13,6 +13,7 @@ from kerastools.export._comparison import (
     compiled,
     default_tolerance,
     largest_difference,
+    without_last_activations,
 )
 from kerastools.export._endpoint import endpoint_of
 
@@ -76,8 +77,25 @@ class Reference:
         """Returns what it returns on the same inputs in the same state."""
         return as_arrays(self.endpoint.named(self._call(self.arguments)))
 
+    def check_before_activations(self, changed: Any, tolerance: float) -> None:
+        """Raises if another model differs before the last activations, which hide much."""
+        with (
+            without_last_activations(self.model) as any_,
+            without_last_activations(changed),
+        ):
+            if any_ and changed is not self.model:
+                want, got = (
+                    as_arrays(self.endpoint.named(compiled(model)(self.arguments)))
+                    for model in (self.model, changed)
+                )
+                try:
+                    largest_difference(got, want, tolerance, lambda: want)
+                except ValueError as error:
+                    raise ValueError(f"before its last activation, {error}") from error
+
     def difference(self, changed: Any) -> float:
         """Returns how far another model of the same signature is, or raises if too far."""
         got = as_arrays(self.endpoint.named(compiled(changed)(self.arguments)))
         limit = default_tolerance(changed)
+        self.check_before_activations(changed, limit)
         return largest_difference(got, self.want, limit, self.again)[0]

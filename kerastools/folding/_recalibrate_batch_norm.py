@@ -11,13 +11,13 @@ from kerastools._core.graph.calls import Call, Graph, read_graph
 _NAME = "recalibrate_batch_norm"
 
 
-def recalibrate_batch_norm(model: keras.Model, data: Any, batch_size: int = 256) -> keras.Model:
-    """Sets the moving statistics of all batch normalisations from `data`, in place, and returns it.
+def recalibrate_batch_norm(model: keras.Model, x: Any, batch_size: int = 256) -> keras.Model:
+    """Sets the moving statistics of all batch normalisations from `x`, in place, and returns it.
 
     Moving averages lag behind the weights, and what they average are statistics of small batches.
     So they do not fit weights that changed after training, such as averaged weights (EMA, SWA), and
     are noisy after training with small batches; nor do they fit data from another source. This
-    replaces them by the mean and variance over `data`. Use it before `fold_batch_norm`.
+    replaces them by the mean and variance over `x`. Use it before `fold_batch_norm`.
 
     Each batch b of n_b rows goes through the model once, with batch normalisation in training mode
     and everything else in inference (dropout and augmentation are off). With μ_b and σ²_b its
@@ -33,7 +33,7 @@ def recalibrate_batch_norm(model: keras.Model, data: Any, batch_size: int = 256)
 
     Args:
         model: A built functional or Sequential model.
-        data: Inputs as the model takes them: an array, or a list or dictionary of arrays. A few
+        x: Inputs as the model takes them: an array, or a list or dictionary of arrays. A few
             thousand rows do; labels are not needed.
         batch_size: Rows per batch. Larger fits better: the statistics of one layer are measured on
             what the layers below give under the statistics of the same batch.
@@ -62,8 +62,8 @@ def recalibrate_batch_norm(model: keras.Model, data: Any, batch_size: int = 256)
     graph = read_graph(model, _NAME)
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"{_NAME} needs batch_size ≥ 1. Received batch_size={batch_size!r}.")
-    _check_data(graph, data)
-    measure_batch_norm(model, data, batch_size, _NAME, _moves)
+    _check_data(graph, x)
+    measure_batch_norm(model, x, batch_size, _NAME, _moves)
     return model
 
 
@@ -74,19 +74,19 @@ def _moves(call: Call) -> bool:
     return layer.trainable and not layer.renorm and call.argument("training") is not False
 
 
-def _check_data(graph: Graph, data: Any) -> None:
+def _check_data(graph: Graph, x: Any) -> None:
     try:
-        keras.tree.assert_same_structure(data, graph.input_structure)
+        keras.tree.assert_same_structure(x, graph.input_structure)
     except ValueError as error:
         raise ValueError(
             f"{_NAME} needs inputs as the model takes them, without labels. Received {error}"
         ) from error
-    arrays = [require_finite("data", x, _NAME) for x in keras.tree.flatten(data)]
+    arrays = [require_finite("x", array, _NAME) for array in keras.tree.flatten(x)]
     for array, tensor in zip(arrays, graph.inputs, strict=True):
         sizes = zip(array.shape[1:], tensor.shape[1:], strict=False)
         if array.ndim != len(tensor.shape) or any(want not in (None, have) for have, want in sizes):
             raise ValueError(
-                f'{_NAME} needs data of shape {tuple(tensor.shape)} for the input "{tensor.name}". '
+                f'{_NAME} needs x of shape {tuple(tensor.shape)} for the input "{tensor.name}". '
                 f"Received an array of shape {array.shape}."
             )
     if len({len(array) for array in arrays}) > 1:

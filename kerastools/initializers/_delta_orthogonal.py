@@ -28,8 +28,8 @@ class DeltaOrthogonal(keras.initializers.Initializer):
 
     Args:
         gain: Factor of the matrix.
-        seed: As in `VarianceScaling`: an integer repeats its values at each call, `None` draws
-            anew.
+        seed: As in `VarianceScaling`: an integer gives the same values at each call, `None` new
+            values.
 
     Raises:
         ValueError: If the kernel has fewer than two axes, or an even size.

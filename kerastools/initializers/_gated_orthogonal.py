@@ -31,8 +31,8 @@ class GatedOrthogonal(keras.initializers.Initializer):
         gates: Number of gates side by side in the last axis. By default as many as the axis before
             it goes into the last, which is right for a recurrent kernel (..., units, gates ·
             units); one where it does not go.
-        seed: As in `VarianceScaling`: an integer repeats its values at each call, `None` draws
-            anew.
+        seed: As in `VarianceScaling`: an integer gives the same values at each call, `None` new
+            values.
 
     Raises:
         ValueError: If the kernel has fewer than two axes, or its last is no multiple of `gates`.

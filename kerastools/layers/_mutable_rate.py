@@ -72,7 +72,7 @@ class MutableRateLayer(keras.layers.Layer):
         return [*super().variables, self.rate_variable]
 
     def numbers(self, rate: float) -> tuple[float, ...]:
-        """Returns what `drop` needs beside the rate."""
+        """Returns what `drop` needs besides the rate."""
         raise NotImplementedError
 
     def mask_shape(self, shape: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -153,7 +153,6 @@ class AdamW(Adam):
 
     Args:
         {{learning_rate}}
-        weight_decay: λ, at least 0.
         beta_1: β₁ in [0, 1), the decay rate of the first moment.
         beta_2: β₂ in [0, 1), the decay rate of the second moment.
         epsilon: ε, at least 0.

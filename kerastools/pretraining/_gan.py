@@ -94,7 +94,7 @@ class GAN(keras.Model):
         """Returns the discriminator's logits."""
         return self.discriminator(inputs, training=training)
 
-    def generate(self, num_rows: int, seed: int = 0) -> np.ndarray:
+    def generate(self, num_rows: int, seed: int | None = None) -> np.ndarray:
         """Returns `num_rows` generated rows."""
         shape = (num_rows, *self.generator.input_shape[1:])
         z = np.random.default_rng(seed).standard_normal(shape, dtype="float32")

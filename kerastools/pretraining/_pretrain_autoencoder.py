@@ -14,7 +14,7 @@ from keras import ops
 from kerastools._core.batches import Batches
 from kerastools._core.checks import require_built
 from kerastools.pretraining._mirror import Step, is_kernel_layer, mirror, read_chain
-from kerastools.pretraining._resumable_fit import resumable_fit
+from kerastools.pretraining._resumable_fit import resumable_fit, seed_of
 from kerastools.pretraining._rows import check_encoder, check_rows, fresh_optimizer
 
 Noise = Callable[[np.ndarray, np.random.Generator], tuple[np.ndarray, Any]]
@@ -33,8 +33,8 @@ def pretrain_autoencoder(
     optimizer: Any = None,
     epochs: int = 100,
     batch_size: int = 32,
-    seed: int = 0,
-    backup: str | os.PathLike[str] | None = None,
+    seed: int | None = None,
+    directory: str | os.PathLike[str] | None = None,
     **fit: Any,
 ) -> keras.Model:
     """Trains `encoder`, in place, to keep what its input can be reconstructed from.
@@ -73,8 +73,9 @@ def pretrain_autoencoder(
         epochs: Passes over x; for greedy, per layer.
         batch_size: Rows per step. Only whole batches are taken, in a new order each epoch.
         seed: Integer that fixes the decoder's initial weights, the order of rows and the noise,
-            without touching Keras's global seed.
-        backup: A folder that keeps everything after each epoch. The same call in a new process
+            without touching Keras's global seed. By
+            default it is new each time.
+        directory: Where everything is kept after each epoch. The same call in a new process
             goes on from there, to the bit, after Ctrl-C or a crash; with more epochs, it goes on
             training.
         **fit: What `keras.Model.fit` takes: `verbose`, `callbacks`, `validation_data`.
@@ -107,6 +108,7 @@ def pretrain_autoencoder(
     autoencoders", JMLR 2010; Erhan et al., "Why does unsupervised pre-training help deep
     learning?", JMLR 2010.
     """
+    seed = seed_of(seed, directory)
     check_encoder(encoder, _NAME)
     x = check_rows(x, encoder.inputs[0].shape[1:], batch_size, _NAME)
     elementwise, end = _read_loss(loss, x)
@@ -122,11 +124,11 @@ def pretrain_autoencoder(
     else:
         steps = read_chain(encoder, _NAME)
         if greedy:
-            return _pretrain_greedily(encoder, steps, x, tied, end, loss, training, backup)
+            return _pretrain_greedily(encoder, steps, x, tied, end, loss, training, directory)
         decoder = mirror(steps, end, tied, seed, "decoder")
     model = keras.Model(encoder.inputs[0], decoder(encoder.outputs[0]), name="autoencoder")
     training.check_noise(x.shape[1:])
-    training.run(model, x, backup)
+    training.run(model, x, directory)
     model.compile(model.optimizer, loss)  # A loss by name can be saved with the model.
     return model
 
@@ -143,11 +145,11 @@ class _Training:
     seed: int
     fit: dict[str, Any]
 
-    def run(self, model: keras.Model, x: np.ndarray, backup: Any) -> None:
+    def run(self, model: keras.Model, x: np.ndarray, directory: Any) -> None:
         """Trains `model` to return `x`."""
         model.compile(fresh_optimizer(self.optimizer, 1e-3), _weighted(self.elementwise))
         batches = Batches([x], self.batch_size, self.seed, self.corrupt)
-        resumable_fit(model, batches, self.epochs, backup, **self.fit)
+        resumable_fit(model, batches, self.epochs, directory, **self.fit)
 
     def corrupt(
         self, arrays: tuple[np.ndarray, ...], rng: np.random.Generator
@@ -181,7 +183,7 @@ def _pretrain_greedily(
     end: Any,
     loss: str,
     training: _Training,
-    backup: Any,
+    directory: Any,
 ) -> keras.Model:
     """Trains one layer after the other, each on the codes of those below."""
     if "validation_data" in training.fit:
@@ -202,7 +204,7 @@ def _pretrain_greedily(
         stage = training if i == 0 else replace(training, elementwise=keras.losses.get("mse"))
         if stage.fit.get("verbose") != 0:
             print(f"{_NAME}: layer {i + 1} of {len(blocks)}, {kernel.layer.name}")
-        stage.run(model, x, None if backup is None else Path(backup) / f"layer_{i + 1}")
+        stage.run(model, x, None if directory is None else Path(directory) / f"layer_{i + 1}")
         history.history[f"{kernel.layer.name}_loss"] = model.history.history["loss"]
         x = part.predict(x, batch_size=256, verbose=0)
         decoders.append(decoder)

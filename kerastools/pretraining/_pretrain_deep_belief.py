@@ -11,7 +11,7 @@ from kerastools._core.graph.activations import activation_name
 from kerastools._core.graph.kinds import is_kind
 from kerastools.pretraining._mirror import read_chain
 from kerastools.pretraining._restricted_boltzmann import RestrictedBoltzmann, check_visible
-from kerastools.pretraining._resumable_fit import resumable_fit
+from kerastools.pretraining._resumable_fit import resumable_fit, seed_of
 from kerastools.pretraining._rows import check_encoder, fresh_optimizer
 
 _NAME = "pretrain_deep_belief"
@@ -26,8 +26,8 @@ def pretrain_deep_belief(
     optimizer: Any = None,
     epochs: int = 50,
     batch_size: int = 32,
-    seed: int = 0,
-    backup: str | os.PathLike[str] | None = None,
+    seed: int | None = None,
+    directory: str | os.PathLike[str] | None = None,
     **fit: Any,
 ) -> keras.Model:
     """Starts a stack of sigmoid `Dense` layers, in place, from restricted Boltzmann machines.
@@ -50,8 +50,9 @@ def pretrain_deep_belief(
         optimizer: An optimizer to copy, or its name. By default Adam with learning rate 0.005.
         epochs: Passes over x per machine.
         batch_size: Rows per step. Only whole batches are taken, in a new order each epoch.
-        seed: Integer that fixes the machines' weights, the sampling and the order of rows.
-        backup: A folder that keeps everything after each epoch; the same call in a new process
+        seed: Integer that fixes the machines' weights, the sampling and the order of rows. By
+            default it is new each time.
+        directory: Where everything is kept after each epoch; the same call in a new process
             goes on from there, to the bit.
         **fit: What `keras.Model.fit` takes: `verbose`, `callbacks`.
 
@@ -79,6 +80,7 @@ def pretrain_deep_belief(
     Computation 2006; Hinton and Salakhutdinov, "Reducing the dimensionality of data with neural
     networks", Science 2006.
     """
+    seed = seed_of(seed, directory)
     check_encoder(encoder, _NAME)
     layers = _dense_layers(encoder)
     x = check_visible(x, encoder.inputs[0].shape[1:], visible, batch_size, _NAME)
@@ -100,7 +102,7 @@ def pretrain_deep_belief(
         machine.build(x.shape)
         machine.compile(fresh_optimizer(optimizer, 5e-3))
         batches = Batches([x], batch_size, seed + i, lambda arrays, rng: arrays)
-        folder = None if backup is None else Path(backup) / f"machine_{i + 1}"
+        folder = None if directory is None else Path(directory) / f"machine_{i + 1}"
         resumable_fit(machine, batches, epochs, folder, **fit)
         for name, values in machine.history.history.items():
             history.history[f"{layer.name}_{name}"] = values

@@ -11,7 +11,7 @@ from kerastools._core.batches import Batches
 from kerastools.calibration import initialize
 from kerastools.pretraining._gan import GAN
 from kerastools.pretraining._mirror import mirror, read_chain
-from kerastools.pretraining._resumable_fit import resumable_fit
+from kerastools.pretraining._resumable_fit import resumable_fit, seed_of
 from kerastools.pretraining._rows import check_encoder, check_rows, fresh_optimizer
 
 _NAME = "pretrain_gan"
@@ -27,8 +27,8 @@ def pretrain_gan(
     optimizer: Any = None,
     epochs: int = 100,
     batch_size: int = 32,
-    seed: int = 0,
-    backup: str | os.PathLike[str] | None = None,
+    seed: int | None = None,
+    directory: str | os.PathLike[str] | None = None,
     **fit: Any,
 ) -> GAN:
     """Trains `trunk`, in place, to tell rows from generated ones; the generator learns to fool it.
@@ -53,8 +53,9 @@ def pretrain_gan(
             rate 0.0005 and `beta_1` 0.5.
         epochs: Passes over x.
         batch_size: Rows per step. Only whole batches are taken, in a new order each epoch.
-        seed: Integer that fixes the new layers' weights, z and the order of rows.
-        backup: A folder that keeps everything after each epoch; the same call in a new process
+        seed: Integer that fixes the new layers' weights, z and the order of rows. By
+            default it is new each time.
+        directory: Where everything is kept after each epoch; the same call in a new process
             goes on from there, to the bit.
         **fit: What `keras.Model.fit` takes: `verbose`, `callbacks`.
 
@@ -82,6 +83,7 @@ def pretrain_gan(
     Reference: Radford, Metz and Chintala, "Unsupervised representation learning with deep
     convolutional generative adversarial networks", ICLR 2016.
     """
+    seed = seed_of(seed, directory)
     check_encoder(trunk, _NAME)
     x = check_rows(x, trunk.inputs[0].shape[1:], batch_size, _NAME)
     _check_range(x, output_activation)
@@ -98,7 +100,7 @@ def pretrain_gan(
         optimizer = keras.optimizers.Adam(5e-4, beta_1=0.5)
     gan.compile(fresh_optimizer(optimizer, 5e-4))
     batches = Batches([x], batch_size, seed, lambda arrays, rng: arrays)
-    resumable_fit(gan, batches, epochs, backup, **fit)
+    resumable_fit(gan, batches, epochs, directory, **fit)
     return gan
 
 

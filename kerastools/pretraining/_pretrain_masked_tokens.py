@@ -11,7 +11,7 @@ from kerastools._core.batches import Batches
 from kerastools._core.graph.calls import sublayers
 from kerastools._core.graph.kinds import is_kind
 from kerastools.pretraining._masked_tokens import MaskedTokens
-from kerastools.pretraining._resumable_fit import resumable_fit
+from kerastools.pretraining._resumable_fit import resumable_fit, seed_of
 from kerastools.pretraining._rows import check_batch_size, check_encoder, fresh_optimizer
 
 _NAME = "pretrain_masked_tokens"
@@ -24,8 +24,8 @@ def pretrain_masked_tokens(
     optimizer: Any = None,
     epochs: int = 10,
     batch_size: int = 64,
-    seed: int = 0,
-    backup: str | os.PathLike[str] | None = None,
+    seed: int | None = None,
+    directory: str | os.PathLike[str] | None = None,
     **fit: Any,
 ) -> keras.Model:
     """Trains `encoder`, in place, to predict words that `task` deletes from `texts`.
@@ -45,8 +45,9 @@ def pretrain_masked_tokens(
         optimizer: An optimizer to copy, or its name. By default Adam with learning rate 0.001.
         epochs: Passes over the texts.
         batch_size: Rows per step. Only whole batches are taken, in a new order each epoch.
-        seed: Integer that fixes which words are deleted and the order of rows.
-        backup: A folder that keeps everything after each epoch; the same call in a new process
+        seed: Integer that fixes which words are deleted and the order of rows. By
+            default it is new each time.
+        directory: Where everything is kept after each epoch; the same call in a new process
             goes on from there, to the bit.
         **fit: What `keras.Model.fit` takes: `verbose`, `callbacks`.
 
@@ -78,6 +79,7 @@ def pretrain_masked_tokens(
     Reference: Devlin, Chang, Lee and Toutanova, "BERT: pre-training of deep bidirectional
     transformers for language understanding", NAACL 2019.
     """
+    seed = seed_of(seed, directory)
     check_encoder(encoder, _NAME)
     if not isinstance(task, MaskedTokens):
         raise TypeError(f"{_NAME} needs a MaskedTokens as task. Received {task!r}.")
@@ -103,7 +105,7 @@ def pretrain_masked_tokens(
         seed,
         lambda arrays, rng: task.delete(arrays[0], arrays[1], rng),
     )
-    resumable_fit(model, batches, epochs, backup, **fit)
+    resumable_fit(model, batches, epochs, directory, **fit)
     return model
 
 

@@ -10,27 +10,28 @@ import keras
 import numpy as np
 
 from kerastools._core.batches import Batches
+from kerastools.initializers._variance_scaling import draw_seed
 
 
 def resumable_fit(
     model: keras.Model,
     batches: Batches,
     epochs: int,
-    folder: str | os.PathLike[str] | None = None,
+    directory: str | os.PathLike[str] | None = None,
     callbacks: Iterable[Any] = (),
     **fit: Any,
 ) -> None:
     """Trains a compiled model up to `epochs`; `model.history` tells of all of them.
 
-    With a folder everything that can change is kept there after each epoch: weights, moving
+    With a directory everything that can change is kept there after each epoch: weights, moving
     statistics, the optimizer's state, the state of random layers, the history. The next call with
     the same model and data goes on from it, to the bit, and returns at once if `epochs` are done.
 
     Raises:
-        ValueError: If what the folder holds belongs to another model or other data.
+        ValueError: If what the directory holds belongs to another model or other data.
     """
     model.optimizer.build(model.trainable_variables)
-    state = _State(model, batches, folder)
+    state = _State(model, batches, directory)
     done = state.restore()
     if done < epochs:
         model.fit(
@@ -47,6 +48,17 @@ def resumable_fit(
     names = dict.fromkeys(name for logs in state.logs for name in logs)
     history.history = {name: [logs.get(name) for logs in state.logs] for name in names}
     model.history = history
+
+
+def seed_of(seed: int | None, directory: str | os.PathLike[str] | None) -> int:
+    """Returns `seed`, or a new one; a run that goes on from `directory` gets the one it had."""
+    if seed is not None or directory is None:
+        return draw_seed(seed)
+    path = Path(directory) / "seed.txt"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(str(draw_seed(None)))
+    return int(path.read_text())
 
 
 class _Keep(keras.callbacks.Callback):
@@ -69,10 +81,10 @@ class _State:
     """Every variable of a model and its optimizer, and what each epoch reported."""
 
     def __init__(
-        self, model: keras.Model, batches: Batches, folder: str | os.PathLike[str] | None
+        self, model: keras.Model, batches: Batches, directory: str | os.PathLike[str] | None
     ) -> None:
         self.model = model
-        self.path = None if folder is None else Path(folder) / "state.npz"
+        self.path = None if directory is None else Path(directory) / "state.npz"
         self.logs: list[dict[str, float]] = []
         self.run = json.dumps(
             {
@@ -97,7 +109,7 @@ class _State:
                 raise ValueError(
                     f"The backup in {self.path.parent} belongs to another run: it holds "
                     f"{saved['run']}, and now it is {self.run}. Call with the same model, data, "
-                    "batch_size and seed to go on, or pass another folder."
+                    "batch_size and seed to go on, or pass another directory."
                 )
             for i, variable in enumerate(self.variables()):
                 variable.assign(saved[f"variable_{i}"])

@@ -1,4 +1,4 @@
-"""Keeping a model from learning its training rows by heart."""
+"""Regularization: penalties, max-norm and dropout against overfitting."""
 
 from kerastools.regularization._adaptive_dropout import AdaptiveDropout
 from kerastools.regularization._dropout_schedule import DropoutSchedule

@@ -4,11 +4,11 @@ from typing import Any
 
 import keras
 
-from kerastools.regularization._live_layers import live_layers, set_rate, usual_range
+from kerastools.regularization._mutable_dropout import mutable_dropout, set_rate, usual_range
 
 
 class AdaptiveDropout(keras.callbacks.Callback):
-    """Raises the rate of live dropout layers when the model overfits, lowers it when it underfits.
+    """Raises the rate of dropout layers when the model overfits, lowers it when it underfits.
 
     After each epoch, with the gap g between validation and training:
 
@@ -17,9 +17,9 @@ class AdaptiveDropout(keras.callbacks.Callback):
         rate ← max(rate − step, low)    if g < underfitting
 
     Use it where the right rate is unknown and there is no time to search for it. The rate acts at
-    once, without compiling again, and stands in the epoch's logs as `dropout`. Keras measures
+    once, without compiling again, and is in the epoch's logs as `dropout`. Keras measures
     `loss` with dropout on and averages it over the epoch, so that it stands above the loss of the
-    same rows in validation, and the gap below 0 while little is learnt by heart.
+    same rows in validation, and the gap is below 0 without overfitting.
 
     Args:
         bounds: (low, high), between which the rate moves, in [0, 1]. By default what is usual:
@@ -32,7 +32,7 @@ class AdaptiveDropout(keras.callbacks.Callback):
             theirs.
 
     Raises:
-        ValueError: If a number is out of range; at the start of training if no layer is live, and
+        ValueError: If a number is out of range; at the start of training if no rate is mutable, and
             after the first epoch if there is no validation loss.
 
     Example:
@@ -40,7 +40,7 @@ class AdaptiveDropout(keras.callbacks.Callback):
     >>> import numpy as np
     >>> from kerastools.layers import Dropout
     >>> rng = np.random.default_rng(1)
-    >>> x, y = rng.normal(size=(40, 30)), rng.normal(size=(40, 1))  # nothing to learn but by heart
+    >>> x, y = rng.normal(size=(40, 30)), rng.normal(size=(40, 1))  # only noise to learn
     >>> model = keras.Sequential([keras.Input((30,)), keras.layers.Dense(50, "relu"),
     ...                           Dropout(0.1), keras.layers.Dense(1)])
     >>> model.compile(keras.optimizers.Adam(0.01), "mse")
@@ -80,13 +80,13 @@ class AdaptiveDropout(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Finds the layers, and brings their rate within the bounds."""
-        self._live = live_layers(self.model, self.layers, "AdaptiveDropout")
+        self._found = mutable_dropout(self.model, self.layers, "AdaptiveDropout")
         self._low, self._high = self.bounds or usual_range(self.model)
-        rates = [layer.rate for layer in self._live]
+        rates = [layer.rate for layer in self._found]
         self._set(sum(rates) / len(rates))
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Moves the rate, and tells what it was in this epoch."""
+        """Changes the rate, and logs what it was in this epoch."""
         if logs is None or "val_loss" not in logs:
             raise ValueError(
                 "AdaptiveDropout needs a validation loss to compare with. Pass "
@@ -116,4 +116,4 @@ class AdaptiveDropout(keras.callbacks.Callback):
 
     def _set(self, rate: float) -> None:
         self._rate = round(min(max(rate, self._low), self._high), 7)
-        set_rate(self._live, self._rate)
+        set_rate(self._found, self._rate)

@@ -7,26 +7,27 @@ import keras
 import numpy as np
 
 from kerastools._core.table import Printed, format_table
-from kerastools.regularization._live_layers import live_layers, set_rate
+from kerastools.regularization._mutable_dropout import mutable_dropout, set_rate
 
 
 class DropoutSchedule(Printed, keras.callbacks.Callback):
-    """Sets the rate of live dropout layers by the epoch.
+    """Schedules the rate of dropout layers by the epoch: early dropout, late dropout, or any line.
 
-    Dropout in the first epochs only makes a model that underfits learn better; dropout in the last
-    epochs only regularises one that overfits, after it has found its way. The rate acts at once,
-    without compiling again, and stands in the epoch's logs as `dropout`.
+    Dropout in the first epochs only helps a model that underfits; dropout in the last epochs only
+    regularizes one that overfits. The rate acts at once, without compiling again, and is in the
+    epoch's logs as `dropout`.
 
     Args:
         points: Pairs (epoch, rate), epochs counted from 0 and not falling; between two points the
             rate goes in a straight line, before the first and after the last it stays. Two points
             of one epoch make a step. `DropoutSchedule.early` and `.late` make the usual ones.
         layers: Which layers: `"all"`, a name, glob or regular expression, a layer, or a list. Of
-            those found, the live ones of `kerastools.layers` are set, which
+            those found, the dropout layers of `kerastools.layers` are set, which
             `kerastools.regularization.regularize` inserts.
 
     Raises:
-        ValueError: If `points` are not such pairs; at the start of training if no layer is live.
+        ValueError: If `points` are not such pairs; at the start of training if no rate
+            is mutable.
 
     Example:
 
@@ -75,14 +76,14 @@ class DropoutSchedule(Printed, keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Finds the layers."""
-        self._live = live_layers(self.model, self.layers, "DropoutSchedule")
+        self._found = mutable_dropout(self.model, self.layers, "DropoutSchedule")
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Sets the rate."""
-        set_rate(self._live, self.rate(epoch))
+        set_rate(self._found, self.rate(epoch))
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Tells the rate."""
+        """Logs the rate."""
         if logs is not None:
             logs["dropout"] = self.rate(epoch)
 

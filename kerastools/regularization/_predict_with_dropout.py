@@ -1,4 +1,4 @@
-"""Predictions with dropout on, and how far they are apart."""
+"""Monte Carlo dropout: predictions with dropout on, and their spread."""
 
 from typing import Any
 
@@ -15,25 +15,25 @@ _NAME = "predict_with_dropout"
 
 
 def predict_with_dropout(
-    model: keras.Model, x: Any, samples: int = 32, batch_size: int = 32, seed: int | None = None
+    model: keras.Model, x: Any, num_samples: int = 32, batch_size: int = 32, seed: int | None = None
 ) -> tuple[Any, Any]:
-    """Returns the mean and the spread of predictions that are made with dropout on.
+    """Monte Carlo dropout: returns the mean and the spread of predictions with dropout on.
 
-    Use the spread to see which predictions of a model that was trained with dropout are not to be
-    trusted. Each sample draws new masks M, one per row:
+    The spread tells how uncertain each prediction of a model trained with dropout is. Each sample
+    draws new masks M, one per row:
 
         ŷₛ = f(x; Mₛ),   mean = Σ ŷₛ / S,   spread = √(Σ (ŷₛ − mean)² / (S − 1))
 
     Only dropout works as in training: dropout layers of Keras and of kerastools, and the `dropout`
-    of recurrent and attention layers. Batch normalisation, noise and augmentation work as in
+    of recurrent and attention layers. Batch normalization, noise and augmentation work as in
     inference. The model is not changed, its random states included.
 
     Args:
         model: A built functional or Sequential model with dropout.
         x: Inputs: an array, or a list or dictionary of arrays.
-        samples: S, how many predictions are made for each row; at least 2.
+        num_samples: S, how many predictions are made for each row; at least 2.
         batch_size: Rows that are run at a time.
-        seed: Integer that makes the masks repeatable; by default they are new each time.
+        seed: Integer that makes the masks repeatable; by default it is new each time.
 
     Returns:
         `(mean, spread)`, each of the shape of `model.predict(x)`.
@@ -41,7 +41,7 @@ def predict_with_dropout(
     Raises:
         TypeError: If `model` is not a Keras model.
         ValueError: If it is not built, its graph cannot be read, it has no dropout, `x` holds NaN,
-            or `samples` is below 2.
+            or `num_samples` is below 2.
 
     Example:
 
@@ -49,7 +49,7 @@ def predict_with_dropout(
     >>> from kerastools.layers import Dropout
     >>> model = keras.Sequential([keras.Input((100,)), Dropout(0.5),
     ...                           keras.layers.Dense(1, kernel_initializer="ones")])
-    >>> mean, spread = predict_with_dropout(model, np.ones((4, 100)), samples=1000, seed=1)
+    >>> mean, spread = predict_with_dropout(model, np.ones((4, 100)), num_samples=1000, seed=1)
     >>> mean.shape, bool(abs(mean - 100).max() < 2), bool(abs(spread - 10).max() < 1)
     ((4, 1), True, True)
 
@@ -57,10 +57,10 @@ def predict_with_dropout(
     uncertainty in deep learning", ICML 2016.
     """
     graph = read_graph(model, _NAME)
-    if int(samples) != samples or samples < 2 or batch_size < 1:
+    if int(num_samples) != num_samples or num_samples < 2 or batch_size < 1:
         raise ValueError(
             f"{_NAME} needs at least 2 samples and a batch_size of at least 1. "
-            f"Received samples={samples}, batch_size={batch_size}."
+            f"Received num_samples={num_samples}, batch_size={batch_size}."
         )
     if not any(_drops(layer) for layer in sublayers(model)):
         raise ValueError(
@@ -84,7 +84,8 @@ def predict_with_dropout(
     for start in range(0, len(tree.flatten(x)[0]), batch_size):
         batch = _as_dtypes(graph, x, slice(start, start + batch_size))
         drawn = [
-            [rng.integers(2**31, size=2).astype(v.dtype) for v in states] for _ in range(samples)
+            [rng.integers(2**31, size=2).astype(v.dtype) for v in states]
+            for _ in range(num_samples)
         ]
         results = [[ops.convert_to_numpy(t) for t in run(batch, d, values)] for d in drawn]
         stacked = [np.stack(r).astype("float64") for r in zip(*results, strict=True)]

@@ -1,4 +1,4 @@
-"""Giving a model that is already built penalties, max-norm and dropout."""
+"""Penalties, max-norm and dropout for a model that is already built."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ def regularize(
     dropout: float = 0.0,
     top_layers: int = 3,
 ) -> keras.Model:
-    """Returns a new model with `model`'s weights that is penalised, bounded and dropped in `fit`.
+    """Returns a copy of a model with L1 and L2 penalties, max-norm constraints and dropout.
 
     Use it on a model that has none of these: a pretrained one of `keras.applications`, or a layer
     in the middle of which `layer.kernel_regularizer = ...` would do nothing, since Keras reads it

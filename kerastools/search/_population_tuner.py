@@ -15,6 +15,14 @@ import numpy as np
 
 from kerastools._core.keras_private.compiled_model import count_names_anew
 from kerastools._core.keras_private.random_state import seed_and_keep_kernels
+from kerastools._core.keras_private.tuner import (
+    build_model,
+    copied_callbacks,
+    is_worker,
+    log_apart,
+    run_trial,
+    state_file,
+)
 from kerastools._core.notices import notify
 from kerastools.search._callbacks import BatchHooks, BestState, EpochTimer, Hooks, StopAtRung
 from kerastools.search._checks import (
@@ -246,9 +254,9 @@ class PopulationTuner(keras_tuner.Tuner):
         because = self._alone_because.pop(trial.trial_id, None)
         histories = []
         for execution in range(self.executions_per_trial):
-            own = self._deepcopy_callbacks(callbacks)
+            own = copied_callbacks(self, callbacks)
             if any(isinstance(callback, keras.callbacks.TensorBoard) for callback in own):
-                self._configure_tensorboard_dir(own, trial, execution)
+                log_apart(self, own, trial, execution)
             stop = StopAtRung(self._rungs, trial.trial_id, best)
             own += [self._hooks(trial), best, *([stop] if execution == 0 else []), self._timer]
             fresh = self._prepared.pop(trial.trial_id, None) or self._build(trial, execution)
@@ -300,9 +308,9 @@ class PopulationTuner(keras_tuner.Tuner):
 
     def save(self) -> None:
         """Writes the state of the search."""
-        if not self._is_worker():
+        if not is_worker(self):
             self.oracle.save()
-        write_json(self._get_tuner_fname(), self.get_state())
+        write_json(state_file(self), self.get_state())
 
     def reload(self) -> None:
         """Reads the state of the search in this directory.
@@ -365,7 +373,7 @@ class PopulationTuner(keras_tuner.Tuner):
             self.how_trained[member.name] = member.how_trained
             self._trained[member.name] = (member.history, state)
         self._timer = EpochTimer()
-        self._try_run_and_update_trial(member.trial, **fit, verbose=0)
+        run_trial(self, member.trial, **fit, verbose=0)
         self.on_trial_end(member.trial)
         return self._timer.seconds
 
@@ -389,7 +397,7 @@ class PopulationTuner(keras_tuner.Tuner):
 
     def _build_once(self, hp: keras_tuner.HyperParameters) -> keras.Model:
         count_names_anew()
-        return with_input(self._build_hypermodel(hp), self._input_shape)
+        return with_input(build_model(self, hp), self._input_shape)
 
     def _trial_seed(self, trial: Any, execution: int) -> int:
         name = str(trial.trial_id)

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from kerastools._core.keras_private.tuner import write_state_by
+
 
 def write_json(path: str, state: Any) -> None:
     """Writes a JSON file atomically: readers see the old file or the new one."""
@@ -39,16 +41,7 @@ def save_atomically(oracle: Any) -> None:
     keras-tuner truncates a file before it writes: a process that is killed in between leaves a
     damaged file, and the search cannot be resumed.
     """
-
-    def save() -> None:
-        write_json(oracle._get_oracle_fname(), oracle.get_state())
-
-    def save_trial(trial: Any) -> None:
-        directory = oracle._get_trial_dir(trial.trial_id)
-        write_json(os.path.join(directory, "trial.json"), trial.get_state())
-
-    oracle.save = save
-    oracle._save_trial = save_trial
+    write_state_by(oracle, write_json)
 
 
 def drop_unrecorded(oracle: Any) -> None:

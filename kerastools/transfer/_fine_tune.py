@@ -157,7 +157,7 @@ def _run(
     history.set_model(model)
     history.epoch = []
     callbacks = list(fit.get("callbacks") or ())
-    if schedule.phases[0].steps is None and schedule.backup is None:
+    if schedule.phases[0].steps is None and schedule.directory is None:
         with PhaseFollower(schedule, model) as follower:
             try:
                 arguments = {**fit, "epochs": epochs, "callbacks": [*callbacks, follower]}

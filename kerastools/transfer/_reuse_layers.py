@@ -11,47 +11,47 @@ _NAME = "reuse_layers"
 
 
 def reuse_layers(
-    source: keras.Model,
+    model: keras.Model,
     upto: str | keras.Layer,
     weights: str = "copy",
     rename: str | None = None,
     name: str | None = None,
 ) -> keras.Model:
-    """Returns the lower layers of `source`, up to the output of one layer, as a new model.
+    """Returns the lower layers of `model`, up to the output of one layer, as a new model.
 
     The first step of transfer learning: add a new head to this trunk, and train it under a
     `kerastools.callbacks.FreezeSchedule`. Works for functional and Sequential models with branches,
-    shared layers and nested models; inputs that the layer does not depend on are dropped. `source`
+    shared layers and nested models; inputs that the layer does not depend on are dropped. `model`
     is not changed.
 
     Args:
-        source: A built functional or Sequential model.
+        model: A built functional or Sequential model.
         upto: The last reused layer: a layer, its name, or its path in nested models, such as
             `"backbone/block_5_add"`. It must be called once in the graph.
         weights: `"copy"`: the trunk has its own layers and weights. `"shared"`: it shares the
-            layers of `source`, with their weights and trainable flags.
+            layers of `model`, with their weights and trainable flags.
         rename: Format of the names of copied layers, such as `"trunk_{}"`, to avoid conflicts with
             new layers. By default they keep their names.
-        name: Name of the trunk. By default `"<source>_upto_<layer>"`.
+        name: Name of the trunk. By default `"<model>_upto_<layer>"`.
 
     Returns:
         A functional model, not compiled. Copied layers keep their trainable flags.
 
     Raises:
-        TypeError: If `source` is not a `keras.Model`.
-        ValueError: If `source` is not built or is subclassed, `upto` is not found, is called more
+        TypeError: If `model` is not a `keras.Model`.
+        ValueError: If `model` is not built or is subclassed, `upto` is not found, is called more
             than once or is ambiguous, `weights` is unknown, shared layers would be renamed, or a
             layer cannot be created from its `get_config()`.
 
     Example:
 
-    >>> source = keras.Sequential([
+    >>> model = keras.Sequential([
     ...     keras.Input((8,)),
     ...     keras.layers.Dense(6, name="lower"),
     ...     keras.layers.Dense(4, name="upper"),
     ...     keras.layers.Dense(3, name="classes"),
     ... ])
-    >>> trunk = reuse_layers(source, upto="upper")
+    >>> trunk = reuse_layers(model, upto="upper")
     >>> model = keras.Sequential([trunk, keras.layers.Dense(2, name="head")])
     >>> [layer.name for layer in trunk.layers[1:]], model.output_shape
     (['lower', 'upper'], (None, 2))
@@ -66,10 +66,10 @@ def reuse_layers(
             f'{_NAME} needs rename to be a format such as "trunk_{{}}", for copied layers; shared '
             f"layers keep their names. Received rename={rename!r}, weights={weights!r}."
         )
-    graph = read_graph(source, _NAME)
+    graph = read_graph(model, _NAME)
     path = _find(graph, upto)
     inputs, output = _cut(graph, path.split("/"))
-    name = name or f"{source.name}_upto_{path.replace('/', '_')}"
+    name = name or f"{model.name}_upto_{path.replace('/', '_')}"
     trunk = keras.Model(inputs[0] if len(inputs) == 1 else inputs, output, name=name)
     if weights == "shared":
         return trunk

@@ -271,7 +271,9 @@ def test_several_inputs_and_outputs():
         model.compile("adam", {"p": "mse", "q": "mae"})
         return model
 
-    x, _ = data()
+    # Whole batches: on TensorFlow Keras weighs a smaller one, in the losses of single outputs, as
+    # a full one up to 3.15 and as one row from 3.16 on.
+    x, _ = data(rows=144)
     targets = {"p": x[:, :1], "q": x[:, 1:3]}
     assert_same_training(*pair(build), {"a": x, "b": x[::-1].copy()}, targets, epochs=3)
 
@@ -507,7 +509,7 @@ def test_evaluate_and_single_batches_are_keras_s(shared):
 
 
 @only_tensorflow
-def test_the_step_is_traced_once_where_keras_traces_it_twice():
+def test_the_step_is_traced_once_where_keras_traces_it_twice_or_more():
     traced = []
 
     class Counted(keras.layers.Layer):
@@ -515,10 +517,13 @@ def test_the_step_is_traced_once_where_keras_traces_it_twice():
             traced.append(training)
             return x
 
-    for steps, most in ((1, 2), (5, 1)):
+    counts = []
+    for steps in (1, 5):
         traced.clear()
         accelerate(net(Counted()), steps).fit(*data(), verbose=0)
-        assert sum(map(bool, traced[1:])) == most  # One call is the model's making.
+        counts.append(sum(map(bool, traced[1:])))  # One call is the model's making.
+    assert counts[0] >= 2
+    assert counts[1] == 1
 
 
 @only_tensorflow

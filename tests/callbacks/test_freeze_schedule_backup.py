@@ -56,7 +56,7 @@ def run(model, folder, callbacks=(), phases=None, policy="inference", data=None,
         Phase(["head", "norm|b"], steps=8, lr_multiplier=0.5, layer_decay=0.5),
         Phase("a|b"),
     ]
-    schedule = FreezeSchedule(phases, policy, data, backup=folder)
+    schedule = FreezeSchedule(phases, policy, data, directory=folder)
     callbacks = [*losses, schedule, *callbacks]
     model.fit(X, Y, epochs=4, batch_size=16, verbose=0, callbacks=callbacks)
     return schedule

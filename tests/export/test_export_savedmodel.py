@@ -272,6 +272,34 @@ def test_a_wrong_fold_is_found_and_the_model_written_without(net, tmp_path, monk
     np.testing.assert_allclose(serve(tmp_path / "1", image=image())["class"], want, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "last",
+    [
+        [layers.Dense(3, activation="softmax", name="last")],
+        [layers.Dense(3), layers.Softmax()],
+        [layers.Dense(3), layers.Activation("sigmoid")],
+        [keras.Sequential([layers.Dense(3, activation="tanh")])],
+    ],
+    ids=["softmax", "Softmax", "Activation", "nested"],
+)
+def test_a_wrong_fold_is_found_where_outputs_saturate(tmp_path, monkeypatch, last):
+    def spoilt(model, return_report):
+        folded, report = kerastools.folding.fold_batch_norm(model, return_report=True)
+        folded.layers[0].kernel.assign(1.05 * folded.layers[0].kernel)
+        return folded, report
+
+    first = layers.Dense(
+        8, kernel_initializer=keras.initializers.RandomNormal(stddev=1e4), name="first"
+    )
+    model = keras.Sequential([keras.Input((4,)), first, layers.BatchNormalization(), *last])
+    config = model.to_json()
+    monkeypatch.setattr(_ways, "fold_batch_norm", spoilt)
+    with pytest.warns(KerastoolsNotice, match="not folded: before its last activation, its output"):
+        report = export_savedmodel(model, tmp_path)
+    assert report.largest_difference < 1e-6
+    assert model.to_json() == config
+
+
 def test_what_is_wrong_in_every_way_leaves_nothing_behind(net, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "as_arrays", lambda named: {"class": np.full((3, 5), 7.0, "f")})
     with pytest.raises(ValueError, match=r'output "class" differs .* Nothing was written'):

@@ -157,8 +157,8 @@ def test_an_interrupted_run_goes_on_to_the_bit(tokenizer, tmp_path):
         return pretrain_masked_tokens(net, TEXTS, task, verbose=0, **arguments)
 
     straight = run(epochs=2)
-    run(epochs=1, backup=tmp_path)
-    resumed = run(epochs=2, backup=tmp_path)
+    run(epochs=1, directory=tmp_path)
+    resumed = run(epochs=2, directory=tmp_path)
     assert resumed.history.history == straight.history.history
     for a, b in zip(straight.get_weights(), resumed.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)

@@ -131,9 +131,8 @@ def test_loss_is_its_definition(noise, loss):
     x = np.random.default_rng(1).random((12, 8)).astype("float32")
     encoder = dense_encoder(4)
     still = keras.optimizers.SGD(0.0)
-    model = pretrain_autoencoder(
-        encoder, x, noise=noise, loss=loss, optimizer=still, epochs=1, batch_size=6, verbose=0
-    )
+    settings = {"optimizer": still, "epochs": 1, "batch_size": 6, "seed": 0, "verbose": 0}
+    model = pretrain_autoencoder(encoder, x, noise=noise, loss=loss, **settings)
     keep = noise or (lambda rows, rng: (rows, None))
     batches = Batches([x], 6, 0, lambda arrays, rng: (arrays[0], *keep(arrays[0], rng)))
     want = []
@@ -172,7 +171,7 @@ def test_greedy_trains_one_layer_after_the_other(decoder, capsys):
     x = rows()
     encoder = dense_encoder(6, 4)
     alone = dense_encoder(6)  # the same first layer
-    arguments = {"decoder": decoder, "epochs": 8, "greedy": True}
+    arguments = {"decoder": decoder, "epochs": 8, "greedy": True, "seed": 0}
     model = pretrain_autoencoder(encoder, x, **arguments)
     shown = capsys.readouterr().out
     assert "layer 1 of 2, hidden_1" in shown
@@ -211,13 +210,14 @@ class CtrlC(keras.callbacks.Callback):
 
 
 def test_interrupted_greedy_training_goes_on_to_the_bit(tmp_path):
-    x, arguments = rows(), {"greedy": True, "epochs": 3, "noise": GaussianNoise(0.2), "verbose": 0}
+    x, noise = rows(), GaussianNoise(0.2)
+    arguments = {"greedy": True, "epochs": 3, "noise": noise, "seed": 0, "verbose": 0}
     straight = pretrain_autoencoder(dense_encoder(6, 4), x, **arguments)
     with pytest.raises(KeyboardInterrupt):  # in the second epoch of the second layer
         pretrain_autoencoder(
-            dense_encoder(6, 4), x, backup=tmp_path, callbacks=[CtrlC(4)], **arguments
+            dense_encoder(6, 4), x, directory=tmp_path, callbacks=[CtrlC(4)], **arguments
         )
-    resumed = pretrain_autoencoder(dense_encoder(6, 4), x, backup=tmp_path, **arguments)
+    resumed = pretrain_autoencoder(dense_encoder(6, 4), x, directory=tmp_path, **arguments)
     assert resumed.history.history == straight.history.history
     for a, b in zip(straight.get_weights(), resumed.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)

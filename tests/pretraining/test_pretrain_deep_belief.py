@@ -25,7 +25,7 @@ def rows(n=64, features=6):
 def test_each_layer_computes_the_hidden_bits_of_its_machine():
     x = rows()
     optimizer = keras.optimizers.Adam(0.01)
-    stack = pretrain_deep_belief(encoder(4, 3), x, optimizer=optimizer, epochs=3, verbose=0)
+    stack = pretrain_deep_belief(encoder(4, 3), x, optimizer=optimizer, epochs=3, seed=0, verbose=0)
     codes = x
     for i, units in enumerate((4, 3)):
         machine = RestrictedBoltzmann(units, seed=i)
@@ -60,15 +60,15 @@ def test_an_interrupted_run_goes_on_to_the_bit(tmp_path):
             if CtrlC.epochs < 0:
                 raise KeyboardInterrupt
 
-    arguments = {"x": rows(), "epochs": 2, "num_chains": 8, "verbose": 0}
+    arguments = {"x": rows(), "epochs": 2, "num_chains": 8, "seed": 0, "verbose": 0}
     straight = pretrain_deep_belief(encoder(4, 3), **arguments)
     stopped = encoder(4, 3)
     before = stopped.get_weights()
     with pytest.raises(KeyboardInterrupt):  # in the second machine
-        pretrain_deep_belief(stopped, backup=tmp_path, callbacks=[CtrlC()], **arguments)
+        pretrain_deep_belief(stopped, directory=tmp_path, callbacks=[CtrlC()], **arguments)
     for a, b in zip(before, stopped.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
-    resumed = pretrain_deep_belief(encoder(4, 3), backup=tmp_path, **arguments)
+    resumed = pretrain_deep_belief(encoder(4, 3), directory=tmp_path, **arguments)
     assert resumed.history.history == straight.history.history
     for a, b in zip(straight.get_weights(), resumed.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)

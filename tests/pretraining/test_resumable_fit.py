@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from kerastools._core.batches import Batches
-from kerastools.pretraining._resumable_fit import resumable_fit
+from kerastools.pretraining._resumable_fit import resumable_fit, seed_of
 
 
 class CtrlC(keras.callbacks.Callback):
@@ -72,3 +72,12 @@ def test_a_backup_of_another_run_is_refused(tmp_path):
         resumable_fit(other, batches, 2, tmp_path, verbose=0)
     for a, b in zip(before, other.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_a_run_without_a_seed_goes_on_with_the_one_it_drew(tmp_path):
+    keras.utils.set_random_seed(1)
+    first = seed_of(None, tmp_path / "run")
+    assert seed_of(None, tmp_path / "run") == first
+    assert seed_of(None, tmp_path / "other") != first
+    assert seed_of(None, None) != seed_of(None, None)
+    assert seed_of(7, tmp_path / "run") == 7

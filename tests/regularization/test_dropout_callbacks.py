@@ -108,7 +108,7 @@ def test_what_cannot_work_is_refused():
         AdaptiveDropout(step=0)
     x = np.ones((4, 2))
     for parts, callback, message in [
-        ([keras.layers.Dropout(0.5)], DropoutSchedule.early(0.1, 2), "live"),
+        ([keras.layers.Dropout(0.5)], DropoutSchedule.early(0.1, 2), "mutable"),
         ([Dropout(0.5)], AdaptiveDropout(), "validation_data"),
     ]:
         model = keras.Sequential([keras.Input((2,)), *parts, keras.layers.Dense(1)])

@@ -19,7 +19,7 @@ def linear_net(dropout):
 def test_mean_and_spread_are_those_of_a_sum_of_bernoulli_draws(cls):
     p = 0.3
     model, x = linear_net(cls(p)), rows(7, 30)
-    mean, spread = predict_with_dropout(model, x, samples=600, batch_size=4, seed=1)
+    mean, spread = predict_with_dropout(model, x, num_samples=600, batch_size=4, seed=1)
     w = ops.convert_to_numpy(model.get_layer("dense").kernel)
     exact = np.sqrt((x**2) @ (w**2) * p / (1 - p))
     np.testing.assert_allclose(spread, exact, rtol=0.1)
@@ -64,6 +64,6 @@ def test_what_cannot_work_is_refused():
         predict_with_dropout(plain, rows(2, 3))
     model = linear_net(layers.Dropout(0.5))
     with pytest.raises(ValueError, match="at least 2"):
-        predict_with_dropout(model, rows(2, 30), samples=1)
+        predict_with_dropout(model, rows(2, 30), num_samples=1)
     with pytest.raises(ValueError, match="finite"):
         predict_with_dropout(model, np.full((2, 30), np.nan))

@@ -8,10 +8,11 @@ from typing import Any
 import keras
 import numpy as np
 from keras import ops
-from keras.src.backend.common.masking import get_keras_mask
 
 from kerastools._core.graph.calls import Call, as_recorded, read_graph, replay
 from kerastools._core.graph.kinds import kind_of
+from kerastools._core.keras_private.graph_nodes import mask_of
+from kerastools._core.keras_private.training import batch_moments
 
 
 @dataclass
@@ -94,13 +95,10 @@ def measure_batch_norm(
 
 
 def _moments(layer: Any, inputs: Any, mask: Any) -> list[np.ndarray]:
-    """Returns mean and variance as the layer takes them of a batch in training, in float64.
-
-    Its own method knows of masks and of replicas; a frozen layer does not call it.
-    """
-    mask = get_keras_mask(inputs) if mask is None else mask
+    """Returns mean and variance as the layer takes them of a batch in training, in float64."""
+    mask = mask_of(inputs) if mask is None else mask
     inputs = ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
-    return [_to_numpy(m).astype("float64") for m in layer._moments(inputs, mask)]
+    return [_to_numpy(m).astype("float64") for m in batch_moments(layer, inputs, mask)]
 
 
 def _to_numpy(tensor: Any) -> np.ndarray:

@@ -223,8 +223,8 @@ def replay(
 
     Args:
         graph: That of the model.
-        x: Inputs as the model takes them: arrays, tensors, or symbolic tensors, which build a graph
-            again.
+        x: Inputs as the model takes them: arrays, tensors, symbolic tensors, which build a graph
+            again, or values of another type that `call` understands.
         call: Takes a call of the graph, with its path, and the arguments that it gets now.
         training: Passed to every layer that takes it, in place of what the graph was made with, as
             Keras does; by default nothing is replaced.
@@ -258,7 +258,7 @@ def _with_masks(graph: Graph, x: Any, mask: Any) -> list[Any]:
     """Returns the flat inputs of a graph with their masks; symbolic tensors as they are."""
     flat = graph.by_input(x)
     masks = [mask_of(v) for v in flat] if mask is None else graph.by_input(mask)
-    if not any(isinstance(v, KerasTensor) for v in flat):
+    if all(map(_is_array, flat)):
         packed = tree.pack_sequence_as(graph.input_structure, flat)
         flat = as_inputs(functional_part(graph.model), packed)
     for value, its_mask in zip(flat, masks, strict=True):
@@ -283,6 +283,12 @@ def input_layer_of(tensor: Any) -> Any:
 def sublayers(layer: Any) -> list[Any]:
     """Returns `layer` and every layer inside it, each once, parents before children."""
     return [layer, *layers_inside(layer)]
+
+
+def _is_array(value: Any) -> bool:
+    """Whether `value` can be an input of a model: an array, a tensor, or `None` if optional."""
+    arrays = value is None or keras.ops.is_tensor(value) or hasattr(value, "__array__")
+    return arrays and not isinstance(value, KerasTensor)
 
 
 def _symbolic(args: Any, kwargs: Any) -> tuple[Any, ...]:

@@ -9,7 +9,7 @@ from keras import tree
 
 from kerastools._core.graph.calls import Call, Graph, has_graph, read_graph, replay, sublayers
 from kerastools._core.graph.kinds import is_kind
-from kerastools._core.keras_private.graph_nodes import twin_of_function
+from kerastools._core.keras_private.graph_nodes import shape_of_lambda, twin_of_function
 
 # Takes the path and the original; returns the changed layer and whether it takes over the
 # original's weights, or None where a copy will do.
@@ -122,7 +122,7 @@ def copy_operation(operation: Any, caller: str) -> Any:
         # From its configuration a lambda would lose the names that it refers to.
         return keras.layers.Lambda(
             operation.function,
-            output_shape=operation._output_shape,
+            output_shape=shape_of_lambda(operation),
             mask=operation.mask,
             arguments=operation.arguments,
             name=operation.name,

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-from keras import KerasTensor, tree
 from keras.src.utils.naming import reset_uids
 
 
@@ -24,46 +23,6 @@ def compile_arguments(model: Any) -> dict[str, Any]:
     """
     # Under mixed_float16 the model's optimizer wraps the one that was passed.
     return dict(model._compile_config.config) | {"optimizer": model.optimizer}
-
-
-def graph_nodes(model: Any) -> tuple[list[tuple[Any, Any, Any]], Any] | None:
-    """Returns the calls in the graph of `model` as (layer, arguments, keywords), and its outputs.
-
-    Tensors stand as the text `"layer, call, output"` of where they come from. `None` if the model
-    has no graph. `get_config()` is public and tells it, too, but serialises
-    every layer on the way, which fails for functions that close over objects.
-    """
-    graph = getattr(model, "_functional", None) or model
-    if not hasattr(graph, "_nodes_by_depth"):
-        return None
-
-    def source(value: Any) -> Any:
-        if not isinstance(value, KerasTensor):
-            return value
-        history = value._keras_history
-        return f"{history.operation.name}, {history.node_index}, {history.tensor_index}"
-
-    nodes = [node for _, nodes in sorted(graph._nodes_by_depth.items()) for node in nodes]
-    calls = [
-        (
-            node.operation,
-            tree.map_structure(source, node.arguments.args),
-            tree.map_structure(source, node.arguments.kwargs),
-        )
-        for node in nodes
-    ]
-    return calls, tree.map_structure(source, graph.outputs)
-
-
-def run_through_graph(model: Any, inputs: Any, call: Callable[..., Any]) -> Any:
-    """Runs the graph of `model`, with `call(layer, *arguments)` in place of each layer's own call.
-
-    `model.operations` lists the layers, but who feeds whom is told only by Keras's own walk.
-    """
-    graph = getattr(model, "_functional", None) or model
-    return graph._run_through_graph(
-        inputs, operation_fn=lambda layer: lambda *args, **kwargs: call(layer, *args, **kwargs)
-    )
 
 
 def per_row_metric(metric: Any) -> Callable[..., Any] | None:

@@ -79,6 +79,11 @@ def layers_inside(layer: Any, recursive: bool = True) -> list[Any]:
     return list(layer._flatten_layers(include_self=False, recursive=recursive))
 
 
+def shape_of_lambda(layer: Any) -> Any:
+    """Returns the `output_shape` that a `Lambda` was made with; its config does not hold it."""
+    return layer._output_shape
+
+
 def twin_of_function(operation: Any) -> Any:
     """Returns a copy of a `keras.ops` function without the records of the original's calls.
 

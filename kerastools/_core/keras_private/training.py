@@ -1,6 +1,9 @@
 """What `fit` does and keeps to itself: where it begins, and what it calls."""
 
+import inspect
 from typing import Any
+
+from keras.src.trainers.epoch_iterator import EpochIterator
 
 
 def is_inside_fit(arguments: dict[str, Any]) -> bool:
@@ -20,6 +23,35 @@ def begin_at_epoch(model: Any, epoch: int | None) -> None:
     model._initial_epoch = epoch
 
 
+def data_epoch() -> int | None:
+    """Returns which epoch the `fit` that calls takes its data for the next to be.
+
+    Keras 3.16 shuffles by this number, which counts from the start of each `fit`; None before,
+    and for data that Keras does not shuffle. A callback has no public way to the data.
+    """
+    return next((adapter._epoch for adapter in _adapters()), None)
+
+
+def set_data_epoch(epoch: int | None) -> None:
+    """Lets the `fit` that calls take its data as in this epoch, and those that follow."""
+    for adapter in _adapters():
+        if epoch is not None:
+            adapter._epoch = epoch
+
+
+def _adapters() -> list[Any]:
+    """Returns the adapters that count epochs of the innermost `fit` that is running."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        iterator = frame.f_locals.get("epoch_iterator")
+        if isinstance(iterator, EpochIterator):
+            adapter = iterator.data_adapter
+            found = getattr(adapter, "adapters", [adapter])
+            return [part for part in found if hasattr(part, "_epoch")]
+        frame = frame.f_back
+    return []
+
+
 def is_detached(variable: Any) -> bool:
     """Returns whether the value of `variable` is held by a running `fit` on JAX.
 
@@ -27,3 +59,12 @@ def is_detached(variable: Any) -> bool:
     or in `model.jax_state_sync()`; what is assigned in between is lost. Nothing public says so.
     """
     return variable._value is None
+
+
+def batch_moments(layer: Any, inputs: Any, mask: Any) -> tuple[Any, Any]:
+    """Returns mean and variance as a `BatchNormalization` takes them of a batch in training.
+
+    Its own method knows of masks and of replicas; calling the layer would move its statistics.
+    """
+    mean, variance = layer._moments(inputs, mask)
+    return mean, variance

@@ -11,7 +11,7 @@ from kerastools._core.checks import require_built
 from kerastools._core.graph.batch_statistics import measure_batch_norm
 from kerastools._core.graph.calls import read_graph
 from kerastools._core.keras_private.random_state import random_state, set_random_state
-from kerastools._core.keras_private.training import begin_at_epoch
+from kerastools._core.keras_private.training import begin_at_epoch, data_epoch, set_data_epoch
 from kerastools._core.registration import register
 from kerastools.callbacks._freeze.phase import Phase
 from kerastools.callbacks._freeze.phase_backup import PhaseBackup
@@ -35,13 +35,13 @@ class FreezeSchedule(ScheduleData, keras.callbacks.Callback):
     the trunk is unfrozen from the top down at a smaller learning rate. Keras's way is to stop, set
     `trainable`, compile and fit again, which forgets the optimizer's slots, iterations and
     learning-rate schedule; changing `trainable` during `fit` is ignored on TensorFlow, fails on JAX
-    or trains a layer with another's momentum. Here, at the begin of each phase:
+    or trains a layer with another's momentum. Here, at the start of each phase:
 
     - exactly the layers that the phase names train; all others are frozen, keep their weights bit
       for bit, and cost no backward pass;
     - every slot of the weights that stay, the iterations and the learning-rate schedule go on
       (`kerastools.optimizers.rebind`); weights that join late count their own steps; a phase with
-      `fresh_slots` begins the slots anew;
+      `fresh_slots` resets the slots;
     - weights that were frozen one by one stay frozen, and so does the kernel under a LoRA update.
 
     All is checked when training begins, before anything is changed. Afterwards the flags stay as
@@ -53,8 +53,8 @@ class FreezeSchedule(ScheduleData, keras.callbacks.Callback):
     Callbacks that set the learning rate at each epoch's begin and stand later in the list overrule
     the phase's.
 
-    With a `backup` a run that was killed, at any moment, is started again by the same program and
-    ends at the weights of an uninterrupted one, to the bit; `keras.callbacks.BackupAndRestore`
+    With a `directory` a run that was killed, at any moment, is started again by the same program,
+    and ends at the weights of an uninterrupted one, to the bit; `keras.callbacks.BackupAndRestore`
     would build the optimizer for other variables and drop its state.
 
     Args:
@@ -72,11 +72,11 @@ class FreezeSchedule(ScheduleData, keras.callbacks.Callback):
             Keras ignores that in functional models up to 3.15 and obeys it from 3.16 on.
         calibration_data: Inputs as the model takes them, without labels, for
             `batch_norm="recalibrate"`; a few thousand rows do. Not part of the config.
-        backup: A folder in which everything that changes is kept after each epoch; the next `fit`
+        directory: Where everything that changes is kept after each epoch; the next `fit`
             with the same arguments goes on from it, and it is emptied when training ends. Random
             states of Python, NumPy and Keras are kept too, so that the shuffled rows of arrays and
             of a `PyDataset` come as they would have: call `keras.utils.set_random_seed` at the
-            program's begin, since TensorFlow orders arrays by that seed and by nothing that can be
+            program's start, since TensorFlow orders arrays by that seed and by nothing that can be
             kept (in the same order in every epoch). A `tf.data.Dataset` must order its rows by the
             epoch or not at all. What later callbacks change at an epoch's end is not in it. Not
             part of the config.
@@ -118,12 +118,12 @@ class FreezeSchedule(ScheduleData, keras.callbacks.Callback):
         phases: Sequence[Phase | tuple[Any, ...]],
         batch_norm: str = "inference",
         calibration_data: Any = None,
-        backup: str | os.PathLike[str] | None = None,
+        directory: str | os.PathLike[str] | None = None,
     ) -> None:
         keras.callbacks.Callback.__init__(self)
         ScheduleData.__init__(self, phases, batch_norm)
         self.calibration_data = calibration_data
-        self.backup = backup
+        self.directory = directory
         self.history: list[Transition] = []
         self._logs: list[tuple[int, dict[str, float]]] = []
         self._states = PhaseStates([], [], [])
@@ -153,13 +153,13 @@ class FreezeSchedule(ScheduleData, keras.callbacks.Callback):
         rebind(self.model.optimizer, self.model)
         self._rate = rate
         self._begun = False
-        if self.backup is not None:
-            self._restore(PhaseBackup(self.backup))
+        if self.directory is not None:
+            self._restore(PhaseBackup(self.directory))
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Goes over to the next phase if the last has ended."""
         self._epoch = epoch
-        if self.backup is not None:
+        if self.directory is not None:
             begin_at_epoch(self.model, None)  # What _restore said holds for this fit only.
             if self._random is not None:  # Here and not before, as `fit` itself draws meanwhile.
                 set_random_state(self._random)
@@ -204,8 +204,8 @@ class FreezeSchedule(ScheduleData, keras.callbacks.Callback):
         self._progress.end_epoch(self._phase, logs or {}, self.model)
         if self._is_last() and self._progress.done:
             self.model.stop_training = True
-        if self.backup is not None:
-            self._save(PhaseBackup(self.backup))
+        if self.directory is not None:
+            self._save(PhaseBackup(self.directory))
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Gives the learning rate back, and the best state if the last phase restores it."""
@@ -217,8 +217,8 @@ class FreezeSchedule(ScheduleData, keras.callbacks.Callback):
             if any(self._states.factors):
                 self._scale({})
                 rebind(self.model.optimizer, self.model)
-        if self.backup is not None:
-            PhaseBackup(self.backup).delete()
+        if self.directory is not None:
+            PhaseBackup(self.directory).delete()
             begin_at_epoch(self.model, None)
 
     def plot(self, target: Any = None) -> Any:
@@ -291,6 +291,7 @@ class FreezeSchedule(ScheduleData, keras.callbacks.Callback):
             "logs": [(e, {k: float(v) for k, v in logs.items()}) for e, logs in self._logs],
             "rate": self._rate.state(),
             "random": random_state(),
+            "data_epoch": data_epoch(),
         }
         backup.write(self.model, plain, self._progress.best)
 
@@ -317,6 +318,7 @@ class FreezeSchedule(ScheduleData, keras.callbacks.Callback):
         ]
         self._random = saved.get("random")  # Older files have none.
         begin_at_epoch(self.model, self._goes_on_at)
+        set_data_epoch(saved.get("data_epoch"))
 
     def _scale(self, factors: dict[int, float]) -> None:
         for part in optimizer_tree(self.model.optimizer):

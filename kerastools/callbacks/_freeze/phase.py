@@ -123,7 +123,7 @@ class Phase:
             last epoch's logs, which returns True at the end of the phase. In the last phase it ends
             training. To save the schedule, decorate the function with
             `keras.saving.register_keras_serializable`.
-        fresh_slots: Whether the optimizer's slots begin anew with the phase, for layers that
+        fresh_slots: Whether the optimizer's slots are reset when the phase begins, for layers that
             trained before too, as with a new optimizer; iterations and learning-rate schedule go
             on. Useful where the layers below begin to train: Adam's mean of squared gradients from
             a head's first steps would hold it back for hundreds of steps.

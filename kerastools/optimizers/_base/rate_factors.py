@@ -7,7 +7,6 @@ from keras import ops
 
 from kerastools._core.keras_private.optimizer_hooks import known_variables, variable_index
 from kerastools._core.keras_private.patched import patched
-from kerastools.optimizers._base.mutable_optimizer import MutableOptimizer
 
 
 def joined_at(optimizer: Any) -> dict[int, int]:
@@ -35,10 +34,10 @@ def set_joined(optimizer: Any, joined: dict[int, int]) -> None:
 def set_factors(optimizer: Any, factors: dict[int, float]) -> None:
     """Multiplies the learning rate of single variables, by id; an empty dict ends it.
 
-    It takes effect when the training step is compiled anew. Weight decay that Keras applies apart
+    It takes effect when the training step is compiled again. Weight decay that Keras applies apart
     from the step is not scaled.
     """
-    if isinstance(optimizer, MutableOptimizer):
+    if hasattr(optimizer, "_set_rate_factors"):  # One of ours.
         optimizer._set_rate_factors(factors)
     else:
         _replace(optimizer, factors=factors)

@@ -26,7 +26,7 @@ class ConvNet(keras_tuner.HyperModel):
         kernel_size: Height and width of the kernels.
         units: Units of the dense layer.
         activation: Activation of the hidden layers.
-        seed: Integer that seeds kernels and dropout masks, the same for all trials; with `None`,
+        seed: Integer that seeds kernels and dropout masks, the same for all trials; by default
             other ones in each trial.
 
     Raises:
@@ -51,7 +51,7 @@ class ConvNet(keras_tuner.HyperModel):
         kernel_size: int = 3,
         units: int = 64,
         activation: str = "relu",
-        seed: int | None = 0,
+        seed: int | None = None,
     ) -> None:
         super().__init__()
         if len(input_shape) != 3 or min(input_shape[:2]) < 2 ** len(filters):

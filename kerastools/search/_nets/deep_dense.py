@@ -27,7 +27,7 @@ class DeepDense(keras_tuner.HyperModel):
         dropout_layers: Number of hidden layers with dropout, from the top.
         max_norm: Maximum norm of the incoming weights of each hidden unit.
         clipnorm: Maximum gradient norm of each variable.
-        seed: Integer that seeds kernels and dropout masks, the same for all trials; with `None`,
+        seed: Integer that seeds kernels and dropout masks, the same for all trials; by default
             other ones in each trial.
 
     Raises:
@@ -54,7 +54,7 @@ class DeepDense(keras_tuner.HyperModel):
         dropout_layers: int = 2,
         max_norm: float = 3.0,
         clipnorm: float = 1.0,
-        seed: int | None = 0,
+        seed: int | None = None,
     ) -> None:
         super().__init__()
         for name, value in {

@@ -28,7 +28,7 @@ class RecurrentNet(keras_tuner.HyperModel):
         depth: Number of layers.
         cell: `"gru"` or `"lstm"`.
         clipnorm: Maximum gradient norm of each variable.
-        seed: Integer that seeds kernels and dropout masks, the same for all trials; with `None`,
+        seed: Integer that seeds kernels and dropout masks, the same for all trials; by default
             other ones in each trial.
 
     Raises:
@@ -53,7 +53,7 @@ class RecurrentNet(keras_tuner.HyperModel):
         depth: int = 1,
         cell: str = "gru",
         clipnorm: float = 1.0,
-        seed: int | None = 0,
+        seed: int | None = None,
     ) -> None:
         super().__init__()
         if len(input_shape) != 2 or not input_shape[1]:

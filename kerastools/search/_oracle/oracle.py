@@ -9,6 +9,7 @@ import keras_tuner
 import numpy as np
 from keras_tuner.engine.trial import Trial
 
+from kerastools._core.keras_private.tuner import project_of, show_begin, show_end
 from kerastools.search._oracle.space import difference, suggest
 
 # Draws without a new configuration after which the space counts as exhausted.
@@ -163,9 +164,7 @@ class OptunaOracle(keras_tuner.Oracle):
         trial = Trial(self._hyperparameters(values), self._name(number))
         self.ongoing_trials[tuner_id] = trial
         self._refresh()
-        self._save_trial(trial)
-        self.save()
-        self._display.on_trial_begin(trial)
+        show_begin(self, trial)
         return trial
 
     def update_trial(self, trial_id: str, metrics: dict[str, float], step: int = 0) -> Trial:
@@ -193,9 +192,7 @@ class OptunaOracle(keras_tuner.Oracle):
         self.ongoing_trials = {k: t for k, t in self.ongoing_trials.items() if t is not own}
         del self.trials[own.trial_id]  # The study counts: another process may have been faster.
         self._refresh()
-        self._save_trial(self.trials.get(own.trial_id, own))
-        self.save()
-        self._display.on_trial_end(own)
+        show_end(self, own, saved=self.trials.get(own.trial_id, own))
         trial.status, trial.message = own.status, own.message
 
     def share(self, epoch: int, best: dict[str, float]) -> dict[str, float]:
@@ -252,12 +249,13 @@ class OptunaOracle(keras_tuner.Oracle):
 
         from kerastools.search._oracle.shared_study import PerTrialSampler, SharedStudy, storage_for
 
-        file = os.path.join(self._project_dir, "optuna.journal")
+        directory, project_name = project_of(self)
+        file = os.path.join(directory, "optuna.journal")
         storage = storage_for(self.storage, self.heartbeat, self.grace, file)
-        name = self.study_name or self._project_name
+        name = self.study_name or project_name
         if must_exist and name not in optuna.study.get_all_study_names(storage):
             raise ValueError(
-                f"OptunaOracle found a search in {self._project_dir!r} whose study {name!r} is not "
+                f"OptunaOracle found a search in {directory!r} whose study {name!r} is not "
                 "in the storage: it was made with another oracle or storage, or deleted. Choose "
                 "another directory or project_name, or pass overwrite=True."
             )

@@ -8,9 +8,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from kerastools._core.graph.calls import sublayers
+from kerastools._core.graph.calls import Graph, sublayers
 from kerastools._core.graph.kinds import parent_kind
-from kerastools._core.keras_private.compiled_model import compile_arguments, graph_nodes
+from kerastools._core.keras_private.compiled_model import compile_arguments
+from kerastools._core.keras_private.graph_nodes import functional_part
 from kerastools._core.keras_private.optimizer_hooks import learning_rate_source
 from kerastools.layers._mutable_rate import MutableRateLayer
 from kerastools.optimizers._base.mutable_optimizer import MutableOptimizer
@@ -183,16 +184,19 @@ class _Walk:
 
     def graph(self, path: str, model: keras.Model) -> None:
         """Adds the layers of `model` and the edges of its graph."""
-        graph = graph_nodes(model)
-        if graph is None:
+        if functional_part(model) is None:
             self.entries(f"{path}.layers", [(layer.name, layer) for layer in model.layers])
             return
-        nodes, outputs = graph
-        for i, (layer, arguments, keywords) in enumerate(nodes):
+        graph = Graph(model)
+        made = [*graph.inputs, *(t for call in graph.calls for t in call.outputs)]
+        sources = {id(t): f"tensor {i}" for i, t in enumerate(made)}
+        for layer in graph.input_layers:
             self.visit(f"{path}.layer.{layer.name}", layer)
-            self.result[f"{path}.call.{i}"] = layer.name
-            self.visit(f"{path}.call.{i}.arguments", (arguments, keywords))
-        self.visit(f"{path}.outputs", outputs)
+        for i, call in enumerate(graph.calls):
+            self.visit(f"{path}.layer.{call.operation.name}", call.operation)
+            self.result[f"{path}.call.{i}"] = call.operation.name
+            self.visit(f"{path}.call.{i}.arguments", call.filled_in(sources))
+        self.visit(f"{path}.outputs", [sources[id(t)] for t in graph.outputs])
 
     def configuration(self, path: str, value: Any) -> None:
         """Adds the configuration of an object, without mutable hyperparameters."""
@@ -262,9 +266,9 @@ def _attributes(base: type) -> frozenset[str]:
 
 def _inherited_attributes(value: Any) -> frozenset[str]:
     """Returns the names of the attributes that every layer or model has."""
-    for base in (keras.Model, keras.Layer):
+    for base in (keras.Sequential, keras.Model, keras.Layer):
         if isinstance(value, base):
-            return _attributes(base) | {"_functional"}
+            return _attributes(base)
     return frozenset()
 
 

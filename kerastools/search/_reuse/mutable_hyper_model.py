@@ -12,7 +12,7 @@ from kerastools._core.graph.rebuild import copy_operation, copy_state, layer_fro
 from kerastools._core.keras_private.compiled_model import compile_arguments
 from kerastools.layers._mutable_rate import MutableRateLayer
 from kerastools.optimizers import SGD, Adagrad, Adam, Adamax, AdamW, Nadam, RMSprop
-from kerastools.regularization._live_layers import net_kind
+from kerastools.regularization._mutable_dropout import net_kind
 from kerastools.search._checks import require_compiled_model
 from kerastools.search._reuse.description import vocabulary_of
 from kerastools.search._spaces import betas, dropout, learning_rate, momentum

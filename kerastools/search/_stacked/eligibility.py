@@ -6,9 +6,9 @@ import keras
 import keras_tuner
 import numpy as np
 
-from kerastools._core.graph.calls import sublayers
+from kerastools._core.graph.calls import calls, has_graph, sublayers
 from kerastools._core.graph.kinds import is_kind
-from kerastools._core.keras_private.compiled_model import compile_arguments, graph_nodes
+from kerastools._core.keras_private.compiled_model import compile_arguments
 from kerastools._core.keras_private.optimizer_hooks import learning_rate_source
 from kerastools.optimizers import SGD, Adagrad, Adam, Adamax, AdamW, Nadam, RAdam, RMSprop
 from kerastools.search._reuse.penalties import PENALTY_ARGUMENTS
@@ -68,17 +68,14 @@ def why_model_cannot_stack(model: Any) -> str | None:
         if not model.built:
             return "the model is not built"
         return "compile was given run_eagerly" if model.run_eagerly else None
-    graph = graph_nodes(model) if model.built else None
-    if graph is None:
-        return "the model has no graph of layers"
-    if type(model) not in (keras.Model, keras.Sequential) and not type(model).__module__.startswith(
-        "keras."
-    ):
+    if not (model.built and has_graph(model)):
+        return "the model has no graph of layers, or a call of its own"
+    if not is_graph(model):
         return f"the model is of class {type(model).__name__}"
     if len(model.inputs) != 1 or len(model.outputs) != 1:
         return "the model has several inputs or outputs"
-    for layer, _, _ in graph[0]:
-        if (reason := why_layer_cannot_stack(layer)) is not None:
+    for call in calls(model):
+        if (reason := why_layer_cannot_stack(call.operation)) is not None:
             return reason
     for variable in model.trainable_variables:
         for holder in (variable.regularizer, variable.constraint):
@@ -153,10 +150,9 @@ _MASKS = "it masks time steps for the layers after it"
 
 
 def why_layer_cannot_stack(layer: Any) -> str | None:
-    """Returns why `layer` cannot be stacked, as text, or `None`."""
+    """Returns why `layer` cannot be stacked, as text, or `None`; of a model, its layers say it."""
     if is_graph(layer):
-        reasons = (why_layer_cannot_stack(node) for node, _, _ in graph_nodes(layer)[0])  # type: ignore[index]
-        return next((reason for reason in reasons if reason), None)
+        return None
     name = f"layer {layer.name!r}"
     if not type(layer).__module__.startswith(("keras.", "kerastools.")):
         return f"{name} is a {type(layer).__name__}, which is no layer of Keras or kerastools"

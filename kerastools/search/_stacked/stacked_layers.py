@@ -8,19 +8,18 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from kerastools._core.graph.calls import sublayers
-from kerastools._core.keras_private.compiled_model import graph_nodes, run_through_graph
+from kerastools._core.graph.calls import Call, Graph, has_graph, replay, sublayers
 from kerastools.search._stacked.rules import find_rule, one_by_one
 from kerastools.search._stacked.stacked_tensor import Layout, StackedTensor, StackedValues
 
 
 def forward(model: Any, values: Any, training: bool, inputs: Any) -> Any:
     """Returns the outputs of the graph of `model` for K models."""
-    return run_through_graph(
-        model,
-        inputs,
-        lambda layer, *args, **kwargs: call_stacked(layer, values, training, *args, **kwargs),
-    )
+
+    def stacked(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> StackedTensor:
+        return call_stacked(call.operation, values, training, *args, **kwargs)
+
+    return replay(Graph(model), inputs, stacked, enter=False)
 
 
 def call_stacked(
@@ -45,10 +44,7 @@ def call_stacked(
 
 def is_graph(layer: Any) -> bool:
     """Whether `layer` is a functional or Sequential model that computes its graph and no more."""
-    kept = type(layer) in (keras.Sequential, keras.Model) or type(layer).__module__.startswith(
-        "keras."
-    )
-    return isinstance(layer, keras.Model) and kept and graph_nodes(layer) is not None
+    return has_graph(layer) and type(layer).__module__.startswith("keras.")
 
 
 class SharedTraces:

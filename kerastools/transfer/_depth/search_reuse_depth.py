@@ -23,7 +23,7 @@ _BATCH = 256
 
 
 def search_reuse_depth(
-    source: keras.Model,
+    model: keras.Model,
     x: Any,
     y: Any,
     candidates: list[str] | None = None,
@@ -31,10 +31,10 @@ def search_reuse_depth(
     repeats: int = 5,
     learning_rate: float = 1e-3,
     batch_size: int = 32,
-    seed: int | None = 0,
+    seed: int | None = None,
     verbose: bool = True,
 ) -> ReuseDepth:
-    """Finds how many lower layers of `source` to reuse for new classes, and whether to freeze them.
+    """Finds how many lower layers of `model` to reuse for new classes, and whether to freeze them.
 
     Successive halving over reuse depths. The protocol of the first paper below trains every cut,
     frozen and fine-tuned, to the end. This search uses cheap scores first:
@@ -57,14 +57,14 @@ def search_reuse_depth(
     labels do not determine the best candidate: `benchmarks/transfer.py --depth` prints what is lost
     against the candidate that turns out best, for this search and for training every candidate.
 
-    The architecture is that of the source. Layers above the cut get new weights
+    The architecture is that of the model. Layers above the cut get new weights
     (`kerastools.calibration.initialize`) and train; the last layer that has weights, and what is
     above it, is replaced by a new head. The search selects on its validation rows: evaluate its
     answer on others.
 
     Args:
-        source: A trained functional or Sequential model, which is not changed.
-        x: Inputs of the new task, as for `source`.
+        model: A trained functional or Sequential model, which is not changed.
+        x: Inputs of the new task, as for `model`.
         y: Integer classes, of shape (rows,).
         candidates: Names of the layers to cut after: outermost layers through which everything
             goes. By default the last one before each layer that has weights, at most eight.
@@ -72,7 +72,7 @@ def search_reuse_depth(
         repeats: Number of splits of the rows, >= 2; each validates on one fold of `repeats`.
         learning_rate: Learning rate of Adam.
         batch_size: Rows per step.
-        seed: Integer that seeds splits, initial weights and the order of the rows; with `None`, a
+        seed: Integer that seeds splits, initial weights and the order of the rows; by default a
             new one each time. Dropout uses Keras's global seed.
         verbose: Whether to show a progress bar.
 
@@ -80,16 +80,16 @@ def search_reuse_depth(
         A `ReuseDepth`, which prints as tables.
 
     Raises:
-        TypeError: If `source` is not a `keras.Model`.
+        TypeError: If `model` is not a `keras.Model`.
         ValueError: If it is not built or is subclassed, a candidate is not found, there are fewer
             than two layers with weights, or `y` or a number is out of range.
 
     Example:
 
     >>> layers = [keras.layers.Dense(8, "relu", name=name) for name in ("a", "b", "classes")]
-    >>> source = keras.Sequential([keras.Input((4,)), *layers])
+    >>> model = keras.Sequential([keras.Input((4,)), *layers])
     >>> x = np.random.default_rng(0).normal(size=(60, 4))
-    >>> found = search_reuse_depth(source, x, x[:, 0] > 0, epochs=8, repeats=2, verbose=False)
+    >>> found = search_reuse_depth(model, x, x[:, 0] > 0, epochs=8, repeats=2, verbose=False)
     >>> [score.upto for score in found.scores]
     ['a', 'b']
 
@@ -97,7 +97,7 @@ def search_reuse_depth(
     networks?", NeurIPS 2014; You, Liu, Wang and Long, "LogME", ICML 2021; Jamieson and Talwalkar,
     "Non-stochastic best arm identification and hyperparameter optimization", AISTATS 2016.
     """
-    graph = read_graph(source, _NAME)
+    graph = read_graph(model, _NAME)
     for name, number, least in (("epochs", epochs, 8), ("repeats", repeats, 2)):
         if int(number) != number or number < least:
             raise ValueError(f"{_NAME} needs {name} >= {least}, an integer. Received {number!r}.")

@@ -7,9 +7,7 @@ from kerastools._core.keras_private.compiled_model import (
     built_metrics,
     compile_arguments,
     count_names_anew,
-    graph_nodes,
     per_row_metric,
-    run_through_graph,
 )
 
 
@@ -51,33 +49,6 @@ def test_the_loss_scale_is_not_wrapped_twice():
     model = compiled()
     model.compile(**compile_arguments(model))
     assert not isinstance(model.optimizer.inner_optimizer, keras.optimizers.LossScaleOptimizer)
-
-
-def test_nodes_tell_who_feeds_whom():
-    nodes, outputs = graph_nodes(residual())
-    calls = {layer.name: arguments for layer, arguments, _ in nodes}
-    assert calls["hidden"] == ("inputs, 0, 0",)
-    assert calls["sum"] == (["inputs, 0, 0", "hidden, 0, 0"],)
-    assert outputs == ["sum, 0, 0"]
-
-
-def test_subclassed_models_have_no_nodes():
-    class Own(keras.Model):
-        def call(self, x):
-            return x
-
-    assert graph_nodes(Own()) is None
-
-
-def test_the_graph_runs_with_other_calls():
-    def call(layer, x):
-        return 10 * x if layer.name == "hidden" else layer(x)
-
-    x = np.ones((2, 4), "float32")
-    y = run_through_graph(residual(), x, call)
-    np.testing.assert_array_equal(keras.ops.convert_to_numpy(y), 11.0)
-    sequential = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4, name="hidden")])
-    np.testing.assert_array_equal(run_through_graph(sequential, x, call), 10.0)
 
 
 def test_a_metric_that_is_a_mean_over_rows_tells_its_function():

@@ -16,6 +16,7 @@ from kerastools._core.keras_private.graph_nodes import (
     operation_class,
     recorded_nodes,
     set_mask,
+    shape_of_lambda,
     twin_of_function,
 )
 
@@ -105,3 +106,7 @@ def test_unknown_operations_have_no_class():
 
 def test_cell_of_a_convolutional_lstm_is_of_the_class():
     assert type(keras.layers.ConvLSTM1D(1, 1).cell) is ConvLSTMCell
+
+
+def test_the_shape_that_a_lambda_was_given():
+    assert shape_of_lambda(layers.Lambda(lambda x: x, output_shape=(3,))) == (3,)

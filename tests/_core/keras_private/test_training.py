@@ -4,7 +4,15 @@ import keras
 import numpy as np
 import pytest
 
-from kerastools._core.keras_private.training import begin_at_epoch, is_detached, is_inside_fit
+from kerastools._core.keras_private.data_adapters import get_data_adapter
+from kerastools._core.keras_private.training import (
+    batch_moments,
+    begin_at_epoch,
+    data_epoch,
+    is_detached,
+    is_inside_fit,
+    set_data_epoch,
+)
 
 
 def small_model():
@@ -61,3 +69,61 @@ def test_the_validation_of_fit_is_known_from_an_evaluation_of_the_user():
     model.fit(*data, validation_data=data, verbose=0)
     model.evaluate(*data, verbose=0)
     assert told == [True, False]
+
+
+class Rows(keras.callbacks.Callback):
+    """Notes the epoch of the data, sets it at first if asked to, and stops when told."""
+
+    def __init__(self, begin=None):
+        super().__init__()
+        self.begin, self.epochs = begin, []
+
+    def on_train_begin(self, logs=None):
+        if self.begin is not None:
+            begin_at_epoch(self.model, 2)
+            set_data_epoch(self.begin)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.epochs.append(data_epoch())
+
+
+class Blocks(keras.utils.PyDataset):
+    def __init__(self, seen):
+        super().__init__()
+        self.seen = seen
+
+    def __len__(self):
+        return 7
+
+    def __getitem__(self, i):
+        if not self.seen or self.seen[-1] != i:  # Keras looks at the first twice.
+            self.seen.append(i)
+        return np.ones((1, 2), "float32"), np.ones((1, 1), "float32")
+
+
+def test_data_go_on_in_the_epoch_that_they_are_set_to():
+    seen, whole = [], Rows()
+    small_model().fit(Blocks(seen), epochs=4, verbose=0, callbacks=[whole], shuffle=True)
+    assert data_epoch() is None  # No fit is running.
+    if not hasattr(get_data_adapter(Blocks([])), "_epoch"):
+        assert whole.epochs == [None] * 4  # Up to Keras 3.15.
+        return
+    assert np.diff(whole.epochs).tolist() == [1, 1, 1]
+    again, resumed = [], Rows(begin=whole.epochs[1])
+    small_model().fit(Blocks(again), epochs=4, verbose=0, callbacks=[resumed], shuffle=True)
+    assert resumed.epochs == whole.epochs[2:]
+    assert again[-14:] == seen[-14:]
+    assert seen[-14:-7] != seen[-7:]
+
+
+def test_moments_of_a_batch_heed_the_mask():
+    layer = keras.layers.BatchNormalization()
+    layer.build((None, 2, 3))
+    x = np.random.default_rng(0).normal(size=(4, 2, 3)).astype("float32")
+    mask = np.array([[True, True], [True, False], [True, True], [False, True]])
+    moments = batch_moments(
+        layer, keras.ops.convert_to_tensor(x), keras.ops.convert_to_tensor(mask)
+    )
+    rows = x[mask].astype("float64")
+    for found, expected in zip(moments, (rows.mean(0), rows.var(0)), strict=True):
+        np.testing.assert_allclose(keras.ops.convert_to_numpy(found), expected, rtol=1e-5)

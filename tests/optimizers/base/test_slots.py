@@ -7,7 +7,6 @@ import pytest
 from kerastools._core.keras_private.optimizer_hooks import known_variables, learning_rate_source
 from kerastools.optimizers import Adam
 from kerastools.optimizers._base.rate_factors import joined_at, set_factors, set_joined
-from kerastools.optimizers._base.rebuild import rebuild_slots
 from kerastools.optimizers._base.slots import (
     FEWEST,
     LARGEST,
@@ -16,6 +15,7 @@ from kerastools.optimizers._base.slots import (
     slot_variables,
     stacks_of,
 )
+from kerastools.optimizers._rebind import rebuild_slots
 
 
 def make_variables(number):

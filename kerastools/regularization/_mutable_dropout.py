@@ -1,4 +1,4 @@
-"""The live dropout layers of a model, and the rates that suit them."""
+"""The dropout layers of a model whose rate is mutable, and the usual rates."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -16,18 +16,18 @@ _CONVOLUTIONS = (
 )
 
 
-def live_layers(model: Any, selector: Any, caller: str) -> list[MutableRateLayer]:
-    """Returns the live dropout layers among those that `selector` names, or raises."""
+def mutable_dropout(model: Any, selector: Any, caller: str) -> list[MutableRateLayer]:
+    """Returns the layers with a mutable rate among those that `selector` names, or raises."""
     chosen = LayerTree(model).select(selector, caller)
-    live = [layer for layer in chosen if isinstance(layer, MutableRateLayer)]
-    if not live:
+    found = [layer for layer in chosen if isinstance(layer, MutableRateLayer)]
+    if not found:
         raise ValueError(
-            f'{caller} found no live dropout layer in model "{model.name}" for '
+            f'{caller} found no dropout layer with a mutable rate in model "{model.name}" for '
             f"layers={selector!r}. Keras's own Dropout keeps the rate it was compiled with: use "
             "kerastools.layers.Dropout, or insert it with "
             "kerastools.regularization.regularize(model, dropout=...)."
         )
-    return live
+    return found
 
 
 def set_rate(layers: Iterable[MutableRateLayer], rate: float) -> None:
