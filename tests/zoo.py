@@ -784,6 +784,19 @@ REFUSALS = [
         defect=True,
     ),
     Refusal(
+        "tuned",
+        "subclassed",
+        "needs a functional or Sequential model",
+        "a trial trains a copy, and a subclassed model cannot be copied",
+    ),
+    Refusal(
+        "fine_tuned feature_cache",
+        "stateful_lstm",
+        "If an RNN is stateful",
+        "the cache tries the layers on four rows, which a fixed batch size does not take",
+        defect=True,
+    ),
+    Refusal(
         "recalibrated",
         "float64_lists",
         "needs inputs as the model takes them",
