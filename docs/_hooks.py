@@ -17,7 +17,7 @@ PACKAGE = ROOT / "kerastools"
 def rooms() -> dict[str, tuple[str, list[str]]]:
     """Returns for each room its docstring and its public names, read without importing it."""
     found = {}
-    for name in _public_names(_parsed(PACKAGE / "__init__.py")):
+    for name in filter(str.islower, _public_names(_parsed(PACKAGE / "__init__.py"))):
         tree = _parsed(PACKAGE / name / "__init__.py")
         found[name] = (ast.get_docstring(tree) or "", _public_names(tree))
     return found

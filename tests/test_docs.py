@@ -23,7 +23,7 @@ def load(name):
 def test_every_public_name_of_every_room_has_its_directive():
     hooks = load("_hooks")
     rooms = hooks.rooms()
-    assert list(rooms) == kerastools.__all__
+    assert list(rooms) == list(filter(str.islower, kerastools.__all__))
     for room, (docstring, names) in rooms.items():
         assert names == getattr(kerastools, room).__all__
         directives = re.findall(r"^::: (\S+)$", hooks.page(room, docstring, names), re.MULTILINE)
