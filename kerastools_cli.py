@@ -97,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
         help="say what keeps a model from training well",
         description="Reads MODEL, runs one batch of DATA forward and back, and prints what is "
         "wrong: signals and gradients that vanish or explode, dead units and more, each with what "
-        "mends it. Changes nothing.",
+        "fixes it. Changes nothing.",
         epilog="Exit codes: 0 nothing wrong, 1 not possible, 2 wrong command, 3 something found. "
         "Example: kerastools diagnose untrained.keras data.npz "
         "--loss sparse_categorical_crossentropy",
@@ -118,10 +118,10 @@ def _parser() -> argparse.ArgumentParser:
 
     fold = commands.add_parser(
         "fold",
-        help="remove batch normalisation without changing what a model computes",
-        description="Reads MODEL, folds its batch normalisations into the layers beside them, and "
+        help="remove batch normalization without changing what a model computes",
+        description="Reads MODEL, folds its batch normalizations into the layers next to them, and "
         "writes the result, which computes the same in inference, to OUTPUT. Prints a line per "
-        "batch normalisation: where it went, or why it stayed.",
+        "batch normalization: where it went, or why it stayed.",
         epilog="Example: kerastools fold trained.keras folded.keras",
     )
     _model_argument(fold)
@@ -132,7 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     export = commands.add_parser(
         "export",
         help="write a model as a SavedModel for TensorFlow Serving",
-        description="Reads MODEL, folds its batch normalisations, puts its weights into the graph, "
+        description="Reads MODEL, folds its batch normalizations, puts its weights into the graph, "
         "writes DIRECTORY/<version>/, loads that again and compares it with the model. Prints what "
         "it wrote and how far the outputs are apart. Needs TensorFlow.",
         epilog="Example: kerastools export trained.keras /models/digits",
@@ -142,7 +142,7 @@ def _parser() -> argparse.ArgumentParser:
     _sample_argument(export)
     export.add_argument("--version", type=int, help="a number; by default the next one")
     export.add_argument("--overwrite", action="store_true", help="replace an existing version")
-    export.add_argument("--no-fold", action="store_true", help="keep batch normalisations")
+    export.add_argument("--no-fold", action="store_true", help="keep batch normalizations")
     export.add_argument("--no-freeze", action="store_true", help="keep weights as variables")
     export.add_argument(
         "--tolerance",

@@ -28,7 +28,7 @@ class ExportReport(Printed):
         largest_difference: max |y − y'| / max |y| between the model's outputs y and those of the
             SavedModel loaded again, y'; the worst output.
         tolerance: The largest difference that was allowed.
-        num_nodes: Operations in the serving graph before TensorFlow optimises it.
+        num_nodes: Operations in the serving graph before TensorFlow optimizes it.
         size_bytes: Size on disk.
         latency: By batch size, the median milliseconds of a request to this SavedModel and to one
             that `model.export` wrote, measured in turns; empty unless asked for.
@@ -78,7 +78,7 @@ class ExportReport(Printed):
         def megabytes(size: int) -> str:
             return f"{size / 1e6:.3g} MB"
 
-        def beside(plain: str | int | None) -> str:
+        def versus(plain: str | int | None) -> str:
             return "" if plain is None else f" (model.export: {plain})"
 
         plain_size = self.plain_size_bytes and megabytes(self.plain_size_bytes)
@@ -96,8 +96,8 @@ class ExportReport(Printed):
                 "largest difference",
                 f"{self.largest_difference:.1e} of {self.tolerance:.0e} allowed",
             ),
-            ("graph", f"{self.num_nodes} nodes{beside(self.plain_num_nodes)}"),
-            ("size on disk", f"{megabytes(self.size_bytes)}{beside(plain_size)}"),
+            ("graph", f"{self.num_nodes} nodes{versus(self.plain_num_nodes)}"),
+            ("size on disk", f"{megabytes(self.size_bytes)}{versus(plain_size)}"),
         ]
         rows += [(f"signature {n}", tensors(outputs)) for n, outputs in self.signatures.items()]
         if self.note:

@@ -55,7 +55,7 @@ def export_savedmodel(
     """Writes `model` to `path/<version>/` as a SavedModel for inference, and proves it equal.
 
     Use it in place of `model.export(path)` to serve from TensorFlow Serving or any program that has
-    TensorFlow; the reader needs neither Keras nor kerastools. Batch normalisations are folded away
+    TensorFlow; the reader needs neither Keras nor kerastools. Batch normalizations are folded away
     (`fold_batch_norm`), the weights stand in the graph as constants, which lets TensorFlow fuse
     and precompute more, and every weight is stored once, where Keras stores it twice.
 
@@ -79,7 +79,7 @@ def export_savedmodel(
 
     After writing, the SavedModel is loaded again and compared with `model` on `sample`. Only then
     does it appear under its name, in one step: killed before, it leaves no new version, and what it
-    leaves beside the versions the next export removes. Two exports to one `path` wait for each
+    leaves next to the versions the next export removes. Two exports to one `path` wait for each
     other. (Replacing a version is one step on Linux; elsewhere, a process killed between two
     renames leaves no version of that number until the next export brings the old one back.)
 
@@ -87,7 +87,7 @@ def export_savedmodel(
         model: A built model, on the TensorFlow backend. It is not changed.
         path: Directory of all versions, made if it is missing; or that of one version, such as
             `"served/3"`, if its name is a number and `version` is not given.
-        fold: Whether to fold batch normalisations first. This also merges zero padding into the
+        fold: Whether to fold batch normalizations first. This also merges zero padding into the
             convolution after it, where that pads alike, and spells silu as x · σ(x), which
             TensorFlow fuses.
         freeze: Whether to put the weights into the graph as constants.
@@ -180,14 +180,18 @@ def export_savedmodel(
                 ) from error
             if written.random:
                 random = f"not compared, because it is random: {', '.join(written.random)}"
-                note = f"{note}; {random}" if note else random
+                note = "; ".join(filter(None, (note, random)))
             if warm_up:
-                write_warm_up(directory, root.resolve().name, main.named, warm_up)
+                # Keras's own export may have other names, but the same order.
+                requests = dict(zip(written.inputs, main.named.values(), strict=True))
+                write_warm_up(directory, root.resolve().name, requests, warm_up)
+            timed, untimed = against_plain(directory, models[_MAIN], main.arguments, latency)
+            note = "; ".join(filter(None, (note, untimed))) or None
             report = ExportReport(
                 model=model.name,
                 path=str(root / str(version)),
                 version=version,
-                inputs=_described(main.named, main.endpoint.tensors),
+                inputs=written.inputs,
                 outputs=written.outputs[_MAIN],
                 signatures={name: o for name, o in written.outputs.items() if name != _MAIN},
                 fold=written.fold,
@@ -198,7 +202,7 @@ def export_savedmodel(
                 tolerance=written.tolerance,
                 num_nodes=written.num_nodes,
                 size_bytes=size_of(directory),
-                **against_plain(directory, models[_MAIN], main.arguments, latency),
+                **timed,
             )
     if note:
         notify(f'{_NAME} wrote model "{model.name}" otherwise than asked: {note}')
@@ -210,6 +214,7 @@ class _Written:
     """What one way wrote, read back."""
 
     fold: FoldReport | None
+    inputs: _Described
     outputs: dict[str, _Described]
     difference: float
     random: list[str]
@@ -250,11 +255,17 @@ def _write(
             case.check_before_activations(made, limit)
         worst = max(worst, difference)
         random += unequal
-        specs = signature.structured_outputs
-        order = [n for n in case.want if n in specs] or list(specs)
-        outputs[name] = {n: (specs[n].dtype.name, tuple(specs[n].shape)) for n in order}
-    main = loaded.signatures[_MAIN]
-    return _Written(served[_MAIN][1], outputs, worst, random, limit, num_nodes_of(main))
+        outputs[name] = _described(signature.structured_outputs, list(case.want))
+    main, inputs = loaded.signatures[_MAIN], list(cases[_MAIN].named)
+    return _Written(
+        fold=served[_MAIN][1],
+        inputs=_described(main.structured_input_signature[1], inputs),
+        outputs=outputs,
+        difference=worst,
+        random=random,
+        tolerance=limit,
+        num_nodes=num_nodes_of(main),
+    )
 
 
 def _further(
@@ -331,8 +342,7 @@ def _check_batch_sizes(endpoint: Endpoint, **arguments: Sequence[int]) -> None:
                 )
 
 
-def _described(named: dict[str, Any], tensors: list[Any]) -> _Described:
-    return {
-        name: (keras.backend.standardize_dtype(t.dtype), tuple(t.shape))
-        for name, t in zip(named, tensors, strict=True)
-    }
+def _described(specs: dict[str, Any], names: list[str]) -> _Described:
+    """Returns dtype and shape of each tensor of a signature, in the order of `names` if it can."""
+    order = names if set(names) == set(specs) else list(specs)
+    return {name: (specs[name].dtype.name, tuple(specs[name].shape)) for name in order}

@@ -10,27 +10,32 @@ from typing import Any
 import keras
 import numpy as np
 
+from kerastools._core.sample_inputs import first_line
+
 _WARM_UP, _FEWEST, _MOST = 3, 5, 50
 _SECONDS = 5.0
 
 
 def against_plain(
     directory: Path, model: Any, arguments: list[Any], sizes: Sequence[int]
-) -> dict[str, Any]:
-    """Returns the fields of the report that compare with Keras's own export."""
+) -> tuple[dict[str, Any], str | None]:
+    """Returns the fields of the report that compare with Keras's own export, or why not."""
     import tensorflow as tf
 
     if not sizes:
-        return {}
+        return {}, None
     with tempfile.TemporaryDirectory() as folder:
         plain = Path(folder) / "plain"
-        model.export(plain, format="tf_saved_model", verbose=False)
+        try:
+            model.export(plain, format="tf_saved_model", verbose=False)
+        except Exception as error:  # Whatever Keras raises; the model is written all the same.
+            return {}, f"not timed, because model.export fails: {first_line(error)}"
         signature = tf.saved_model.load(str(plain)).signatures["serving_default"]
         return {
             "latency": _latencies([directory, plain], arguments, sizes),
             "plain_num_nodes": num_nodes_of(signature),
             "plain_size_bytes": size_of(plain),
-        }
+        }, None
 
 
 def num_nodes_of(signature: Any) -> int:

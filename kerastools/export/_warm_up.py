@@ -12,7 +12,7 @@ from kerastools.export._latency import rows
 def write_warm_up(
     directory: Path, model_name: str, inputs: dict[str, Any], batch_sizes: Sequence[int]
 ) -> None:
-    """Writes a request per batch size, of the rows of `inputs` in turn, beside a SavedModel."""
+    """Writes a request per batch size, of the rows of `inputs` in turn, next to a SavedModel."""
     import tensorflow as tf
 
     path = directory / "assets.extra" / "tf_serving_warmup_requests"
@@ -24,7 +24,7 @@ def write_warm_up(
 
 
 def _prediction_log(model_name: str, inputs: dict[str, np.ndarray]) -> bytes:
-    """Returns a serialised `tensorflow.serving.PredictionLog` that holds one `PredictRequest`.
+    """Returns a serialized `tensorflow.serving.PredictionLog` that holds one `PredictRequest`.
 
     Written by hand, in the wire format of protocol buffers, because the package that has the
     messages brings a whole RPC library along; the numbers are those of prediction_log.proto,

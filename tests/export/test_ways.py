@@ -132,7 +132,8 @@ def test_what_keras_exports_is_exported_and_left_alone(case, tmp_path, recwarn):
     assert "random" not in (report.note or "")
     shape = next(iter(report.inputs.values()))[1]
     x = np.random.default_rng(3).normal(size=(2, *shape[1:])).astype("float32")
-    got = tf.saved_model.load(report.path).serve(x)
+    loaded = tf.saved_model.load(report.path)
+    got = loaded.serve(x)
     if case != "unseeded":
         keras.tree.map_structure(
             lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), got, model(x, training=False)
@@ -168,6 +169,37 @@ def test_a_saved_model_inside_a_model_is_exported(tmp_path):
     with pytest.warns(KerastoolsNotice, match="not folded"):
         report = export_savedmodel(model, tmp_path / "served")
     assert report.largest_difference < 1e-6
+
+
+class Tables(layers.Layer):
+    """Has a table in a list, which the graph of the model does not show."""
+
+    def __init__(self, **kwargs):
+        import tensorflow as tf
+
+        super().__init__(**kwargs)
+        values = tf.lookup.KeyValueTensorInitializer([0, 1], [5.0, 7.0], tf.int32, tf.float32)
+        self.tables = [tf.lookup.StaticHashTable(values, -1.0)]
+
+    def call(self, x):
+        return self.tables[0].lookup(x)
+
+    def compute_output_spec(self, x):
+        return keras.KerasTensor(x.shape, "float32")
+
+
+def test_what_only_keras_can_write_keras_writes(tmp_path):
+    import tensorflow as tf
+
+    x = keras.Input((2,), dtype="int32", name="x")
+    model = keras.Model(x, layers.Dense(2)(Tables()(x)))
+    with pytest.warns(KerastoolsNotice, match=r"not folded, .*, written by model\.export"):
+        report = export_savedmodel(model, tmp_path, warm_up=[1], latency=[1])
+    assert report.inputs == {"x": ("int32", (None, 2))}
+    assert report.outputs == {"output_0": ("float32", (None, 2))}
+    rows = np.array([[0, 1], [1, 2]], "int32")
+    loaded = tf.saved_model.load(report.path)
+    np.testing.assert_allclose(loaded.serve(rows), model(rows), rtol=1e-6)
 
 
 def test_subclassed_models_take_the_types_of_the_sample(tmp_path):

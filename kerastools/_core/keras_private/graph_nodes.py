@@ -15,6 +15,8 @@ from keras.src.models.functional import Functional
 from keras.src.models.sequential import Sequential
 from keras.src.ops import nn, numpy
 
+from kerastools._core.keras_private.patched import unpatched
+
 
 def functional_part(model: Any) -> Any:
     """Returns the functional model that holds the graph of `model`, or `None`.
@@ -30,7 +32,7 @@ def computes_its_graph(model: Any) -> bool:
     """Whether `model` has a graph and no `call` of its own, which could compute something else."""
     if functional_part(model) is None:
         return False
-    return type(model).call in (Functional.call, Sequential.call)
+    return unpatched(model, "call") in (Functional.call, Sequential.call)
 
 
 def recorded_nodes(functional: Any) -> list[Any]:

@@ -159,8 +159,13 @@ def test_layers_draw_and_keep_state_if_their_kind_says_so(cls):
 
 def test_subclass_that_changes_nothing_is_of_its_parents_kind():
     class Wide(keras.layers.Dense):
+        """A layer."""
+
+        factor: int
+
         def __init__(self, **kwargs):
             super().__init__(1000, **kwargs)
+            self.factor = 2
 
         def get_config(self):
             return {"name": self.name}

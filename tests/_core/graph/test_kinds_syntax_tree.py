@@ -8,8 +8,10 @@ import keras
 import pytest
 
 import kerastools
+from kerastools._core.graph.kinds import KINDS, UNKNOWN
 
 PACKAGE = Path(kerastools.__file__).parent
+QUESTIONS = ("is_kind", "layer_classes", "kind")
 CATALOGUE = "_core/graph/kinds.py"
 # What may say which of Keras's layers it has a rule for: by decorating or keying the rule.
 RULES = ("folding/_algebra/", "search/_stacked/rules/")
@@ -148,6 +150,15 @@ def test_only_kinds_knows_the_layer_classes_of_keras():
     paths = {path.relative_to(PACKAGE).as_posix(): path for path in PACKAGE.rglob("*.py")}
     found = {name: findings(path) for name, path in paths.items() if name != CATALOGUE}
     assert {name: lines for name, lines in found.items() if lines} == {}
+
+
+def test_every_kind_that_is_asked_for_exists():
+    names = {n for k in [*KINDS.values(), UNKNOWN] for n in (k.name, k.group)}
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in QUESTIONS:
+                asked = {a.value for a in node.args if isinstance(a, ast.Constant)}
+                assert asked <= names, path
 
 
 @pytest.mark.parametrize(
