@@ -238,7 +238,7 @@ class Sub(keras.Model):
 def test_a_subclassed_model_is_refused():
     model = Sub()
     model.compile("adam", "mse")
-    with pytest.raises(ValueError, match="Write a builder"):
+    with pytest.raises(ValueError, match="Write build"):
         MutableHyperModel(model)
 
 

@@ -260,7 +260,7 @@ def _with_masks(graph: Graph, x: Any, mask: Any) -> list[Any]:
     """Returns the flat inputs of a graph with their masks; symbolic tensors as they are."""
     flat = graph.by_input(x)
     masks = [mask_of(v) for v in flat] if mask is None else graph.by_input(mask)
-    if all(map(_is_array, flat)):
+    if all(map(is_array, flat)):
         packed = tree.pack_sequence_as(graph.input_structure, flat)
         flat = as_inputs(functional_part(graph.model), packed)
     for value, its_mask in zip(flat, masks, strict=True):
@@ -287,7 +287,7 @@ def sublayers(layer: Any) -> list[Any]:
     return [layer, *layers_inside(layer)]
 
 
-def _is_array(value: Any) -> bool:
+def is_array(value: Any) -> bool:
     """Whether `value` can be an input of a model: an array, a tensor, or `None` if optional."""
     arrays = value is None or keras.ops.is_tensor(value) or hasattr(value, "__array__")
     return arrays and not isinstance(value, KerasTensor)
