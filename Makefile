@@ -44,9 +44,11 @@ test-quick: $(READY) ## a few tests of every file, on TensorFlow: for the edit l
 
 # Only what `make test` takes a sample of: every model of the zoo with every procedure, long fuzzing.
 corpora: $(READY) ## the long corpora, on both backends; results in benchmarks/results/
-	$(PYTEST) tests --corpora --results benchmarks/results/corpora_tensorflow.txt
-	KERAS_BACKEND=jax $(PYTEST) tests --corpora --results benchmarks/results/corpora_jax.txt $(ON_JAX)
-	$(BIN)/python benchmarks/diagnosis/run.py
+	status=0; \
+	$(PYTEST) tests --corpora --results benchmarks/results/corpora_tensorflow.txt || status=1; \
+	KERAS_BACKEND=jax $(PYTEST) tests --corpora --results benchmarks/results/corpora_jax.txt $(ON_JAX) || status=1; \
+	$(BIN)/python benchmarks/diagnosis/run.py || status=1; \
+	exit $$status
 
 # A checkout of Keras stands before the installed one: make keras-next KERAS=/path/to/keras
 keras-next: $(READY) ## all tests on another Keras, such as its master: KERAS=/path/to/keras

@@ -15,11 +15,18 @@ PACKAGE = ROOT / "kerastools"
 
 
 def rooms() -> dict[str, tuple[str, list[str]]]:
-    """Returns for each room its docstring and its public names, read without importing it."""
-    found = {}
-    for name in _public_names(_parsed(PACKAGE / "__init__.py")):
+    """Returns for each module its docstring and its public names, read without importing it.
+
+    First the package itself, with the names that are no rooms.
+    """
+    tree = _parsed(PACKAGE / "__init__.py")
+    names = _public_names(tree)
+    inner = [name for name in names if (PACKAGE / name).is_dir()]
+    own = [name for name in names if name not in inner]
+    found = {"kerastools": (ast.get_docstring(tree) or "", own)}
+    for name in inner:
         tree = _parsed(PACKAGE / name / "__init__.py")
-        found[name] = (ast.get_docstring(tree) or "", _public_names(tree))
+        found[f"kerastools.{name}"] = (ast.get_docstring(tree) or "", _public_names(tree))
     return found
 
 
@@ -36,13 +43,13 @@ def _public_names(tree: ast.Module) -> list[str]:
 
 def page(room: str, docstring: str, names: list[str]) -> str:
     """Returns the page of a room, a directive for each name."""
-    directives = [f"::: kerastools.{room}.{name}" for name in names]
-    return "\n\n".join([f"# kerastools.{room}", docstring, *directives]) + "\n"
+    directives = [f"::: {room}.{name}" for name in names]
+    return "\n\n".join([f"# {room}", docstring, *directives]) + "\n"
 
 
 def on_config(config: Any) -> Any:
     """Lists the pages."""
-    reference = [{f"kerastools.{room}": f"reference/{room}.md"} for room in rooms()]
+    reference = [{room: f"reference/{room}.md"} for room in rooms()]
     written = sorted(p.name for p in (ROOT / "docs").glob("*.md"))
     config.nav = [{"Overview": "index.md"}, *written, {"Reference": reference}]
     config.nav += ["CHANGELOG.md", "CONTRIBUTING.md"]

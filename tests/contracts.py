@@ -47,6 +47,7 @@ SAMPLES = {
     "callbacks.ScaledSchedule": lambda cls: cls(ExponentialDecay(0.05, 10, 0.9), 0.5),
     "layers.AlphaDropout": lambda cls: cls(0.3, seed=7),
     "layers.Dropout": lambda cls: cls(0.3, seed=7),
+    "layers.SpatialDropout": lambda cls: cls(0.3, seed=7),
     "layers.SpatialDropout1D": lambda cls: cls(0.3, seed=7),
     "layers.SpatialDropout2D": lambda cls: cls(0.3, seed=7),
     "layers.SpatialDropout3D": lambda cls: cls(0.3, seed=7),

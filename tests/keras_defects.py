@@ -295,7 +295,11 @@ def test_fit_goes_on_from_the_trained_weights_not_from_their_average():
             fit(two, *callbacks, epochs=2)
         return np.abs(kernel(one, "a") - kernel(two, "a")).max()
 
-    assert trained(keras.optimizers) > 1e-3
+    if JAX:  # Keras has left the weights and their averages one buffer.
+        with pytest.raises(TypeError):
+            trained(keras.optimizers)
+    else:
+        assert trained(keras.optimizers) > 1e-3
     assert trained(optimizers) == 0
     assert trained(optimizers, EvaluationWeights()) < 1e-6
 

@@ -1,5 +1,6 @@
 """The reference has every public name, with its equation, arguments and example."""
 
+import importlib
 import importlib.util
 import re
 from pathlib import Path
@@ -23,11 +24,13 @@ def load(name):
 def test_every_public_name_of_every_room_has_its_directive():
     hooks = load("_hooks")
     rooms = hooks.rooms()
-    assert list(rooms) == kerastools.__all__
+    inner = [room.removeprefix("kerastools.") for room in rooms if room != "kerastools"]
+    assert sorted([*rooms["kerastools"][1], *inner]) == sorted(kerastools.__all__)
     for room, (docstring, names) in rooms.items():
-        assert names == getattr(kerastools, room).__all__
+        if room != "kerastools":
+            assert names == importlib.import_module(room).__all__
         directives = re.findall(r"^::: (\S+)$", hooks.page(room, docstring, names), re.MULTILINE)
-        assert directives == [f"kerastools.{room}.{name}" for name in names]
+        assert directives == [f"{room}.{name}" for name in names]
 
 
 def test_doctests_become_a_section_and_names_become_links():

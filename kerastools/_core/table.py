@@ -34,8 +34,6 @@ def format_table(
     """
     rows = [list(row) for row in rows]
     table = Table(
-        title=title,
-        title_justify="left",
         box=box.SIMPLE_HEAD,
         show_edge=False,
         padding=(0, 2, 0, 0),
@@ -47,4 +45,6 @@ def format_table(
         table.add_row(*(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row))
     text = io.StringIO()
     Console(file=text, width=width, color_system=None, markup=False, emoji=False).print(table)
-    return "\n".join(line.rstrip() for line in text.getvalue().splitlines()).strip("\n")
+    lines = [line.rstrip() for line in text.getvalue().strip("\n").splitlines()]
+    # Rich would break a title that is longer than the table.
+    return "\n".join(lines if title is None else [title, *lines])

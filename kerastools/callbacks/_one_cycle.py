@@ -5,10 +5,11 @@ from typing import Any
 
 import keras
 
+from kerastools._core.table import Printed, format_table
 from kerastools.callbacks._mutable_hyperparameters import innermost, live_numbers, require_live
 
 
-class OneCycle(keras.callbacks.Callback):
+class OneCycle(Printed, keras.callbacks.Callback):
     """Cycles the learning rate up and down once per training, and the momentum against it.
 
     Trains in fewer epochs at rates that would otherwise diverge; the large rates in the middle
@@ -126,6 +127,13 @@ class OneCycle(keras.callbacks.Callback):
         optimizer.learning_rate = self.learning_rate_at(*at)
         if self._momentum_name:
             setattr(optimizer, self._momentum_name, self.momentum_at(*at))
+
+    def __str__(self) -> str:
+        top = self.max_learning_rate
+        rates = top / self.start_divisor, top, top / self.end_divisor
+        largest, least = (0.95, 0.85) if self.momentum == "auto" else self.momentum or ("-", "-")
+        rows = zip((0.0, self.rising, 1.0), rates, (largest, least, largest), strict=True)
+        return format_table(("part of the steps", "learning rate", "momentum"), rows, "OneCycle")
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor."""

@@ -5,10 +5,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from kerastools._core.graph.calls import read_graph, sublayers
-from kerastools._core.graph.kinds import is_kind
+from kerastools._core.graph.calls import Call, Graph, read_graph, sublayers
+from kerastools._core.graph.kinds import is_kind, kind_of
+from kerastools._core.graph.rebuild import layer_from_config, open_layers, rebuild
 from kerastools._core.sample_inputs import sample_inputs
-from kerastools.folding._build import build
 from kerastools.folding._plan import Plan
 from kerastools.folding._report import FoldReport
 
@@ -46,6 +46,10 @@ def fold_batch_norm(
 
     Where zero padding after it would not see the shift, only the scale goes forward, and a
     `Rescaling` of the same name adds the rest: z = a ⊗ (x + b/a).
+
+    A layer of your own that holds a batch normalization is folded inside, where its `call` in
+    inference is proved to do no more than call layers and `keras.ops` functions; it then comes back
+    as a nested model of its name.
 
     All others are kept, as exact as they were, and the report says why: a kernel that is called
     twice, an output that is used elsewhere, an activation in between. Weights are computed in
@@ -100,8 +104,8 @@ def fold_batch_norm(
     if sample is not None:
         given = None if isinstance(sample, str) and sample == "random" else sample
         inputs = sample_inputs(graph, given, _NAME)
-    plan = Plan(graph)
-    folded = build(plan, _NAME)
+    plan = Plan(Graph(open_layers(model, _is_block)))
+    folded = _folded(plan)
     if not return_report:
         return folded
     return folded, FoldReport(
@@ -111,6 +115,47 @@ def fold_batch_norm(
         num_parameters=(model.count_params(), folded.count_params()),
         largest_difference=None if inputs is None else _difference(model, folded, inputs),
     )
+
+
+def _is_block(layer: Any) -> bool:
+    """Whether `layer` is of a class of the user's own and holds a batch normalization."""
+    inside = sublayers(layer)[1:]
+    return kind_of(layer).name == "unknown" and any(
+        is_kind(part, "batch_normalization") for part in inside
+    )
+
+
+def _folded(plan: Plan) -> Any:
+    """Returns the new model that `plan` describes; nothing of the old one is changed."""
+    twins: dict[int, Any] = {}
+    stand_ins: dict[int, Any] = {}
+
+    def change(path: str, layer: Any) -> tuple[Any, bool] | None:
+        weights = plan.weights.get(id(layer))
+        if weights is None:
+            return None
+        twins[id(layer)] = layer_from_config(layer, weights.config_changes(), _NAME)
+        return twins[id(layer)], False
+
+    def connect(call: Call, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        old = call.operation
+        if call in plan.shifts:
+            common = {"name": old.name, "dtype": old.dtype_policy.name}
+            return keras.layers.Rescaling(1.0, plan.shifts[call], **common)(args[0])
+        if call not in plan.removed:
+            return layer(*args, **kwargs)
+        if call not in plan.returned:
+            return args[0]
+        if id(old) not in stand_ins:
+            # The name of an output stays, unless the layer stays too, for another call.
+            name = f"{old.name}_folded" if plan.stays(old) else old.name
+            stand_ins[id(old)] = keras.layers.Identity(name=name, dtype=old.dtype_policy.name)
+        return stand_ins[id(old)](args[0])
+
+    folded = rebuild(plan.model, _NAME, change, connect)
+    for key, layer in twins.items():
+        plan.weights[key].assign_to(layer)
+    return folded
 
 
 def _difference(model: Any, folded: Any, inputs: Any) -> float:

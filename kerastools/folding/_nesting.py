@@ -5,7 +5,7 @@ from typing import Any
 import keras
 
 from kerastools._core.graph.calls import Call, Graph
-from kerastools.folding._algebra import CannotFold
+from kerastools.folding._algebra.affine import CannotFold
 
 # A tensor, and the graph in which it stands.
 Place = tuple[Graph, Any]

@@ -9,14 +9,14 @@ import numpy as np
 
 from kerastools._core.graph.calls import Call, Graph, has_graph, sublayers
 from kerastools._core.graph.kinds import is_kind, known_class, parent_kind
-from kerastools.folding._algebra import (
+from kerastools.folding._algebra.affine import (
     AFFINE_LAYERS,
     Affine,
     CannotFold,
-    LinearWeights,
     affine_of,
     passage,
 )
+from kerastools.folding._algebra.linear import LinearWeights
 from kerastools.folding._nesting import Nesting
 from kerastools.folding._report import FoldOutcome
 

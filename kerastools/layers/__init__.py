@@ -4,6 +4,7 @@ from kerastools._core.graph.kinds import kind
 from kerastools.layers._alpha_dropout import AlphaDropout
 from kerastools.layers._dropout import Dropout
 from kerastools.layers._spatial_dropout import (
+    SpatialDropout,
     SpatialDropout1D,
     SpatialDropout2D,
     SpatialDropout3D,
@@ -12,6 +13,7 @@ from kerastools.layers._spatial_dropout import (
 __all__ = [
     "AlphaDropout",
     "Dropout",
+    "SpatialDropout",
     "SpatialDropout1D",
     "SpatialDropout2D",
     "SpatialDropout3D",

@@ -181,3 +181,58 @@ class SpatialDropout3D(FeatureMapDropout, keras.layers.SpatialDropout3D):
         dtype: Any = None,
     ) -> None:
         super().__init__(rate, data_format, seed=seed, name=name, dtype=dtype)
+
+
+@register
+class SpatialDropout(SpatialDropout2D):
+    """Spatial dropout with a mutable rate for any rank: drops whole feature maps.
+
+    `SpatialDropout1D`, `SpatialDropout2D` and `SpatialDropout3D` in one layer, for models whose
+    rank is a choice. With keep probability q = 1 − rate and one Bernoulli(q) draw M per row and
+    channel:
+
+        training:   y = x ⊗ M / q      (so that E[y] = x)
+        inference:  y = x
+
+    Args:
+        rate: Probability that a feature map is dropped, in [0, 1]. Usual: 0.1 to 0.3.
+        data_format: `"channels_last"` or `"channels_first"`; by default Keras's image data format.
+        seed: Integer seed of the mask's generator. By default drawn at random.
+        name: Name of the layer.
+        dtype: Dtype or dtype policy of the layer.
+
+    Call arguments:
+        inputs: Tensor of rank 2 or more.
+        training: Whether to drop feature maps. Set by `fit` and `predict`.
+
+    Input shape:
+        `(batch, ..., channels)`, or `(batch, channels, ...)` with `"channels_first"`.
+
+    Output shape:
+        The same as the input's. A mask of time steps passes through.
+
+    Raises:
+        ValueError: If `rate` is outside [0, 1] or `data_format` is unknown.
+
+    Example:
+
+    >>> import numpy as np
+    >>> layer = SpatialDropout(0.5, seed=1)
+    >>> y = keras.ops.convert_to_numpy(layer(np.ones((2, 8, 100), "float32"), training=True))
+    >>> bool((y == y[:, :1]).all()), 0.4 < float((y == 0).mean()) < 0.6
+    (True, True)
+
+    Reference: Tompson, Goroshin, Jain, LeCun and Bregler, "Efficient object localization using
+    convolutional networks", CVPR 2015.
+    """
+
+    def __init__(
+        self,
+        rate: float,
+        data_format: str | None = None,
+        seed: int | None = None,
+        name: str | None = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__(rate, data_format, seed=seed, name=name, dtype=dtype)
+        self.input_spec = None

@@ -51,7 +51,7 @@ class Adagrad(MutableOptimizer):
     ...         print(f"step {step}: loss {float(keras.ops.sum(theta * theta)):.4f}")
     ...     optimizer.apply([2 * theta], [theta])
     step 0: loss 5.0000
-    step 20: loss 0.0034
+    step 20: loss 0.0032
     step 40: loss 0.0000
     >>> optimizer.learning_rate = 0.1
 

@@ -138,11 +138,12 @@ class PopulationTuner(keras_tuner.Tuner):
     ...     model.compile(Adam(learning_rate(hp)), "mse")
     ...     return model
     >>> x, y = np.random.default_rng(0).normal(size=(2, 64, 4))
+    >>> held_out = x[48:], y[48:, :1]
     >>> directory = tempfile.mkdtemp()
     >>> tuner = PopulationTuner(build, "val_loss", max_trials=3, seed=0, directory=directory)
-    >>> tuner.search(x, y[:, :1], validation_split=0.25, epochs=2, verbose=0)
+    >>> tuner.search(x[:48], y[:48, :1], validation_data=held_out, epochs=2, verbose=0)
     >>> tuner.how_trained["1"]
-    "reused: a model compiled before, with this trial's hyperparameters"
+    'one of 3 trained together, newly compiled'
     >>> sorted(tuner.get_best_hyperparameters()[0].values)
     ['dropout', 'learning_rate']
     """

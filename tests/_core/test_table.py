@@ -13,6 +13,11 @@ def test_a_table_without_rows_is_its_header():
     assert format_table(["layer", "value"], []).split()[:2] == ["layer", "value"]
 
 
+def test_a_title_may_be_longer_than_the_table():
+    lines = format_table(["a"], [[1]], title="longer than the table").splitlines()
+    assert lines[:2] == ["longer than the table", "a"]
+
+
 def test_a_report_is_its_text_in_a_terminal_and_in_a_notebook():
     class Report(Printed):
         def __str__(self):

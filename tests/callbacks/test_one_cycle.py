@@ -86,3 +86,13 @@ def test_unknown_number_of_steps_is_refused():
 def test_bad_arguments_are_refused(arguments):
     with pytest.raises(ValueError, match=f"OneCycle needs .*{next(iter(arguments))}"):
         OneCycle(**arguments)
+
+
+def test_a_cycle_prints_as_a_table():
+    text = str(OneCycle(0.5, momentum=None, start_divisor=10))
+    assert text.splitlines()[0] == "OneCycle"
+    assert [line.split() for line in text.splitlines()[3:]] == [
+        ["0", "0.05", "-"],
+        ["0.3", "0.5", "-"],
+        ["1", "5e-06", "-"],
+    ]

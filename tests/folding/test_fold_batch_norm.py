@@ -754,3 +754,30 @@ def test_an_output_folded_in_both_calls_keeps_its_name():
     folded, report = fold(randomise(model))
     assert report.num_folded == 2
     assert folded.output_names == ["norm", "norm"]
+
+
+@keras.saving.register_keras_serializable("test_folding")
+class Block(layers.Layer):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.conv = layers.Conv2D(4, 3, padding="same", use_bias=False)
+        self.norm = layers.BatchNormalization()
+
+    def build(self, shape):
+        self.conv.build(shape)
+        self.norm.build((*shape[:-1], 4))
+
+    def call(self, x, training=None):
+        return keras.ops.relu(self.norm(self.conv(x), training=training))
+
+
+def test_layers_of_the_users_own_are_folded_inside(tmp_path):
+    model = keras.Sequential(
+        [keras.Input((8, 8, 3)), Block(name="a"), layers.Conv2D(4, 1), Block(name="b")]
+    )
+    folded, report = fold(randomise(model))
+    assert (report.num_folded, report.num_kept) == (2, 0)
+    assert isinstance(folded, keras.Sequential)
+    assert [layer.name for layer in folded.layers][::2] == ["a", "b"]
+    folded.save(tmp_path / "folded.keras")
+    assert_same(folded, keras.models.load_model(tmp_path / "folded.keras"))

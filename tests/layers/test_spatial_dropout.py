@@ -40,3 +40,12 @@ def test_bad_arguments_are_refused():
         spatial(1, 1.2)
     with pytest.raises(ValueError, match="channels_last"):
         spatial(2, 0.2, "NHWC")
+
+
+def test_one_layer_for_any_rank_draws_the_masks_of_each():
+    for rank, shape in SHAPES.items():
+        ranked = getattr(layers, f"SpatialDropout{rank}D")(0.5, seed=3)
+        x = np.ones(shape, "float32")
+        np.testing.assert_array_equal(
+            dropped(layers.SpatialDropout(0.5, seed=3), x), dropped(ranked, x)
+        )

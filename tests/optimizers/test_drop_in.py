@@ -80,7 +80,11 @@ def assert_same(ours, theirs, what):
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6, err_msg=what)
 
 
-@pytest.mark.parametrize(("name", "options"), OPTIONS, ids=str)
+@pytest.mark.parametrize(
+    ("name", "options"),
+    OPTIONS,
+    ids=lambda value: value if isinstance(value, str) else "-".join(value) or "defaults",
+)
 def test_the_trajectory_is_keras(name, options):
     ours, theirs = (getattr(module, name)(**options) for module in (optimizers, keras.optimizers))
     assert_same(moved(ours), moved(theirs), "weights")

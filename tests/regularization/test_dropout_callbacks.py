@@ -49,6 +49,11 @@ def test_early_and_late_are_those_of_the_paper():
     assert [late.rate(e) for e in (0, 49, 50, 99)] == [0, 0, 0.4, 0.4]
 
 
+def test_a_schedule_prints_its_points():
+    text = repr(DropoutSchedule([(1, 0.8), (3, 0.2)]))
+    assert [line.split() for line in text.splitlines()[3:]] == [["1", "0.8"], ["3", "0.2"]]
+
+
 def test_only_the_layers_that_are_named_are_set():
     parts = [Dropout(0.5, name="low"), keras.layers.Dense(3), AlphaDropout(0.5, name="high")]
     model = keras.Sequential([keras.Input((2,)), *parts, keras.layers.Dense(1)])

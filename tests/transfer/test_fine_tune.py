@@ -7,6 +7,7 @@ import pytest
 from kerastools.callbacks import FreezeSchedule, Phase, Plateau
 from kerastools.transfer import fine_tune
 from kerastools.transfer._fine_tune import _default
+from tests import zoo
 
 EAGERLY = keras.backend.backend() == "tensorflow"
 RNG = np.random.default_rng(0)
@@ -129,3 +130,12 @@ def test_wrong_arguments_are_refused():
         fine_tune(backbone(), X)
     with pytest.raises(TypeError, match=r"needs a keras.Model"):
         fine_tune("MobileNetV2", X, Y)
+
+
+@pytest.mark.parametrize("kind", ["shuffled_dataset", "endless_dataset", "generator"])
+def test_data_that_cannot_be_cached_train_the_head_without_a_cache(kind):
+    specimen = zoo.specimen("plain", kind)
+    options = {"verbose": 0, "shuffle": False} | specimen.options
+    tuned = fine_tune(specimen.model, specimen.x, None, 0, 1, **options)
+    assert "FeatureCache" in tuned.uncached
+    assert len(tuned.history.epoch) == 1

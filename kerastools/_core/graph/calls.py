@@ -13,6 +13,7 @@ from keras import KerasTensor, tree
 from kerastools._core.checks import require_graph
 from kerastools._core.graph.kinds import is_kind
 from kerastools._core.keras_private.graph_nodes import (
+    RECORDED_TRAINING_HOLDS,
     as_inputs,
     computes_its_graph,
     functional_part,
@@ -226,8 +227,8 @@ def replay(
         x: Inputs as the model takes them: arrays, tensors, symbolic tensors, which build a graph
             again, or values of another type that `call` understands.
         call: Takes a call of the graph, with its path, and the arguments that it gets now.
-        training: Passed to every layer that takes it, in place of what the graph was made with, as
-            Keras does; by default nothing is replaced.
+        training: Passed to every layer that takes it, as Keras does: up to 3.15 in place of what
+            the graph was made with, from 3.16 on where it was made without.
         enter: Whether the calls in nested models are made by `call`, one by one, or those of the
             nested models themselves.
         mask: Masks of `x`, in place of those that travel with it.
@@ -236,7 +237,8 @@ def replay(
     tensors = {id(t): v for t, v in zip(graph.inputs, values, strict=True)}
     for one in graph.calls:
         args, kwargs = one.filled_in(tensors)
-        if training is not None and takes_training(one.operation):
+        holds = RECORDED_TRAINING_HOLDS and kwargs.get("training") is not None
+        if training is not None and not holds and takes_training(one.operation):
             kwargs["training"] = training
         if enter and has_graph(one.operation):
             inner = Graph(one.operation, f"{one.path}/")
@@ -258,7 +260,7 @@ def _with_masks(graph: Graph, x: Any, mask: Any) -> list[Any]:
     """Returns the flat inputs of a graph with their masks; symbolic tensors as they are."""
     flat = graph.by_input(x)
     masks = [mask_of(v) for v in flat] if mask is None else graph.by_input(mask)
-    if all(map(_is_array, flat)):
+    if all(map(is_array, flat)):
         packed = tree.pack_sequence_as(graph.input_structure, flat)
         flat = as_inputs(functional_part(graph.model), packed)
     for value, its_mask in zip(flat, masks, strict=True):
@@ -285,7 +287,7 @@ def sublayers(layer: Any) -> list[Any]:
     return [layer, *layers_inside(layer)]
 
 
-def _is_array(value: Any) -> bool:
+def is_array(value: Any) -> bool:
     """Whether `value` can be an input of a model: an array, a tensor, or `None` if optional."""
     arrays = value is None or keras.ops.is_tensor(value) or hasattr(value, "__array__")
     return arrays and not isinstance(value, KerasTensor)

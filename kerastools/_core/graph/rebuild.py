@@ -1,15 +1,30 @@
 """Making a model again with some of its layers changed and others between them."""
 
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 from keras import tree
 
-from kerastools._core.graph.calls import Call, Graph, has_graph, read_graph, replay, sublayers
+from kerastools._core.graph.calls import (
+    Call,
+    Graph,
+    calls,
+    has_graph,
+    is_array,
+    read_graph,
+    replay,
+    sublayers,
+    takes_training,
+)
 from kerastools._core.graph.kinds import is_kind
-from kerastools._core.keras_private.graph_nodes import shape_of_lambda, twin_of_function
+from kerastools._core.keras_private.graph_nodes import mask_of, shape_of_lambda, twin_of_function
+from kerastools._core.sample_inputs import sample_inputs
+
+_ROUNDING = 1e-5
 
 # Takes the path and the original; returns the changed layer and whether it takes over the
 # original's weights, or None where a copy will do.
@@ -62,11 +77,7 @@ def rebuild(
             return connect(original, new, args, kwargs) if connect else new(*args, **kwargs)
 
         packed = tree.pack_sequence_as(graph.input_structure, inputs)
-        outputs = tree.flatten(replay(graph, packed, call, enter=False))
-        packed_outputs = tree.pack_sequence_as(graph.output_structure, outputs)
-        new = keras.Model(packed, packed_outputs, name=graph.model.name)
-        if isinstance(graph.model, keras.Sequential) and _is_chain(new):
-            new = keras.Sequential(new.layers, name=new.name)
+        new = _model_like(graph, packed, replay(graph, packed, call, enter=False))
         copies[id(graph.model)] = new
         return new
 
@@ -84,6 +95,15 @@ def rebuild(
         elif _is_layer(original):
             new.trainable = original.trainable
     return rebuilt
+
+
+def _model_like(graph: Graph, inputs: Any, outputs: Any) -> Any:
+    """Returns the model of these symbolic tensors, a Sequential one where it can be."""
+    packed = tree.pack_sequence_as(graph.output_structure, tree.flatten(outputs))
+    new = keras.Model(inputs, packed, name=graph.model.name)
+    if isinstance(graph.model, keras.Sequential) and _is_chain(new):
+        return keras.Sequential(new.layers, name=new.name)
+    return new
 
 
 def _is_layer(operation: Any) -> bool:
@@ -168,3 +188,88 @@ def copy_state(source: Any, target: Any, caller: str) -> None:
     for v, w in zip(old, new, strict=True):
         w.assign(keras.ops.copy(v))
         w.trainable = v.trainable
+
+
+def open_layers(model: Any, wanted: Callable[[Any], bool]) -> Any:
+    """Returns a model on the same layers in which layers that hold layers are nested models.
+
+    Opened is a layer that `wanted` asks for, that is called once, and whose `call`, in inference,
+    is proved to do no more than call layers and `keras.ops` functions. If there is none, `model`
+    itself comes back.
+
+    Args:
+        model: A functional or Sequential model; its layers are called again, and left alone.
+        wanted: Says which layers to open.
+    """
+    graph = Graph(model)
+    times = Counter(id(call.operation) for call in graph.calls)
+    inner: dict[int, Any] = {}
+    for call in graph.calls:
+        layer = call.operation
+        if has_graph(layer):
+            inner[id(layer)] = open_layers(layer, wanted)
+        elif times[id(layer)] == 1 and _is_layer(layer) and wanted(layer):
+            inner[id(layer)] = _traced(call) or layer
+    if all(inner.get(id(call.operation), call.operation) is call.operation for call in graph.calls):
+        return model
+
+    def opened(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        new = inner.get(id(call.operation), call.operation)
+        if new is call.operation or has_graph(call.operation):
+            return new(*args, **kwargs)
+        tensors = [t for t in tree.flatten((args, kwargs)) if isinstance(t, keras.KerasTensor)]
+        passed = dict(zip(map(id, call.inputs), tensors, strict=True))
+        return new(list(passed.values()))
+
+    inputs = [copy_operation(layer, "open_layers").output for layer in graph.input_layers]
+    packed = tree.pack_sequence_as(graph.input_structure, inputs)
+    return _model_like(graph, packed, replay(graph, packed, opened, enter=False))
+
+
+def _traced(call: Call) -> Any:
+    """Returns what a layer computes in inference as a model on the layers inside it, or `None`.
+
+    `None` stands for all that is not proved: weights of its own, values that were computed from
+    weights when it was traced, losses, masks, changes of state, other results.
+    """
+    layer = call.operation
+    inside = {id(v) for part in sublayers(layer)[1:] for v in part.variables}
+    if any(id(v) not in inside for v in layer.variables) or not all(
+        part.built for part in sublayers(layer)
+    ):
+        return None
+    if layer.activity_regularizer is not None or any(mask_of(t) is not None for t in call.inputs):
+        return None
+    fresh = {id(t): keras.Input(batch_shape=t.shape, dtype=t.dtype) for t in call.inputs}
+    args, kwargs = call.filled_in(fresh)
+    if takes_training(layer):
+        kwargs["training"] = False
+    try:
+        with keras.StatelessScope(collect_losses=True) as scope:
+            outputs = layer.call(*args, **kwargs)
+        model = keras.Model(list(fresh.values()), outputs, name=layer.name)
+    except Exception:
+        return None  # Its code asks for values, or for shapes that are open.
+    changed = any(scope.get_current_value(v) is not None for v in layer.variables)
+    constants = [x for one in calls(model) for x in tree.flatten((one.args, one.kwargs))]
+    if changed or scope.losses or any(isinstance(x, keras.Variable) for x in constants):
+        return None
+    if any(is_array(x) and x is not None for x in constants):
+        return None
+    values = tree.flatten(sample_inputs(Graph(model), None, "open_layers"))
+    args, kwargs = call.filled_in(dict(zip(fresh, values, strict=True)))
+    if takes_training(layer):
+        kwargs["training"] = False
+    with keras.StatelessScope():
+        wanted = tree.flatten(layer(*args, **kwargs))
+        found = tree.flatten(model(values, training=False))
+    pairs = list(zip(wanted, found, strict=True))
+    return model if all(_agree(a, b) for a, b in pairs) else None
+
+
+def _agree(a: Any, b: Any) -> bool:
+    """Whether two results are equal but for the rounding of a compiled function."""
+    first, second = (keras.ops.convert_to_numpy(x).astype("float64") for x in (a, b))
+    if a.dtype != b.dtype or first.shape != second.shape:
+        return False
+    return bool(np.abs(first - second).max(initial=0) <= _ROUNDING * np.abs(first).max(initial=0))

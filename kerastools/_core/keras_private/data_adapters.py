@@ -35,14 +35,24 @@ class ArrayRows:
             np.arange(num, dtype="int64"), batch_size=num, shuffle=adapter._shuffle
         )
         if keras.backend.backend() == "tensorflow":
-            self._dataset = self.numbers.get_tf_dataset()  # Once in a `fit`, as Keras does.
+            import tensorflow as tf
+
+            # Once in a `fit`, as Keras does: with a seed, and from Keras 3.16 on, each epoch begins
+            # it again and has the same order.
+            self._dataset = self.numbers.get_tf_dataset()
+            self._order: Any = None
+            seeded = tf.compat.v1.get_seed(None) != (None, None)
+            self._changes = adapter._shuffle and not seeded and not hasattr(adapter, "_epoch")
 
     def order(self) -> np.ndarray:
         """Returns the numbers of the rows in this epoch's order; called once an epoch."""
-        on_tensorflow = keras.backend.backend() == "tensorflow"
-        batches = self._dataset if on_tensorflow else self.numbers.get_jax_iterator()
-        (numbers,) = (keras.tree.flatten(batch)[0] for batch in batches)
-        return np.asarray(numbers)
+        if keras.backend.backend() != "tensorflow":
+            return _only(self.numbers.get_jax_iterator())
+        if self._order is None:
+            self._order = _only(self._dataset)
+        elif self._changes:  # Drawn without a seed: any order will do, and a dataset costs 20 ms.
+            self._order = np.random.default_rng().permutation(self._order)
+        return self._order
 
     def take(self, numbers: np.ndarray) -> Any:
         """Returns these rows, cast as Keras casts them, in the structure of a batch."""
@@ -62,6 +72,11 @@ class ArrayRows:
         )
         found = (type(a).__name__ for a in keras.tree.flatten(self._rows) if isinstance(a, kinds))
         return next(found, None)
+
+
+def _only(batches: Any) -> np.ndarray:
+    (batch,) = batches
+    return np.asarray(keras.tree.flatten(batch)[0])
 
 
 def array_rows(adapter: Any) -> ArrayRows | None:

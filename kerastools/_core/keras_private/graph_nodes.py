@@ -11,11 +11,16 @@ from typing import Any
 
 from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
 from keras.src.layers.rnn.conv_lstm import ConvLSTMCell as ConvLSTMCell
+from keras.src.models import functional as functional_module
 from keras.src.models.functional import Functional
 from keras.src.models.sequential import Sequential
 from keras.src.ops import nn, numpy
 
 from kerastools._core.keras_private.patched import unpatched
+
+# Whether a layer's `training` argument that a graph was made with is obeyed where the model is
+# called with another. Up to 3.15 Keras overrides it, by a function that is gone since.
+RECORDED_TRAINING_HOLDS = not hasattr(functional_module, "operation_fn")
 
 
 def functional_part(model: Any) -> Any:

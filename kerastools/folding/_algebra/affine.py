@@ -1,12 +1,15 @@
-"""Layers that compute z = a⊗x + b in inference."""
+"""Maps z = a⊗x + b: the layers that compute one in inference, and those that one passes through."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
 import numpy as np
 
-from kerastools._core.graph.kinds import known_class
+from kerastools._core.graph.kinds import kind_of, known_class
+
+Shape = tuple[int | None, ...]
 
 
 class CannotFold(Exception):  # noqa: N818 - no error: the layer stays where it is
@@ -146,3 +149,79 @@ _FAR_FROM_ZERO = 100.0
 def to_float64(variable: Any) -> np.ndarray:
     """Returns a variable's value in float64."""
     return np.asarray(keras.ops.convert_to_numpy(variable)).astype(np.float64)
+
+
+Passage = Callable[[Any, Affine, Shape, Shape], Affine]
+
+
+def passage(layer: Any) -> Passage | None:
+    """Returns how an affine map passes `layer` in inference, or `None` if it cannot.
+
+    The function takes the layer, the map, the shape of the tensor that the map belongs to and the
+    shape at the other side of the layer; it works in both directions.
+    """
+    if kind_of(layer).identity_in_inference or _is_linear(layer):
+        return _unchanged
+    return _PASSAGES.get(kind_of(layer).name)
+
+
+def _is_linear(layer: Any) -> bool:
+    return kind_of(layer).name == "activation" and layer.activation is keras.activations.linear
+
+
+def _unchanged(layer: Any, affine: Affine, source: Shape, target: Shape) -> Affine:
+    return affine
+
+
+def _channel_axis(layer: Any, rank: int) -> int:
+    return 1 if getattr(layer, "data_format", None) == "channels_first" else rank - 1
+
+
+def _channels_only(layer: Any, affine: Affine, source: Shape, target: Shape) -> Affine:
+    """Averages, copies and cuts of places: the same map must hold at every place."""
+    vectors = affine.along(_channel_axis(layer, len(source)))
+    axis = _channel_axis(layer, len(target))
+    return Affine.of_vectors(vectors.scale, vectors.shift, axis, len(target))
+
+
+def _maximum(layer: Any, affine: Affine, source: Shape, target: Shape) -> Affine:
+    if not (affine.scale > 0).all():
+        raise CannotFold(f"{layer.name} takes a maximum, and not every scale is positive")
+    return _channels_only(layer, affine, source, target)
+
+
+def _zero_padding(layer: Any, affine: Affine, source: Shape, target: Shape) -> Affine:
+    if affine.shifts:
+        raise CannotFold(f"{layer.name} pads with zeros, not with the shift")
+    return _channels_only(layer, affine, source, target)
+
+
+def _upsampling(layer: Any, affine: Affine, source: Shape, target: Shape) -> Affine:
+    if getattr(layer, "interpolation", "nearest") not in ("nearest", "bilinear"):
+        raise CannotFold(f"{layer.name} interpolates by {layer.interpolation}")
+    return _channels_only(layer, affine, source, target)
+
+
+def _reshape(layer: Any, affine: Affine, source: Shape, target: Shape) -> Affine:
+    return affine.reshaped(source, target)
+
+
+def _flatten(layer: Any, affine: Affine, source: Shape, target: Shape) -> Affine:
+    if layer.data_format == "channels_first" and max(len(source), len(target)) > 2:
+        raise CannotFold(f"{layer.name} reorders channels")
+    return affine.reshaped(source, target)
+
+
+_PASSAGES: dict[str, Passage] = {
+    "average_pooling": _channels_only,
+    "global_average_pooling": _channels_only,
+    "adaptive_average_pooling": _channels_only,
+    "max_pooling": _maximum,
+    "global_max_pooling": _maximum,
+    "adaptive_max_pooling": _maximum,
+    "cropping": _channels_only,
+    "up_sampling": _upsampling,
+    "zero_padding": _zero_padding,
+    "reshape": _reshape,
+    "flatten": _flatten,
+}

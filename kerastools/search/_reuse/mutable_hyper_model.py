@@ -23,9 +23,10 @@ _OPTIMIZERS: dict[type, Any] = {
     getattr(keras.optimizers, cls.__name__): cls
     for cls in (SGD, Adagrad, RMSprop, Adam, AdamW, Adamax, Nadam)
 }
-# By the layer of Keras that each of ours extends.
 _MUTABLE = {
-    base: cls for cls in vars(layers).values() if isinstance(cls, type) for base in cls.__bases__
+    getattr(keras.layers, name): getattr(layers, name)
+    for name in layers.__all__
+    if hasattr(keras.layers, name)
 }
 
 

@@ -164,6 +164,11 @@ class FeatureCache:
                 f'"{self.model.name}", in which they are frozen.'
             )
         verbose = arguments.get("verbose", "auto")
+        if hasattr(x, "__next__"):
+            raise CannotCacheError(
+                f"{_NAME}.fit needs data that can be read again. Received a generator. Pass "
+                "arrays, a PyDataset or a tf.data.Dataset."
+            )
         if is_dataset(x):
             x, y, arguments = gather(x, arguments, _NAME)
         validation = arguments.get("validation_data")

@@ -8,6 +8,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from kerastools.transfer._refusal import CannotCacheError
+
 # Batches that are compared to detect a dataset in another order each time.
 _COMPARED = 2
 
@@ -66,12 +68,20 @@ def gather(dataset: Any, arguments: dict[str, Any], caller: str) -> tuple[Any, A
     """Returns the rows of a dataset as arrays, and the arguments of `fit` for them.
 
     Raises:
-        ValueError: If it yields another order each time, or batches of several sizes.
+        CannotCacheError: If it yields another order each time, batches of several sizes, or an
+            epoch is not all of it.
     """
+    endless = hasattr(dataset, "cardinality") and int(dataset.cardinality()) == -1
+    if endless or arguments.get("steps_per_epoch"):
+        raise CannotCacheError(
+            f"{caller} needs a dataset that ends, and epochs that are all of it. Received "
+            f"{'an endless one' if endless else 'steps_per_epoch'}. Pass it without repeat() and "
+            "steps_per_epoch."
+        )
     first, again = (list(islice(_batches(dataset), _COMPARED)) for _ in range(2))
     flat = [keras.tree.flatten(batches) for batches in (first, again)]
     if not all(np.array_equal(a, b) for a, b in zip(*flat, strict=True)):
-        raise ValueError(
+        raise CannotCacheError(
             f"{caller} needs a dataset that yields the same rows in the same order each time. "
             "Received one whose first batches differ between two passes: it shuffles or augments "
             "at random. Pass it without shuffle() and random map(). fit(..., shuffle=True) "
@@ -80,7 +90,7 @@ def gather(dataset: Any, arguments: dict[str, Any], caller: str) -> tuple[Any, A
     batches = list(_batches(dataset))
     sizes = [len(keras.tree.flatten(batch)[0]) for batch in batches]
     if len(set(sizes[:-1])) > 1 or sizes[-1] > sizes[0]:
-        raise ValueError(
+        raise CannotCacheError(
             f"{caller} needs batches of one size, but for the last. Received {sorted(set(sizes))}."
         )
     rows = keras.tree.map_structure(lambda *parts: np.concatenate(parts), *batches)

@@ -1,8 +1,10 @@
 import keras
 import numpy as np
+import pytest
 from keras import layers, ops
 
-from kerastools._core.graph.rebuild import rebuild
+from kerastools._core.graph.calls import calls
+from kerastools._core.graph.rebuild import open_layers, rebuild
 
 
 def model_with_everything():
@@ -103,3 +105,82 @@ def test_a_sequential_model_that_was_built_by_a_call_takes_other_batch_sizes():
     model(np.ones((3, 4), "float32"))
     x = np.ones((5, 4), "float32")
     np.testing.assert_array_equal(rebuild(model, "test")(x), model(x))
+
+
+class Block(layers.Layer):
+    """A convolution, a normalization and a function, as users write them."""
+
+    def __init__(self, filters=4, **kwargs):
+        super().__init__(**kwargs)
+        self.filters = filters
+        self.conv = layers.Conv2D(filters, 3, padding="same", use_bias=False, name="conv")
+        self.norm = layers.BatchNormalization(name="norm")
+
+    def build(self, shape):
+        self.conv.build(shape)
+        self.norm.build((*shape[:-1], self.filters))
+
+    def call(self, x, training=None):
+        return ops.relu(self.norm(self.conv(x), training=training))
+
+    def get_config(self):
+        return {**super().get_config(), "filters": self.filters}
+
+
+class WithAWeight(Block):
+    def build(self, shape):
+        super().build(shape)
+        self.scale = self.add_weight(shape=(), initializer="ones")
+
+    def call(self, x, training=None):
+        return super().call(x, training) * self.scale
+
+
+class OfWeights(Block):
+    def call(self, x, training=None):
+        return super().call(x, training) + ops.sum(self.conv.kernel)
+
+
+class OfValues(Block):
+    def call(self, x, training=None):
+        return super().call(x, training) + (0 if isinstance(x, keras.KerasTensor) else 1)
+
+
+class Counting(Block):
+    def call(self, x, training=None):
+        self.norm.moving_mean.assign_add(ops.ones((self.filters,)))
+        return super().call(x, training)
+
+
+class Losing(Block):
+    def call(self, x, training=None):
+        self.add_loss(ops.convert_to_tensor(1.0))
+        return super().call(x, training)
+
+
+def two_blocks(cls):
+    x = keras.Input((6, 6, 3))
+    return keras.Model(x, layers.GlobalAveragePooling2D()(cls(name="b")(cls(name="a")(x))))
+
+
+def test_composite_layers_open_to_what_is_inside_them():
+    model = two_blocks(Block)
+    opened = open_layers(model, lambda layer: isinstance(layer, Block))
+    assert [call.path for call in calls(opened)][:4] == ["a", "a/conv", "a/norm", "a/relu"]
+    assert {id(v) for v in opened.variables} == {id(v) for v in model.variables}
+    x = np.random.default_rng(0).normal(size=(2, 6, 6, 3)).astype("float32")
+    np.testing.assert_allclose(opened(x), model(x), rtol=1e-6)
+
+
+@pytest.mark.parametrize("cls", [WithAWeight, OfWeights, OfValues, Counting, Losing])
+def test_what_is_not_proved_stays_closed(cls):
+    model = two_blocks(cls)
+    assert open_layers(model, lambda layer: isinstance(layer, Block)) is model
+
+
+def test_a_layer_that_is_called_twice_and_one_that_is_not_wanted_stay_closed():
+    model = two_blocks(Block)
+    assert open_layers(model, lambda layer: layer.name == "other") is model
+    x, block = keras.Input((6, 6, 4)), Block()
+    shared = keras.Model(x, block(block(x)))
+    assert open_layers(shared, lambda layer: True) is shared

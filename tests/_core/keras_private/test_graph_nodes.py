@@ -6,6 +6,7 @@ import pytest
 from keras import layers, ops
 
 from kerastools._core.keras_private.graph_nodes import (
+    RECORDED_TRAINING_HOLDS,
     ConvLSTMCell,
     as_inputs,
     computes_its_graph,
@@ -112,3 +113,10 @@ def test_cell_of_a_convolutional_lstm_is_of_the_class():
 
 def test_the_shape_that_a_lambda_was_given():
     assert shape_of_lambda(layers.Lambda(lambda x: x, output_shape=(3,))) == (3,)
+
+
+def test_whether_the_training_argument_that_a_graph_was_made_with_holds():
+    x = keras.Input((4,))
+    model = keras.Model(x, layers.Dropout(0.5)(x, training=False))
+    held = ops.convert_to_numpy(model(np.ones((8, 4)), training=True)) == 1
+    assert held.all() == RECORDED_TRAINING_HOLDS
