@@ -771,13 +771,6 @@ REFUSALS = [
     ),
     Refusal(
         "tuned",
-        "sample_weight",
-        "All 2 trials of the search failed",
-        "the rows held out are drawn without their weights",
-        defect=True,
-    ),
-    Refusal(
-        "tuned",
         "stateful_lstm",
         "All 2 trials of the search failed",
         "a batch of fixed size does not fit the rows that are left when a fifth is held out",

@@ -59,13 +59,6 @@ def excluded(hp):
     return net(hp, optimizer=optimizer)
 
 
-def keras_excluded(hp):
-    optimizer = keras.optimizers.AdamW(hp.Float("lr", 0.01, 0.05), weight_decay=2.0)
-    if hp.Boolean("exclude"):
-        optimizer.exclude_from_weight_decay(var_names=["kernel"])
-    return net(hp, optimizer=optimizer)
-
-
 def spectral(hp):
     return net(hp, kl.SpectralNormalization(kl.Dense(4)))
 
@@ -91,7 +84,6 @@ BUILDERS = [
     class_attribute,
     global_dict,
     excluded,
-    keras_excluded,
     spectral,
     summed,
     custom_train_step,
@@ -102,6 +94,7 @@ def assert_same_as_fit(tuner, build, x, y):
     for trial in tuner.oracle.trials.values():
         keras.utils.set_random_seed(tuner._trial_seed(trial, 0))
         plain = build(trial.hyperparameters)
+        plain.run_eagerly = True  # Four steps are faster than tracing them.
         history = plain.fit(x, y, validation_data=(x, y), **FIT).history
         assert trial.score == pytest.approx(min(history["val_loss"]), rel=1e-4)
 
@@ -110,7 +103,7 @@ def assert_same_as_fit(tuner, build, x, y):
 @pytest.mark.parametrize("build", BUILDERS, ids=lambda build: build.__name__)
 def test_a_population_scores_as_fit_does(build, tmp_path):
     tuner = PopulationTuner(
-        build, "val_loss", max_trials=4, population=3, seed=1, directory=tmp_path
+        build, "val_loss", max_trials=2, population=2, seed=1, directory=tmp_path
     )
     tuner.search(X, Y, validation_data=(X, Y), **FIT)
     assert {trial.status for trial in tuner.oracle.trials.values()} == {"COMPLETED"}
@@ -118,13 +111,12 @@ def test_a_population_scores_as_fit_does(build, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:PopulationTuner compiles a model for every trial")
-@pytest.mark.parametrize("build", [class_attribute, global_dict], ids=lambda b: b.__name__)
-def test_one_trial_after_the_other_scores_as_fit_does(build, tmp_path):
+def test_one_trial_after_the_other_scores_as_fit_does(tmp_path):
     tuner = PopulationTuner(
-        build, "val_loss", max_trials=3, population=1, seed=1, directory=tmp_path
+        global_dict, "val_loss", max_trials=2, population=1, seed=1, directory=tmp_path
     )
     tuner.search(X, Y, validation_data=(X, Y), **FIT)
-    assert_same_as_fit(tuner, build, X, Y)
+    assert_same_as_fit(tuner, global_dict, X, Y)
 
 
 def test_a_loss_that_ignores_a_class_is_scored_as_fit_does(tmp_path):
