@@ -15,8 +15,8 @@ FIT = {"epochs": 2, "batch_size": 8, "shuffle": False, "verbose": 0}
 GLOBAL = {"weight": 1.0}
 
 
-def net(hp, *middle, optimizer=None, loss="mse", units=1):
-    model = keras.Sequential([keras.Input((5,)), kl.Dense(8, "tanh"), *middle, kl.Dense(units)])
+def net(hp, *middle, optimizer=None, loss="mse"):
+    model = keras.Sequential([keras.Input((5,)), kl.Dense(8, "tanh"), *middle, kl.Dense(1)])
     model.compile(optimizer or Adam(hp.Float("lr", 1e-3, 1e-2)), loss)
     return model
 
@@ -63,10 +63,6 @@ def spectral(hp):
     return net(hp, kl.SpectralNormalization(kl.Dense(4)))
 
 
-def summed(hp):
-    return net(hp, loss=keras.losses.MeanSquaredError(reduction="sum"))
-
-
 class Custom(keras.Model):
     def train_step(self, *args):
         return super().train_step(*args)
@@ -85,7 +81,6 @@ BUILDERS = [
     global_dict,
     excluded,
     spectral,
-    summed,
     custom_train_step,
 ]
 

@@ -364,8 +364,14 @@ def functional(*layers, shape=(8,), before=None, **compiled):
             "learning_rate is a function",
         ),
         (lambda: functional(optimizer=Adam(use_ema=True)), "use_ema"),
-        (lambda: functional(loss=lambda a, b: keras.ops.mean(a - b)), "not known to be a mean over rows"),
-        (lambda: functional(loss=keras.losses.MeanSquaredError("sum")), "not known to be a mean over rows"),
+        (
+            lambda: functional(loss=lambda a, b: keras.ops.mean(a - b)),
+            "not known to be a mean over rows",
+        ),
+        (
+            lambda: functional(loss=keras.losses.MeanSquaredError("sum")),
+            "not known to be a mean over rows",
+        ),
         (lambda: functional(metrics=[keras.metrics.AUC()]), "'auc.*' is not a mean over rows"),
     ],
 )
