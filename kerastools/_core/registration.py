@@ -28,10 +28,15 @@ def register(cls: T) -> T:
 
 
 class Configured:
-    """Mixin of what holds the arguments of its constructor as attributes of the same names."""
+    """Mixin of what holds the arguments of its constructor as attributes of the same names.
+
+    `_objects` are the names of those that are objects of Keras, or functions.
+    """
+
+    _objects: tuple[str, ...] = ()
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the constructor."""
+        """Returns the arguments of the constructor as plain data."""
         config: dict[str, Any] = {}
         for cls in type(self).__mro__:
             if "__init__" in vars(cls):
@@ -41,9 +46,13 @@ class Configured:
                 config = {name: getattr(self, name) for name in named} | config
                 if len(named) == len(parameters):
                     break  # What a constructor takes by **kwargs, it hands on to the next.
-        return config
+        serialize = keras.saving.serialize_keras_object
+        return config | {name: serialize(config[name]) for name in self._objects if name in config}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
         """Returns what `get_config` described."""
-        return cls(**config)
+        deserialize = keras.saving.deserialize_keras_object
+        return cls(
+            **config | {name: deserialize(config[name]) for name in cls._objects if name in config}
+        )

@@ -20,10 +20,7 @@ _DISTRIBUTIONS = ("truncated_normal", "untruncated_normal", "uniform")
 class SeededInitializer(Configured, keras.initializers.Initializer):
     """Base of the initializers with a `seed`."""
 
-    def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the constructor."""
-        seed = keras.saving.serialize_keras_object(self.seed)
-        return super().get_config() | {"seed": seed}
+    _objects = ("seed",)
 
 
 @register

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any
 
 import keras
 
@@ -145,6 +145,8 @@ class Phase(Configured):
     )
     fresh_slots: bool = field(default=False, kw_only=True)
 
+    _objects = ("until",)
+
     def __post_init__(self) -> None:
         if isinstance(self.layers, str | list | tuple) and not self.layers:
             raise ValueError(
@@ -202,14 +204,7 @@ class Phase(Configured):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments as plain data; a layer as its name."""
-        until = keras.saving.serialize_keras_object(self.until)
-        return super().get_config() | {"layers": _as_names(self.layers), "until": until}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
-        """Returns the phase that `get_config` described."""
-        until = keras.saving.deserialize_keras_object(config["until"])
-        return super().from_config({**config, "until": until})
+        return super().get_config() | {"layers": _as_names(self.layers)}
 
 
 def _words(until: Any) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 
 from kerastools._core.keras_private.optimizer_hooks import learning_rate_source
-from kerastools._core.registration import register
+from kerastools._core.registration import Configured, register
 from kerastools.callbacks._freeze.phase import Phase
 
 
@@ -91,7 +91,7 @@ class PhaseRate:
 
 
 @register
-class ScaledSchedule(keras.optimizers.schedules.LearningRateSchedule):
+class ScaledSchedule(Configured, keras.optimizers.schedules.LearningRateSchedule):
     """Returns factor · schedule(step): what `FreezeSchedule` puts in place of a schedule.
 
     Args:
@@ -105,6 +105,8 @@ class ScaledSchedule(keras.optimizers.schedules.LearningRateSchedule):
     0.125
     """
 
+    _objects = ("schedule",)
+
     def __init__(self, schedule: Any, factor: float) -> None:
         self.schedule = schedule
         self.factor = float(factor)
@@ -112,14 +114,3 @@ class ScaledSchedule(keras.optimizers.schedules.LearningRateSchedule):
     def __call__(self, step: Any) -> Any:
         """Returns the learning rate in step `step`."""
         return self.schedule(step) * self.factor
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the constructor."""
-        schedule = keras.saving.serialize_keras_object(self.schedule)
-        return {"schedule": schedule, "factor": self.factor}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "ScaledSchedule":
-        """Returns the schedule that `get_config` described."""
-        schedule = keras.saving.deserialize_keras_object(config["schedule"])
-        return cls(schedule, config["factor"])
