@@ -1,5 +1,6 @@
 """Adagrad: every weight has a rate of its own, which only falls."""
 
+import dataclasses
 from typing import Any, Unpack
 
 from keras import ops
@@ -8,6 +9,11 @@ from kerastools._core.registration import register
 from kerastools.optimizers._base.arguments import CommonArguments, Number
 from kerastools.optimizers._base.hyperparameter import Hyperparameter, StepNumbers
 from kerastools.optimizers._base.mutable_optimizer import MutableOptimizer
+
+
+@dataclasses.dataclass(kw_only=True)
+class _Numbers(StepNumbers):
+    epsilon: Any
 
 
 @register
@@ -55,6 +61,7 @@ class Adagrad(MutableOptimizer):
 
     epsilon = Hyperparameter("[0, inf)")
 
+    _numbers = _Numbers
     _slots = ("accumulator",)
 
     def __init__(
@@ -77,6 +84,6 @@ class Adagrad(MutableOptimizer):
     def _slot_start(self, name: str) -> float:
         return self.initial_accumulator_value
 
-    def _rule(self, g: Any, n: StepNumbers, total: Any) -> tuple[Any, ...]:
+    def _rule(self, g: Any, n: _Numbers, total: Any) -> tuple[Any, ...]:
         total = total + ops.square(g)
         return n.learning_rate * g / ops.sqrt(total + n.epsilon), total

@@ -1,5 +1,6 @@
 """Adam and AdamW, with a choice of where ε stands."""
 
+import dataclasses
 from typing import Any, Unpack
 
 from keras import ops
@@ -7,8 +8,21 @@ from keras import ops
 from kerastools._core.registration import register
 from kerastools.optimizers._base import tf_kernels
 from kerastools.optimizers._base.arguments import CommonArguments, Number
-from kerastools.optimizers._base.hyperparameter import DecayRate, Hyperparameter, StepNumbers
+from kerastools.optimizers._base.hyperparameter import (
+    Average,
+    DecayRate,
+    Hyperparameter,
+    StepNumbers,
+)
 from kerastools.optimizers._base.mutable_optimizer import MutableOptimizer
+
+
+@dataclasses.dataclass(kw_only=True)
+class _Numbers(StepNumbers):
+    beta_1: Average
+    beta_2: Average
+    epsilon: Any
+    alpha: Any = None  # η √(1 − β₂ᵗ) / (1 − β₁ᵗ)
 
 
 @register
@@ -73,6 +87,7 @@ class Adam(MutableOptimizer):
     beta_2 = DecayRate()
     epsilon = Hyperparameter("[0, inf)")
 
+    _numbers = _Numbers
     _scalar_slots = ("step",)
     _slots: tuple[str, ...] = ("momentum", "velocity")
 
@@ -101,7 +116,7 @@ class Adam(MutableOptimizer):
         if amsgrad:
             self._slots = (*self._slots, "largest")
 
-    def _advance(self, n: StepNumbers, t: Any) -> tuple[Any, ...]:
+    def _advance(self, n: _Numbers, t: Any) -> tuple[Any, ...]:
         t = t + 1
         bias = n.beta_2.keras_bias(t)
         n.alpha = n.learning_rate * ops.sqrt(bias) / n.beta_1.keras_bias(t)
@@ -109,7 +124,7 @@ class Adam(MutableOptimizer):
             n.epsilon = n.epsilon * (bias if self.epsilon_mode == "inside" else ops.sqrt(bias))
         return (t,)
 
-    def _rule(self, g: Any, n: StepNumbers, m: Any, v: Any, *largest: Any) -> tuple[Any, ...]:
+    def _rule(self, g: Any, n: _Numbers, m: Any, v: Any, *largest: Any) -> tuple[Any, ...]:
         m = n.beta_1.average(m, g)
         v = v_max = n.beta_2.average(v, ops.square(g))
         if self.amsgrad:
@@ -122,7 +137,7 @@ class Adam(MutableOptimizer):
     def _has_kernel(self) -> bool:
         return self.epsilon_mode != "inside"
 
-    def _kernel(self, theta: Any, g: Any, n: StepNumbers, *slots: Any) -> None:
+    def _kernel(self, theta: Any, g: Any, n: _Numbers, *slots: Any) -> None:
         tf_kernels.adam(theta, *slots, g=g, n=n)
 
 

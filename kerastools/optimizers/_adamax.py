@@ -1,5 +1,6 @@
 """Adamax: Adam with another norm than the second."""
 
+import dataclasses
 from math import inf, isinf
 from typing import Any, Unpack
 
@@ -8,8 +9,23 @@ from keras import ops
 from kerastools._core.registration import register
 from kerastools.optimizers._base import tf_kernels
 from kerastools.optimizers._base.arguments import CommonArguments, Number
-from kerastools.optimizers._base.hyperparameter import DecayRate, Hyperparameter, StepNumbers
+from kerastools.optimizers._base.hyperparameter import (
+    Average,
+    DecayRate,
+    Hyperparameter,
+    StepNumbers,
+)
 from kerastools.optimizers._base.mutable_optimizer import MutableOptimizer
+
+
+@dataclasses.dataclass(kw_only=True)
+class _Numbers(StepNumbers):
+    beta_1: Average
+    beta_2: Average
+    epsilon: Any
+    alpha: Any = None  # η / (1 − β₁ᵗ)
+    fresh: Any = None  # 1 − β₂ᵖ
+    correction: Any = None  # (1 − β₂ᵖᵗ)^(1/p)
 
 
 @register
@@ -70,6 +86,7 @@ class Adamax(MutableOptimizer):
     beta_2 = DecayRate()
     epsilon = Hyperparameter("[0, inf)")
 
+    _numbers = _Numbers
     _scalar_slots = ("step",)
     _slots = ("momentum", "norm")
 
@@ -93,7 +110,7 @@ class Adamax(MutableOptimizer):
         self.epsilon = epsilon
         self.norm_order = float(norm_order)
 
-    def _advance(self, n: StepNumbers, t: Any) -> tuple[Any, ...]:
+    def _advance(self, n: _Numbers, t: Any) -> tuple[Any, ...]:
         t, p = t + 1, self.norm_order
         n.alpha = n.learning_rate / n.beta_1.keras_bias(t)
         if not isinf(p):
@@ -101,7 +118,7 @@ class Adamax(MutableOptimizer):
             n.correction = n.beta_2.bias(p * t) ** (1 / p)
         return (t,)
 
-    def _rule(self, g: Any, n: StepNumbers, m: Any, u: Any) -> tuple[Any, ...]:
+    def _rule(self, g: Any, n: _Numbers, m: Any, u: Any) -> tuple[Any, ...]:
         m = n.beta_1.average(m, g)
         faded, new = n.beta_2.beta * u, ops.abs(g)
         u = u_hat = largest = ops.maximum(faded, new)
@@ -117,5 +134,5 @@ class Adamax(MutableOptimizer):
     def _has_kernel(self) -> bool:
         return isinf(self.norm_order)
 
-    def _kernel(self, theta: Any, g: Any, n: StepNumbers, *slots: Any) -> None:
+    def _kernel(self, theta: Any, g: Any, n: _Numbers, *slots: Any) -> None:
         tf_kernels.adamax(theta, *slots, g=g, n=n)

@@ -1,5 +1,6 @@
 """Nadam: Adam with Nesterov momentum."""
 
+import dataclasses
 from typing import Any, Unpack
 
 from keras import ops
@@ -7,11 +8,26 @@ from keras import ops
 from kerastools._core.registration import register
 from kerastools.optimizers._base import tf_kernels
 from kerastools.optimizers._base.arguments import CommonArguments, Number
-from kerastools.optimizers._base.hyperparameter import DecayRate, Hyperparameter, StepNumbers
+from kerastools.optimizers._base.hyperparameter import (
+    Average,
+    DecayRate,
+    Hyperparameter,
+    StepNumbers,
+)
 from kerastools.optimizers._base.mutable_optimizer import MutableOptimizer
 
 # How fast the schedule of μ runs: μₜ = β₁(1 − ½ · 0.96^(kt)).
 _PACE = {"dozat": 0.004, "keras": 1.0}
+
+
+@dataclasses.dataclass(kw_only=True)
+class _Numbers(StepNumbers):
+    beta_1: Average
+    beta_2: Average
+    epsilon: Any
+    alpha: Any = None  # η √(1 − β₂ᵗ) / (1 − μ₁…μₜ)
+    of_mean: Any = None  # What m and g are multiplied by.
+    of_gradient: Any = None
 
 
 @register
@@ -75,6 +91,7 @@ class Nadam(MutableOptimizer):
     beta_2 = DecayRate()
     epsilon = Hyperparameter("[0, inf)")
 
+    _numbers = _Numbers
     _scalar_slots = ("step", "weight")
     _slots = ("momentum", "velocity")
 
@@ -106,7 +123,7 @@ class Nadam(MutableOptimizer):
         self.momentum_schedule = momentum_schedule
         self.epsilon_mode = epsilon_mode
 
-    def _advance(self, n: StepNumbers, t: Any, weight: Any) -> tuple[Any, ...]:
+    def _advance(self, n: _Numbers, t: Any, weight: Any) -> tuple[Any, ...]:
         t = t + 1
         mu, mu_next = self._mu(n, t), self._mu(n, t + 1)
         weight = mu * weight + (1 - mu)  # 1 − μ₁…μₜ, an average of ones.
@@ -116,13 +133,12 @@ class Nadam(MutableOptimizer):
         bias = n.beta_2.keras_bias(t)
         alpha = n.learning_rate * ops.sqrt(bias)
         n.alpha = alpha / weight
-        # What m and g are multiplied by.
         n.of_mean, n.of_gradient = alpha * mu_next / weight_next, alpha * (1 - mu) / weight
         if self.epsilon_mode != "hat":
             n.epsilon = n.epsilon * (bias if self.epsilon_mode == "inside" else ops.sqrt(bias))
         return t, weight
 
-    def _rule(self, g: Any, n: StepNumbers, m: Any, v: Any) -> tuple[Any, ...]:
+    def _rule(self, g: Any, n: _Numbers, m: Any, v: Any) -> tuple[Any, ...]:
         m = n.beta_1.average(m, g)
         v = n.beta_2.average(v, ops.square(g))
         inside = self.epsilon_mode == "inside"
@@ -132,10 +148,10 @@ class Nadam(MutableOptimizer):
     def _has_kernel(self) -> bool:
         return self.momentum_schedule == "none" and self.epsilon_mode != "inside"
 
-    def _kernel(self, theta: Any, g: Any, n: StepNumbers, *slots: Any) -> None:
+    def _kernel(self, theta: Any, g: Any, n: _Numbers, *slots: Any) -> None:
         tf_kernels.adam(theta, *slots, g=g, n=n, nesterov=True)
 
-    def _mu(self, n: StepNumbers, t: Any) -> Any:
+    def _mu(self, n: _Numbers, t: Any) -> Any:
         if self.momentum_schedule == "none":
             return n.beta_1.beta
         return n.beta_1.beta * (1 - 0.5 * 0.96 ** (_PACE[self.momentum_schedule] * t))

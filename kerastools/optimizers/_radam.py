@@ -1,5 +1,6 @@
 """RAdam: Adam that rectifies the variance of its early steps."""
 
+import dataclasses
 from typing import Any, Unpack
 
 from keras import ops
@@ -7,8 +8,26 @@ from keras import ops
 from kerastools._core.registration import register
 from kerastools.optimizers._base import tf_kernels
 from kerastools.optimizers._base.arguments import CommonArguments, Number
-from kerastools.optimizers._base.hyperparameter import DecayRate, Hyperparameter, StepNumbers
+from kerastools.optimizers._base.hyperparameter import (
+    Average,
+    DecayRate,
+    Hyperparameter,
+    StepNumbers,
+)
 from kerastools.optimizers._base.mutable_optimizer import MutableOptimizer
+
+
+@dataclasses.dataclass(kw_only=True)
+class _Numbers(StepNumbers):
+    beta_1: Average
+    beta_2: Average
+    epsilon: Any
+    rectified: Any = None  # Whether ρ ≥ 5.
+    plain: Any = None  # η / (1 − β₁ᵗ)
+    alpha: Any = None  # η r √(1 − β₂ᵗ) / (1 − β₁ᵗ)
+    # For the kernel: α / (√v + ε) is the plain rate where ε is so large that √v is nothing to it.
+    kernel_alpha: Any = None
+    kernel_epsilon: Any = None
 
 
 @register
@@ -69,6 +88,7 @@ class RAdam(MutableOptimizer):
     beta_2 = DecayRate()
     epsilon = Hyperparameter("[0, inf)")
 
+    _numbers = _Numbers
     _scalar_slots = ("step",)
     _slots = ("momentum", "velocity")
 
@@ -86,7 +106,7 @@ class RAdam(MutableOptimizer):
         self.beta_2 = beta_2
         self.epsilon = epsilon
 
-    def _advance(self, n: StepNumbers, t: Any) -> tuple[Any, ...]:
+    def _advance(self, n: _Numbers, t: Any) -> tuple[Any, ...]:
         t = t + 1
         bias = n.beta_2.bias(t)
         rho_inf = 2 / n.beta_2.complement - 1
@@ -98,12 +118,11 @@ class RAdam(MutableOptimizer):
         r2 = (safe - 4) * (safe - 2) * safe_inf / ((safe_inf - 4) * (safe_inf - 2) * safe)
         n.plain = n.learning_rate / n.beta_1.bias(t)
         n.alpha = n.plain * ops.sqrt(r2 * bias)
-        # α / (√v + ε) is the plain rate where ε is so large that √v is nothing to it.
         n.kernel_alpha = ops.where(n.rectified, n.alpha, n.plain * 2.0**64)
         n.kernel_epsilon = ops.where(n.rectified, n.epsilon, 2.0**64)
         return (t,)
 
-    def _rule(self, g: Any, n: StepNumbers, m: Any, v: Any) -> tuple[Any, ...]:
+    def _rule(self, g: Any, n: _Numbers, m: Any, v: Any) -> tuple[Any, ...]:
         m = n.beta_1.average(m, g)
         v = n.beta_2.average(v, ops.square(g))
         adaptive = n.alpha * m / (ops.sqrt(v) + n.epsilon)
@@ -112,6 +131,6 @@ class RAdam(MutableOptimizer):
     def _has_kernel(self) -> bool:
         return True
 
-    def _kernel(self, theta: Any, g: Any, n: StepNumbers, *slots: Any) -> None:
-        numbers = StepNumbers(**vars(n) | {"alpha": n.kernel_alpha, "epsilon": n.kernel_epsilon})
+    def _kernel(self, theta: Any, g: Any, n: _Numbers, *slots: Any) -> None:
+        numbers = dataclasses.replace(n, alpha=n.kernel_alpha, epsilon=n.kernel_epsilon)
         tf_kernels.adam(theta, *slots, g=g, n=numbers)

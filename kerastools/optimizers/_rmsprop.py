@@ -1,5 +1,6 @@
 """RMSprop: Adagrad that forgets."""
 
+import dataclasses
 from typing import Any, Unpack
 
 from keras import ops
@@ -7,8 +8,20 @@ from keras import ops
 from kerastools._core.registration import register
 from kerastools.optimizers._base import tf_kernels
 from kerastools.optimizers._base.arguments import CommonArguments, Number
-from kerastools.optimizers._base.hyperparameter import DecayRate, Hyperparameter, StepNumbers
+from kerastools.optimizers._base.hyperparameter import (
+    Average,
+    DecayRate,
+    Hyperparameter,
+    StepNumbers,
+)
 from kerastools.optimizers._base.mutable_optimizer import MutableOptimizer
+
+
+@dataclasses.dataclass(kw_only=True)
+class _Numbers(StepNumbers):
+    rho: Average
+    momentum: Any
+    epsilon: Any
 
 
 @register
@@ -65,6 +78,7 @@ class RMSprop(MutableOptimizer):
     momentum = Hyperparameter("[0, 1]")
     epsilon = Hyperparameter("[0, inf)")
 
+    _numbers = _Numbers
     _slots: tuple[str, ...] = ("mean_square",)
 
     def __init__(
@@ -87,7 +101,7 @@ class RMSprop(MutableOptimizer):
         if momentum is not None:
             self._slots = (*self._slots, "velocity")
 
-    def _rule(self, g: Any, n: StepNumbers, square: Any, *more: Any) -> tuple[Any, ...]:
+    def _rule(self, g: Any, n: _Numbers, square: Any, *more: Any) -> tuple[Any, ...]:
         square = spread = n.rho.average(square, ops.square(g))
         slots = [square]
         if self.centered:
@@ -104,5 +118,5 @@ class RMSprop(MutableOptimizer):
     def _has_kernel(self) -> bool:
         return self.momentum is not None and not self.centered
 
-    def _kernel(self, theta: Any, g: Any, n: StepNumbers, *slots: Any) -> None:
+    def _kernel(self, theta: Any, g: Any, n: _Numbers, *slots: Any) -> None:
         tf_kernels.rmsprop(theta, *slots, g=g, n=n)

@@ -1,13 +1,29 @@
 """Schedule-Free AdamW: no learning-rate schedule, evaluation at an average."""
 
+import dataclasses
 from typing import Any, Unpack
 
 from keras import ops
 
 from kerastools._core.registration import register
 from kerastools.optimizers._base.arguments import CommonArguments, Number
-from kerastools.optimizers._base.hyperparameter import DecayRate, Hyperparameter, StepNumbers
+from kerastools.optimizers._base.hyperparameter import (
+    Average,
+    DecayRate,
+    Hyperparameter,
+    StepNumbers,
+)
 from kerastools.optimizers._base.mutable_optimizer import MutableOptimizer
+
+
+@dataclasses.dataclass(kw_only=True)
+class _Numbers(StepNumbers):
+    beta_1: Average
+    beta_2: Average
+    epsilon: Any
+    eta: Any = None  # η min(1, t/w)
+    correction: Any = None  # √(1 − β₂ᵗ)
+    c: Any = None
 
 
 @register
@@ -85,6 +101,7 @@ class ScheduleFreeAdamW(MutableOptimizer):
     beta_2 = DecayRate()
     epsilon = Hyperparameter("[0, inf)")
 
+    _numbers = _Numbers
     _scalar_slots = ("step", "largest_rate", "weight_sum")
     _slots = ("velocity", "offset")
     _decays_in_rule = True
@@ -111,7 +128,7 @@ class ScheduleFreeAdamW(MutableOptimizer):
         self.warmup_steps = int(warmup_steps)
         self._add_evaluation_point()
 
-    def _advance(self, n: StepNumbers, t: Any, eta_max: Any, total: Any) -> tuple[Any, ...]:
+    def _advance(self, n: _Numbers, t: Any, eta_max: Any, total: Any) -> tuple[Any, ...]:
         t = t + 1
         n.eta = n.learning_rate
         if self.warmup_steps:
@@ -124,7 +141,7 @@ class ScheduleFreeAdamW(MutableOptimizer):
         n.c = weight / ops.where(total > 0, total, ops.ones_like(total))
         return t, eta_max, total
 
-    def _rule(self, g: Any, n: StepNumbers, s: Any, d: Any) -> tuple[Any, ...]:
+    def _rule(self, g: Any, n: _Numbers, s: Any, d: Any) -> tuple[Any, ...]:
         beta_1 = n.beta_1.beta
         s = n.beta_2.average(s, ops.square(g))
         u = g / (ops.sqrt(s) / n.correction + n.epsilon)

@@ -1,5 +1,6 @@
 """Gradient descent with momentum, plain, Nesterov as Keras has it, and exact Nesterov."""
 
+import dataclasses
 from typing import Any, Unpack
 
 from kerastools._core.registration import register
@@ -7,6 +8,11 @@ from kerastools.optimizers._base import tf_kernels
 from kerastools.optimizers._base.arguments import CommonArguments, Number
 from kerastools.optimizers._base.hyperparameter import Hyperparameter, StepNumbers
 from kerastools.optimizers._base.mutable_optimizer import MutableOptimizer
+
+
+@dataclasses.dataclass(kw_only=True)
+class _Numbers(StepNumbers):
+    momentum: Any
 
 
 @register
@@ -68,6 +74,7 @@ class SGD(MutableOptimizer):
 
     momentum = Hyperparameter("[0, 1]")
 
+    _numbers = _Numbers
     _slots: tuple[str, ...] = ("displacement",)
 
     def __init__(
@@ -90,7 +97,7 @@ class SGD(MutableOptimizer):
             self._slots = ("lookahead",)
             self._add_evaluation_point()
 
-    def _rule(self, g: Any, n: StepNumbers, d: Any) -> tuple[Any, ...]:
+    def _rule(self, g: Any, n: _Numbers, d: Any) -> tuple[Any, ...]:
         eta, gamma = n.learning_rate, n.momentum
         if self.nesterov == "exact":
             d = gamma * (d - eta * g)
@@ -101,7 +108,7 @@ class SGD(MutableOptimizer):
     def _has_kernel(self) -> bool:
         return True
 
-    def _kernel(self, theta: Any, g: Any, n: StepNumbers, *slots: Any) -> None:
+    def _kernel(self, theta: Any, g: Any, n: _Numbers, *slots: Any) -> None:
         (d,), eta, gamma = slots, n.learning_rate, n.momentum
         if self.nesterov == "exact":
             tf_kernels.momentum(theta, d, g, gamma * eta, gamma, nesterov=False)

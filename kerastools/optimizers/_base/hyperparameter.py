@@ -1,10 +1,10 @@
 """Hyperparameters that are variables, and the numbers of one update that are made of them."""
 
+import dataclasses
 import inspect
 from collections.abc import Callable
 from decimal import Decimal
 from functools import cached_property
-from types import SimpleNamespace
 from typing import Any
 
 import keras
@@ -168,14 +168,23 @@ class Average:
         return bias * self.bias(t) / Average(self.exact).bias(t)
 
 
-class StepNumbers(SimpleNamespace):
-    """The numbers of one update by name: scalars, or vectors with one entry per variable.
+@dataclasses.dataclass(kw_only=True)
+class StepNumbers:
+    """The numbers of one update: scalars, or vectors with one entry per variable.
 
-    They are `learning_rate`, `decay_factor` (1 − ηλ), `zero`, the optimizer's hyperparameters, and
-    what its `_advance` works out of them once per update.
+    A subclass adds the hyperparameters of an optimizer by their names, and what its `_advance`
+    works out of them once per update.
     """
 
+    learning_rate: Any
+    weight_decay: Any
+    clipnorm: Any
+    clipvalue: Any
+    global_clipnorm: Any
+    adaptive_clipnorm: Any
+    decay_factor: Any = None  # 1 − ηλ
     decay: Any = None  # λθ, for a rule that uses it itself
+    zero: Any = None
 
     def picked(self, pick: Callable[[Any], Any], dtype: str) -> Any:
         """Returns the numbers of some of the variables, in `dtype`.
@@ -193,7 +202,7 @@ class StepNumbers(SimpleNamespace):
             kept = keras.backend.standardize_dtype(value.dtype) in (dtype, "bool")
             return value if kept else ops.cast(value, dtype)
 
-        return StepNumbers(**{name: part(value) for name, value in vars(self).items()})
+        return type(self)(**{name: part(value) for name, value in vars(self).items()})
 
 
 class UnstackCache:

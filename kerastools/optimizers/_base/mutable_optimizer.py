@@ -57,12 +57,12 @@ class MutableOptimizer(EvaluationPoint, OptimizerHooks):
     """Base of the optimizers of this package: a subclass is its slots and its rule.
 
     Once per update `_advance(n, *scalar_slots)` works out what is one number per variable (step
-    counts, corrections of the bias) for all variables together; n are the `StepNumbers`. Then
-    `_rule(g, n, *slots)` is given each variable's gradient, its numbers and its slots, and returns
-    the step Δ and the new slots: θ ← θ − Δ − ηλθ with decoupled weight decay λ. All of it is
-    computed in float32 at least, whatever the variable's type; variables of lower precision have a
-    float32 twin, the slot `master`. Where TensorFlow has a kernel for the rule, `_has_kernel` says
-    so and `_kernel` calls it.
+    counts, corrections of the bias) for all variables together; n are the `StepNumbers`, of the
+    class `_numbers`. Then `_rule(g, n, *slots)` is given each variable's gradient, its numbers and
+    its slots, and returns the step Δ and the new slots: θ ← θ − Δ − ηλθ with decoupled weight decay
+    λ. All of it is computed in float32 at least, whatever the variable's type; variables of lower
+    precision have a float32 twin, the slot `master`. Where TensorFlow has a kernel for the rule,
+    `_has_kernel` says so and `_kernel` calls it.
 
     Every slot is one variable per trainable variable, in the list `_<name>_slots` in the order in
     which the optimizer was built. Small variables of one shape share a stack, of which each has a
@@ -77,6 +77,7 @@ class MutableOptimizer(EvaluationPoint, OptimizerHooks):
     global_clipnorm = Hyperparameter("(0, inf]")
     adaptive_clipnorm = Hyperparameter("(0, inf]")
 
+    _numbers: type[StepNumbers] = StepNumbers
     # Names of the slots, first those of one number per variable.
     _scalar_slots: tuple[str, ...] = ()
     _slots: tuple[str, ...] = ()
@@ -379,7 +380,7 @@ class MutableOptimizer(EvaluationPoint, OptimizerHooks):
             eta = eta * ops.convert_to_tensor(column, dtype)
         factor = None if decay is None else 1 - eta * decay
         zero = ops.zeros((), dtype)
-        return StepNumbers(learning_rate=eta, decay_factor=factor, zero=zero, **numbers)
+        return self._numbers(learning_rate=eta, decay_factor=factor, zero=zero, **numbers)
 
     def _update_all(self, gradients: list[Any], variables: list[Any], learning_rate: Any) -> None:
         """Moves the variables: stacks of which every variable has a gradient, then the others."""
