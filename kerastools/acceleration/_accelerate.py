@@ -12,8 +12,8 @@ from kerastools._core.keras_private.patched import patched, unpatched
 from kerastools._core.keras_private.training import is_inside_fit
 from kerastools.acceleration._choice import _Choice
 from kerastools.acceleration._each_batch import (
+    Synchronous,
     between_groups,
-    in_this_thread,
     may_end_early,
     needs_every_batch,
 )
@@ -167,7 +167,7 @@ class _Acceleration:
             return fit(
                 x=train,
                 validation_data=validation,
-                callbacks=[*callbacks, in_this_thread()],
+                callbacks=[*callbacks, Synchronous()],
                 **call,
             )
 
@@ -182,7 +182,7 @@ class _Acceleration:
         stacked = self._stacked(data, call.get("steps"), "test")
         self.plans["test"] = _Plan(self.most["test"])
         with between_groups(callbacks, self.model):
-            return evaluate(x=stacked, callbacks=[*callbacks, in_this_thread()], **call)
+            return evaluate(x=stacked, callbacks=[*callbacks, Synchronous()], **call)
 
     def _make(self, kind: str, force: bool) -> Any:
         name = f"{kind}_function"

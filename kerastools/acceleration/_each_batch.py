@@ -20,8 +20,8 @@ _HOOKS = {
 }
 
 
-class _Synchronous(keras.callbacks.Callback):
-    """Does nothing, but has batch hooks."""
+class Synchronous(keras.callbacks.Callback):
+    """Does nothing, but keeps Keras from handing batch hooks to a thread at every step."""
 
     needs_every_batch = False
 
@@ -75,8 +75,3 @@ def _at_borders(
 ) -> None:
     if not getattr(getattr(model, function), "ahead", 0):
         hook(batch, logs)
-
-
-def in_this_thread() -> keras.callbacks.Callback:
-    """Returns a callback that keeps Keras from handing batch hooks to a thread at every step."""
-    return _Synchronous()

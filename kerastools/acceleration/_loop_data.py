@@ -174,7 +174,7 @@ class StreamBatches(Batches):
             batch = next(self.source, None)
             if batch is None:
                 return None
-            self.waiting.append(dense_batch(batch))
+            self.waiting.append(keras.tree.map_structure(_dense, batch))
         return self.waiting[ahead]
 
 
@@ -264,11 +264,6 @@ _NOT_DENSE = (
     "stacked. Received {}. Convert it to dense, or call accelerate(model, steps_per_call=1) first, "
     "which gives Keras's own fit back."
 )
-
-
-def dense_batch(batch: Any) -> Any:
-    """Returns a batch with NumPy arrays for leaves."""
-    return keras.tree.map_structure(_dense, batch)
 
 
 def _dense(leaf: Any) -> Any:

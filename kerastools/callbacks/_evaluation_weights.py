@@ -4,11 +4,12 @@ from typing import Any
 
 import keras
 
+from kerastools._core.registration import Configured
 from kerastools.optimizers._base.evaluation_point import EvaluationPoint
 from kerastools.optimizers._base.slots import optimizer_tree
 
 
-class EvaluationWeights(keras.callbacks.Callback):
+class EvaluationWeights(Configured, keras.callbacks.Callback):
     """Validates, checkpoints and ends training with the optimizer's evaluation weights.
 
     Some optimizers compute gradients at other weights than those to evaluate: exact Nesterov
@@ -79,15 +80,6 @@ class EvaluationWeights(keras.callbacks.Callback):
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Leaves the evaluation weights in the model."""
         self._to_evaluation()
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the constructor: none."""
-        return {}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "EvaluationWeights":
-        """Returns the callback that `get_config` described."""
-        return cls(**config)
 
     def _to_evaluation(self) -> bool:
         """Puts the evaluation weights in; returns whether the training weights were there."""

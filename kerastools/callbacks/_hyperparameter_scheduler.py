@@ -6,10 +6,11 @@ from typing import Any
 import keras
 from keras import ops
 
+from kerastools._core.registration import Configured
 from kerastools.callbacks._mutable_hyperparameters import innermost, require_live
 
 
-class HyperparameterScheduler(keras.callbacks.Callback):
+class HyperparameterScheduler(Configured, keras.callbacks.Callback):
     """Schedules a hyperparameter of the optimizer by a function of the epoch or of the step.
 
     Works for every mutable hyperparameter: learning rate, momentum, β₁, β₂, ρ, ε, weight decay and
@@ -44,6 +45,8 @@ class HyperparameterScheduler(keras.callbacks.Callback):
     >>> [round(momentum, 3) for momentum in history.history["momentum"]]
     [0.5, 0.6, 0.7]
     """
+
+    _objects = ("function",)
 
     def __init__(self, name: str, function: Callable[[int], Any], per: str = "epoch") -> None:
         super().__init__()
@@ -91,17 +94,6 @@ class HyperparameterScheduler(keras.callbacks.Callback):
         """Logs the current value."""
         if logs is not None:
             logs[self.name] = float(getattr(innermost(self.model.optimizer), self.name))
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the constructor as plain data."""
-        function = keras.saving.serialize_keras_object(self.function)
-        return {"name": self.name, "function": function, "per": self.per}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "HyperparameterScheduler":
-        """Returns the callback that `get_config` described."""
-        function = keras.saving.deserialize_keras_object(config["function"])
-        return cls(**config | {"function": function})
 
     def _set(self, index: int) -> None:
         value = float(ops.convert_to_numpy(self.function(index)))

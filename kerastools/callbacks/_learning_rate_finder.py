@@ -8,12 +8,13 @@ import numpy as np
 from keras import ops
 
 from kerastools._core.plotting import axes_for, finished
+from kerastools._core.registration import Configured
 from kerastools.callbacks._mutable_hyperparameters import innermost, require_live
 
 _FIRST = 5
 
 
-class LearningRateFinder(keras.callbacks.Callback):
+class LearningRateFinder(Configured, keras.callbacks.Callback):
     """Finds a learning rate in the first batches of `fit`, and lets `fit` go on with it.
 
     The rate grows from batch to batch, by a constant factor, until the loss explodes or `steps`
@@ -152,19 +153,6 @@ class LearningRateFinder(keras.callbacks.Callback):
         axes.set_ylabel("loss")
         axes.legend()
         return finished(axes.figure, target)
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the constructor."""
-        return {
-            "min_learning_rate": self.min_learning_rate,
-            "max_learning_rate": self.max_learning_rate,
-            "steps": self.steps,
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "LearningRateFinder":
-        """Returns the callback that `get_config` described."""
-        return cls(**config)
 
     def _finish(self) -> None:
         optimizer = innermost(self.model.optimizer)

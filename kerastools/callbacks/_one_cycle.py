@@ -5,11 +5,12 @@ from typing import Any
 
 import keras
 
+from kerastools._core.registration import Configured
 from kerastools._core.table import Printed, format_table
 from kerastools.callbacks._mutable_hyperparameters import innermost, live_numbers, require_live
 
 
-class OneCycle(Printed, keras.callbacks.Callback):
+class OneCycle(Printed, Configured, keras.callbacks.Callback):
     """Cycles the learning rate up and down once per training, and the momentum against it.
 
     Trains in fewer epochs at rates that would otherwise diverge; the large rates in the middle
@@ -134,21 +135,6 @@ class OneCycle(Printed, keras.callbacks.Callback):
         largest, least = (0.95, 0.85) if self.momentum == "auto" else self.momentum or ("-", "-")
         rows = zip((0.0, self.rising, 1.0), rates, (largest, least, largest), strict=True)
         return format_table(("part of the steps", "learning rate", "momentum"), rows, "OneCycle")
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the constructor."""
-        return {
-            "max_learning_rate": self.max_learning_rate,
-            "momentum": self.momentum,
-            "rising": self.rising,
-            "start_divisor": self.start_divisor,
-            "end_divisor": self.end_divisor,
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "OneCycle":
-        """Returns the callback that `get_config` described."""
-        return cls(**config)
 
     def _wave(self, step: int, num_steps: int, start: float, top: float, end: float) -> float:
         """Returns a value on the half waves from `start` to `top` to `end`."""

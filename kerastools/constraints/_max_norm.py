@@ -5,11 +5,11 @@ from typing import Any
 import keras
 from keras import ops
 
-from kerastools._core.registration import register
+from kerastools._core.registration import Configured, register
 
 
 @register
-class MaxNorm(keras.constraints.Constraint):
+class MaxNorm(Configured, keras.constraints.Constraint):
     """Scales every unit's incoming weight vector back to norm `max_value` where it is longer.
 
     After each update, with w the weights that one unit sums over:
@@ -94,10 +94,6 @@ class MaxNorm(keras.constraints.Constraint):
                 f"MaxNorm has axes for kernels of shapes {list(self.axis)}. Received {key}."
             )
         return self.axis[key]
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the constructor."""
-        return {"max_value": self.max_value, "axis": self.axis}
 
 
 def _epsilon(dtype: Any) -> float:

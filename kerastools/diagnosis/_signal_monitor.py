@@ -8,13 +8,14 @@ import numpy as np
 from keras import ops, tree
 
 from kerastools._core.checks import require_finite, require_graph
-from kerastools.diagnosis._plot_signals import plot_heat_map
+from kerastools._core.registration import Configured
+from kerastools.diagnosis._plot import plot_heat_map
 from kerastools.diagnosis._probe.layer_stats import FIGURES, Watch
 from kerastools.diagnosis._probe.losses import check_labels, resolve_loss
 from kerastools.diagnosis._probe.nan_tracer import Trap
 
 
-class SignalMonitor(keras.callbacks.Callback):
+class SignalMonitor(Configured, keras.callbacks.Callback):
     """Takes the figures of `diagnose` again and again while a model trains, layer by layer.
 
     Every `every` steps the rows that it was given go forward and backward through the model as it
@@ -158,12 +159,8 @@ class SignalMonitor(keras.callbacks.Callback):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor as plain data."""
-        return {
-            "x": tree.map_structure(lambda a: a.tolist(), self.x),
-            "y": tree.map_structure(lambda a: a.tolist(), self.y),
-            "every": self.every,
-            "log_dir": self.log_dir,
-        }
+        data = tree.map_structure(lambda a: a.tolist(), {"x": self.x, "y": self.y})
+        return super().get_config() | data
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "SignalMonitor":

@@ -49,25 +49,22 @@ class Endpoint:
         return dict(zip(_unique(names), flat, strict=True))
 
 
-def endpoint_of(model: Any, sample: Any, caller: str, names: list[str] | None = None) -> Endpoint:
+def endpoint_of(model: Any, sample: Any, caller: str) -> Endpoint:
     """Returns how `model` is called, without a graph as it was called first.
 
     Args:
         model: A built model.
         sample: Inputs, if there are any: the dtypes of a model without a graph.
         caller: Named in messages of errors.
-        names: Names for its outputs.
     """
     require_built(model, caller)
     entry = getattr(model, "entry", None)  # Of a chain of models, the first.
     if entry is not None:
-        return dataclasses.replace(
-            endpoint_of(entry, sample, caller), model=model, graph=None, names=names
-        )
+        return dataclasses.replace(endpoint_of(entry, sample, caller), model=model, graph=None)
     if has_graph(model):
         graph = Graph(model)
         inputs = _names(graph.input_structure, graph.input_layers)
-        return Endpoint(model, graph, [graph.input_structure], _identifiers(inputs), names)
+        return Endpoint(model, graph, [graph.input_structure], _identifiers(inputs))
     arguments = _recorded_arguments(model, caller)
     if sample is not None and len(arguments) == 1:
         types = [_dtype_of(x) for x in keras.tree.flatten(sample)]
@@ -75,7 +72,7 @@ def endpoint_of(model: Any, sample: Any, caller: str, names: list[str] | None = 
         arguments = keras.tree.pack_sequence_as(
             arguments, [keras.KerasTensor(t.shape, dtype) for t, dtype in flat]
         )
-    return Endpoint(model, None, arguments, _identifiers(_argument_names(model, arguments)), names)
+    return Endpoint(model, None, arguments, _identifiers(_argument_names(model, arguments)))
 
 
 def _recorded_arguments(model: Any, caller: str) -> list[Any]:

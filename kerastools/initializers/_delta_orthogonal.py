@@ -9,11 +9,11 @@ from keras import ops
 
 from kerastools._core.registration import register
 from kerastools.initializers._orthogonal import orthogonal
-from kerastools.initializers._variance_scaling import check_seed, draw_seed, seed_config
+from kerastools.initializers._variance_scaling import SeededInitializer, check_seed, draw_seed
 
 
 @register
-class DeltaOrthogonal(keras.initializers.Initializer):
+class DeltaOrthogonal(SeededInitializer):
     """Draws a convolution that is orthogonal at its middle position and zero elsewhere.
 
     A convolution with such a kernel turns each pixel's channels and keeps their norm exactly, so
@@ -67,7 +67,3 @@ class DeltaOrthogonal(keras.initializers.Initializer):
         middle = np.zeros((*shape[:-2], 1, 1))
         middle[tuple(size // 2 for size in shape[:-2])] = self.gain
         return ops.cast(ops.cast(middle, q.dtype) * q, dtype)
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the constructor."""
-        return {"gain": self.gain, "seed": seed_config(self.seed)}

@@ -9,11 +9,11 @@ from keras import ops
 
 from kerastools._core.registration import register
 from kerastools.initializers._orthogonal import orthogonal
-from kerastools.initializers._variance_scaling import check_seed, draw_seed, seed_config
+from kerastools.initializers._variance_scaling import SeededInitializer, check_seed, draw_seed
 
 
 @register
-class GatedOrthogonal(keras.initializers.Initializer):
+class GatedOrthogonal(SeededInitializer):
     """Draws a recurrent kernel whose gates are each an orthogonal matrix.
 
     Keras keeps the kernels of an LSTM's four gates side by side in one matrix of shape (units, 4 ·
@@ -80,7 +80,3 @@ class GatedOrthogonal(keras.initializers.Initializer):
         q = orthogonal(gates, rows, columns, draw_seed(self.seed), dtype)
         side_by_side = ops.reshape(ops.transpose(q, (1, 0, 2)), shape)
         return ops.cast(self.gain * side_by_side, dtype)
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the constructor."""
-        return {"gain": self.gain, "gates": self.gates, "seed": seed_config(self.seed)}

@@ -1,7 +1,7 @@
 """The schemes of Glorot, He and LeCun: `VarianceScaling` with two numbers fixed."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import keras
 
@@ -49,10 +49,6 @@ class Scheme(VarianceScaling):
             in_divisor=in_divisor,
             out_divisor=out_divisor,
         )
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the constructor."""
-        return self._shared_config()
 
 
 @register

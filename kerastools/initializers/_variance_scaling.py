@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from kerastools._core.graph.fans import KernelAxes
-from kerastools._core.registration import register
+from kerastools._core.registration import Configured, register
 
 # Standard deviation of a standard normal that is truncated at ±2.
 _TRUNCATED_STDDEV = 0.87962566103423978
@@ -17,8 +17,14 @@ _MODES = ("fan_in", "fan_out", "fan_avg")
 _DISTRIBUTIONS = ("truncated_normal", "untruncated_normal", "uniform")
 
 
+class SeededInitializer(Configured, keras.initializers.Initializer):
+    """Base of the initializers with a `seed`."""
+
+    _objects = ("seed",)
+
+
 @register
-class VarianceScaling(keras.initializers.Initializer):
+class VarianceScaling(SeededInitializer):
     """Draws weights of variance `scale / n`, with n the fan that the layer really has.
 
     Keras reads the fans off the kernel's shape, as if every kernel were that of `Dense` or `Conv`.
@@ -146,26 +152,6 @@ class VarianceScaling(keras.initializers.Initializer):
         stddev = math.sqrt(variance) / _TRUNCATED_STDDEV
         return keras.random.truncated_normal(shape, 0.0, stddev, dtype=dtype, seed=seed)
 
-    def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the constructor."""
-        return {
-            "scale": self.scale,
-            "mode": self.mode,
-            "distribution": self.distribution,
-            **self._shared_config(),
-        }
-
-    def _shared_config(self) -> dict[str, Any]:
-        """Returns the arguments that the named schemes take too."""
-        return {
-            "seed": seed_config(self.seed),
-            "in_axis": self.in_axis,
-            "out_axis": self.out_axis,
-            "batch_axis": self.batch_axis,
-            "in_divisor": self.in_divisor,
-            "out_divisor": self.out_divisor,
-        }
-
 
 def check_seed(seed: Any, name: str) -> int | keras.random.SeedGenerator | None:
     """Returns `seed` as an integer, a `SeedGenerator` or `None`, or raises."""
@@ -184,11 +170,6 @@ def draw_seed(seed: int | keras.random.SeedGenerator | None) -> Any:
     # Python's generator, as Keras's own default seeds: set_random_seed rules it, and unlike
     # Keras's global generator it can be asked inside a traced function.
     return random.randint(1, 2**31 - 1) if seed is None else seed
-
-
-def seed_config(seed: int | keras.random.SeedGenerator | None) -> Any:
-    """Returns `seed` as it stands in a config."""
-    return keras.saving.serialize_keras_object(seed)
 
 
 def _as_axes(axis: int | Sequence[int]) -> tuple[int, ...]:

@@ -73,8 +73,22 @@ class SpatialDropout1D(FeatureMapDropout, keras.layers.SpatialDropout1D):
         super().__init__(rate, seed=seed, name=name, dtype=dtype)
 
 
+class FormattedDropout(FeatureMapDropout):
+    """Base of those whose inputs have a data format."""
+
+    def __init__(
+        self,
+        rate: float,
+        data_format: str | None = None,
+        seed: int | None = None,
+        name: str | None = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__(rate, data_format, seed=seed, name=name, dtype=dtype)
+
+
 @register
-class SpatialDropout2D(FeatureMapDropout, keras.layers.SpatialDropout2D):
+class SpatialDropout2D(FormattedDropout, keras.layers.SpatialDropout2D):
     """Keras's spatial dropout for images, with a mutable rate: drops whole feature maps.
 
     See `SpatialDropout1D`. With keep probability q = 1 − rate and one Bernoulli(q) draw M per row
@@ -117,19 +131,9 @@ class SpatialDropout2D(FeatureMapDropout, keras.layers.SpatialDropout2D):
     convolutional networks", CVPR 2015.
     """
 
-    def __init__(
-        self,
-        rate: float,
-        data_format: str | None = None,
-        seed: int | None = None,
-        name: str | None = None,
-        dtype: Any = None,
-    ) -> None:
-        super().__init__(rate, data_format, seed=seed, name=name, dtype=dtype)
-
 
 @register
-class SpatialDropout3D(FeatureMapDropout, keras.layers.SpatialDropout3D):
+class SpatialDropout3D(FormattedDropout, keras.layers.SpatialDropout3D):
     """Keras's spatial dropout for volumes, with a mutable rate: drops whole feature maps.
 
     See `SpatialDropout1D`. With keep probability q = 1 − rate and one Bernoulli(q) draw M per row
@@ -171,16 +175,6 @@ class SpatialDropout3D(FeatureMapDropout, keras.layers.SpatialDropout3D):
     Reference: Tompson, Goroshin, Jain, LeCun and Bregler, "Efficient object localization using
     convolutional networks", CVPR 2015.
     """
-
-    def __init__(
-        self,
-        rate: float,
-        data_format: str | None = None,
-        seed: int | None = None,
-        name: str | None = None,
-        dtype: Any = None,
-    ) -> None:
-        super().__init__(rate, data_format, seed=seed, name=name, dtype=dtype)
 
 
 @register

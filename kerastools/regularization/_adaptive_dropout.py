@@ -4,10 +4,11 @@ from typing import Any
 
 import keras
 
+from kerastools._core.registration import Configured
 from kerastools.regularization._mutable_dropout import mutable_dropout, set_rate, usual_range
 
 
-class AdaptiveDropout(keras.callbacks.Callback):
+class AdaptiveDropout(Configured, keras.callbacks.Callback):
     """Raises the rate of dropout layers when the model overfits, lowers it when it underfits.
 
     After each epoch, with the gap g between validation and training:
@@ -101,18 +102,8 @@ class AdaptiveDropout(keras.callbacks.Callback):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor as plain data."""
-        return {
-            "bounds": None if self.bounds is None else list(self.bounds),
-            "step": self.step,
-            "overfitting": self.overfitting,
-            "underfitting": self.underfitting,
-            "layers": self.layers,
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "AdaptiveDropout":
-        """Returns the callback that `get_config` described."""
-        return cls(**config)
+        bounds = None if self.bounds is None else list(self.bounds)
+        return super().get_config() | {"bounds": bounds}
 
     def _set(self, rate: float) -> None:
         self._rate = round(min(max(rate, self._low), self._high), 7)

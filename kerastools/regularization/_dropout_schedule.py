@@ -6,11 +6,12 @@ from typing import Any
 import keras
 import numpy as np
 
+from kerastools._core.registration import Configured
 from kerastools._core.table import Printed, format_table
 from kerastools.regularization._mutable_dropout import mutable_dropout, set_rate
 
 
-class DropoutSchedule(Printed, keras.callbacks.Callback):
+class DropoutSchedule(Printed, Configured, keras.callbacks.Callback):
     """Schedules the rate of dropout layers by the epoch: early dropout, late dropout, or any line.
 
     Dropout in the first epochs only helps a model that underfits; dropout in the last epochs only
@@ -93,9 +94,4 @@ class DropoutSchedule(Printed, keras.callbacks.Callback):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor as plain data."""
-        return {"points": [list(point) for point in self.points], "layers": self.layers}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "DropoutSchedule":
-        """Returns the callback that `get_config` described."""
-        return cls(**config)
+        return super().get_config() | {"points": [list(point) for point in self.points]}

@@ -4,8 +4,10 @@ from typing import Any
 
 import keras
 
+from kerastools._core.registration import Configured
 
-class HoldConstraints(keras.callbacks.Callback):
+
+class HoldConstraints(Configured, keras.callbacks.Callback):
     """Applies every constraint once more when training ends, to the weights that are kept.
 
     With `use_ema=True` Keras averages each weight before its constraint is applied, and puts the
@@ -30,12 +32,3 @@ class HoldConstraints(keras.callbacks.Callback):
         for variable in self.model.trainable_variables:
             if variable.constraint is not None:
                 variable.assign(variable.constraint(variable))
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the constructor: none."""
-        return {}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "HoldConstraints":
-        """Returns the callback that `get_config` described."""
-        return cls(**config)

@@ -276,6 +276,15 @@ def test_a_member_with_this_layer_equals_its_model_trained_alone(kind):
         assert logs[k][name] == pytest.approx(values[-1], abs=2e-4), name
 
 
+@pytest.mark.parametrize(("axis", "together"), [(-1, True), (2, True), (1, False), ([1, 2], False)])
+def test_layer_norms_of_the_last_axis_are_computed_together(axis, together):
+    from kerastools.search._stacked.rules.registry import find_rule
+
+    layer = kl.LayerNormalization(axis=axis)
+    layer.build((None, *LINE))
+    assert (find_rule(layer) is not None) == together
+
+
 @pytest.mark.parametrize("size", [(2, 2), (3, 2)])
 def test_the_first_of_the_largest_of_a_block_gets_its_gradient(size):
     import tensorflow as tf

@@ -62,13 +62,19 @@ _AFFINE: dict[str, Any] = {"linear": True, **_POINTWISE}
 _PLACES: dict[str, Any] = {"linear": True, "per_channel": True}
 _NO_OP: dict[str, Any] = {**_AFFINE, "identity_in_inference": True}
 _NOISE: dict[str, Any] = {**_NO_OP, "random": True}
+_BATCH_NORM: dict[str, Any] = {**_AFFINE, "stateful": True, "moving_statistics": True}
+
+
+def _ranks(name: str) -> str:
+    return f"{name}1D {name}2D {name}3D"
+
 
 _TABLE: tuple[tuple[Kind, str], ...] = (
     (Kind("input", "input", **_NO_OP), "InputLayer"),
     # A kernel, which inputs are multiplied with and summed over.
     (Kind("dense", "kernel", linear=True), "Dense"),
     (Kind("einsum_dense", "kernel", linear=True), "EinsumDense"),
-    (Kind("convolution", "kernel", linear=True), "Conv1D Conv2D Conv3D"),
+    (Kind("convolution", "kernel", linear=True), _ranks("Conv")),
     (Kind("depthwise_convolution", "kernel", **_PLACES), "DepthwiseConv1D DepthwiseConv2D"),
     (Kind("separable_convolution", "kernel", linear=True), "SeparableConv1D SeparableConv2D"),
     (
@@ -78,26 +84,14 @@ _TABLE: tuple[tuple[Kind, str], ...] = (
     # A row of a table for each integer.
     (Kind("embedding", "look_up"), "Embedding ReversibleEmbedding"),
     (Kind("vocabulary", "look_up"), "StringLookup IntegerLookup TextVectorization"),
-    (
-        Kind(
-            "batch_normalization",
-            "normalization",
-            **_AFFINE,
-            stateful=True,
-            moving_statistics=True,
-        ),
-        "BatchNormalization",
-    ),
+    (Kind("batch_normalization", "normalization", **_BATCH_NORM), "BatchNormalization"),
     (
         Kind("layer_normalization", "normalization"),
         "LayerNormalization GroupNormalization RMSNormalization",
     ),
     (Kind("unit_normalization", "normalization"), "UnitNormalization"),
     (Kind("dropout", "dropout", **_NOISE), "Dropout"),
-    (
-        Kind("spatial_dropout", "dropout", **_NOISE),
-        "SpatialDropout1D SpatialDropout2D SpatialDropout3D",
-    ),
+    (Kind("spatial_dropout", "dropout", **_NOISE), _ranks("SpatialDropout")),
     (Kind("alpha_dropout", "dropout", **_NOISE), "AlphaDropout"),
     (Kind("gaussian_dropout", "dropout", **_NOISE), "GaussianDropout"),
     (Kind("noise", "noise", **_NOISE), "GaussianNoise"),
@@ -123,30 +117,15 @@ _TABLE: tuple[tuple[Kind, str], ...] = (
     (Kind("reshape", "reshape", linear=True), "Reshape"),
     (Kind("permute", "reshape", linear=True), "Permute"),
     (Kind("repeat", "reshape", **_PLACES), "RepeatVector"),
-    (Kind("cropping", "resize", **_PLACES), "Cropping1D Cropping2D Cropping3D"),
-    (Kind("zero_padding", "resize", **_PLACES), "ZeroPadding1D ZeroPadding2D ZeroPadding3D"),
-    (Kind("up_sampling", "resize", **_PLACES), "UpSampling1D UpSampling2D UpSampling3D"),
-    (Kind("max_pooling", "pooling", per_channel=True), "MaxPooling1D MaxPooling2D MaxPooling3D"),
-    (
-        Kind("average_pooling", "pooling", **_PLACES),
-        "AveragePooling1D AveragePooling2D AveragePooling3D",
-    ),
-    (
-        Kind("global_max_pooling", "pooling", per_channel=True),
-        "GlobalMaxPooling1D GlobalMaxPooling2D GlobalMaxPooling3D",
-    ),
-    (
-        Kind("global_average_pooling", "pooling", **_PLACES),
-        "GlobalAveragePooling1D GlobalAveragePooling2D GlobalAveragePooling3D",
-    ),
-    (
-        Kind("adaptive_max_pooling", "pooling", per_channel=True),
-        "AdaptiveMaxPooling1D AdaptiveMaxPooling2D AdaptiveMaxPooling3D",
-    ),
-    (
-        Kind("adaptive_average_pooling", "pooling", **_PLACES),
-        "AdaptiveAveragePooling1D AdaptiveAveragePooling2D AdaptiveAveragePooling3D",
-    ),
+    (Kind("cropping", "resize", **_PLACES), _ranks("Cropping")),
+    (Kind("zero_padding", "resize", **_PLACES), _ranks("ZeroPadding")),
+    (Kind("up_sampling", "resize", **_PLACES), _ranks("UpSampling")),
+    (Kind("max_pooling", "pooling", per_channel=True), _ranks("MaxPooling")),
+    (Kind("average_pooling", "pooling", **_PLACES), _ranks("AveragePooling")),
+    (Kind("global_max_pooling", "pooling", per_channel=True), _ranks("GlobalMaxPooling")),
+    (Kind("global_average_pooling", "pooling", **_PLACES), _ranks("GlobalAveragePooling")),
+    (Kind("adaptive_max_pooling", "pooling", per_channel=True), _ranks("AdaptiveMaxPooling")),
+    (Kind("adaptive_average_pooling", "pooling", **_PLACES), _ranks("AdaptiveAveragePooling")),
     # One cell, run over the steps of a sequence.
     (Kind("recurrent", "recurrent"), "RNN SimpleRNN GRU LSTM ConvLSTM1D ConvLSTM2D ConvLSTM3D"),
     (Kind("simple_cell", "cell", gates=1), "SimpleRNNCell"),

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 import keras
@@ -15,7 +16,7 @@ from kerastools._core.keras_private.training import begin_at_epoch, data_epoch, 
 from kerastools._core.registration import register
 from kerastools.callbacks._freeze.phase import Phase
 from kerastools.callbacks._freeze.phase_backup import PhaseBackup
-from kerastools.callbacks._freeze.phase_rate import PhaseRate
+from kerastools.callbacks._freeze.phase_rate import PhaseRate, phase_rates
 from kerastools.callbacks._freeze.plot_phases import plot_phases
 from kerastools.callbacks._freeze.progress import PhaseStates, Progress, Transition, find_states
 from kerastools.callbacks._freeze.schedule_data import ScheduleData
@@ -127,7 +128,7 @@ class FreezeSchedule(ScheduleData, keras.callbacks.Callback):
         self.history: list[Transition] = []
         self._logs: list[tuple[int, dict[str, float]]] = []
         self._states = PhaseStates([], [], [])
-        self._rate: Any = None  # A PhaseRate while training.
+        self._rates: list[PhaseRate] = []  # While training.
         self._progress: Any = None  # A Progress from the first epoch on.
         self._goes_on_at = 0
         self._begun = False
@@ -137,21 +138,20 @@ class FreezeSchedule(ScheduleData, keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Finds the layers of every phase and checks all, before anything is changed."""
-        if self._rate is not None:
-            self._rate.release()  # The run before was interrupted.
-            self._scale({})
+        if self._rates:  # The run before was interrupted.
+            self._release()
         require_built(self.model, "FreezeSchedule")
         self.check()
         if self.batch_norm == "recalibrate":
             self._check_data()
         if not self.model.optimizer.built:  # A MultiOptimizer does not know its parts before.
             self.model.optimizer.build(self.model.trainable_variables)
-        rate = PhaseRate(self.model.optimizer)
-        for phase in self.phases:
+        rates = phase_rates(self.model.optimizer)
+        for phase, rate in product(self.phases, rates):
             rate.check(phase)
         self._states = find_states(self.model, self.phases, self.batch_norm)
         rebind(self.model.optimizer, self.model)
-        self._rate = rate
+        self._rates = rates
         self._begun = False
         if self.directory is not None:
             self._restore(PhaseBackup(self.directory))
@@ -211,11 +211,10 @@ class FreezeSchedule(ScheduleData, keras.callbacks.Callback):
         """Gives the learning rate back, and the best state if the last phase restores it."""
         if self._is_last():
             self._progress.restore_best(self.model)
-        if self._rate is not None:
-            self._rate.release()
-            self._rate = None
+        if self._rates:
+            self._release()
+            self._rates = []
             if any(self._states.factors):
-                self._scale({})
                 rebind(self.model.optimizer, self.model)
         if self.directory is not None:
             PhaseBackup(self.directory).delete()
@@ -276,7 +275,8 @@ class FreezeSchedule(ScheduleData, keras.callbacks.Callback):
     def _begin(self) -> None:
         """Sets flags and learning rate and fits the optimizer to them."""
         self._states.flags[self._progress.phase].set()
-        self._rate.begin(self._phase)
+        for rate in self._rates:
+            rate.begin(self._phase)
         self._scale(self._states.factors[self._progress.phase])
         rebind(self.model.optimizer, self.model)
         self._begun = True
@@ -289,7 +289,7 @@ class FreezeSchedule(ScheduleData, keras.callbacks.Callback):
             "progress": {name: value for name, value in progress.items() if name != "best"},
             "history": [{**vars(t), "layers": None} for t in self.history],
             "logs": [(e, {k: float(v) for k, v in logs.items()}) for e, logs in self._logs],
-            "rate": self._rate.state(),
+            "rate": [rate.state() for rate in self._rates],
             "random": random_state(),
             "data_epoch": data_epoch(),
         }
@@ -307,7 +307,8 @@ class FreezeSchedule(ScheduleData, keras.callbacks.Callback):
         self._progress = Progress(**saved["progress"])
         self._begin()
         self._progress.best = backup.restore(self.model)
-        self._rate.set_state(saved["rate"])
+        for rate, base in zip(self._rates, saved["rate"], strict=True):
+            rate.set_state(base)
         self._goes_on_at = saved["epoch"]
         self._logs = [(epoch, logs) for epoch, logs in saved["logs"]]
         self.history = [
@@ -319,6 +320,11 @@ class FreezeSchedule(ScheduleData, keras.callbacks.Callback):
         self._random = saved.get("random")  # Older files have none.
         begin_at_epoch(self.model, self._goes_on_at)
         set_data_epoch(saved.get("data_epoch"))
+
+    def _release(self) -> None:
+        for rate in self._rates:
+            rate.release()
+        self._scale({})
 
     def _scale(self, factors: dict[int, float]) -> None:
         for part in optimizer_tree(self.model.optimizer):

@@ -1,17 +1,17 @@
 """One phase of a `FreezeSchedule`, and the plateau that may end it."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
 
-from kerastools._core.registration import register
+from kerastools._core.registration import Configured, register
 
 
 @register
 @dataclass(frozen=True)
-class Plateau:
+class Plateau(Configured):
     """Ends a `Phase` when a metric has not improved for some epochs.
 
     The metric improves when it beats its best value in this phase by more than `min_delta`; NaN
@@ -68,15 +68,6 @@ class Plateau:
         """Whether the phase ends, given the metric's value in each of its epochs."""
         return len(values) - 1 - self.best_epoch(values) >= self.patience
 
-    def get_config(self) -> dict[str, Any]:
-        """Returns the arguments."""
-        return asdict(self)
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "Plateau":
-        """Returns the plateau that `get_config` described."""
-        return cls(**config)
-
     def words(self) -> str:
         """Returns when it ends a phase, in words."""
         return f"{self.monitor} plateau of {self.patience}"
@@ -92,7 +83,7 @@ class Plateau:
 
 @register
 @dataclass(frozen=True)
-class Phase:
+class Phase(Configured):
     """Says which layers train, for how long and how fast; a part of a `FreezeSchedule`.
 
     A phase names all that trains in it: phases do not add up, so any subset can follow any other.
@@ -154,6 +145,8 @@ class Phase:
     )
     fresh_slots: bool = field(default=False, kw_only=True)
 
+    _objects = ("until",)
+
     def __post_init__(self) -> None:
         if isinstance(self.layers, str | list | tuple) and not self.layers:
             raise ValueError(
@@ -211,22 +204,7 @@ class Phase:
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments as plain data; a layer as its name."""
-        return {
-            "layers": _as_names(self.layers),
-            "epochs": self.epochs,
-            "lr_multiplier": self.lr_multiplier,
-            "learning_rate": self.learning_rate,
-            "steps": self.steps,
-            "layer_decay": self.layer_decay,
-            "until": keras.saving.serialize_keras_object(self.until),
-            "fresh_slots": self.fresh_slots,
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "Phase":
-        """Returns the phase that `get_config` described."""
-        until = keras.saving.deserialize_keras_object(config["until"])
-        return cls(**{**config, "until": until})
+        return super().get_config() | {"layers": _as_names(self.layers)}
 
 
 def _words(until: Any) -> str:

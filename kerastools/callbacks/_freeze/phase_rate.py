@@ -5,56 +5,25 @@ from typing import Any
 import keras
 
 from kerastools._core.keras_private.optimizer_hooks import learning_rate_source
-from kerastools._core.registration import register
+from kerastools._core.registration import Configured, register
 from kerastools.callbacks._freeze.phase import Phase
+
+
+def phase_rates(optimizer: Any) -> list["PhaseRate"]:
+    """Returns the learning rate of `optimizer`; those of all its parts if it is made of several."""
+    if hasattr(optimizer, "inner_optimizer"):
+        return phase_rates(optimizer.inner_optimizer)
+    if hasattr(optimizer, "optimizers"):
+        return [rate for part in optimizer.optimizers for rate in phase_rates(part)]
+    return [PhaseRate(optimizer)]
 
 
 class PhaseRate:
     """Multiplies an optimizer's learning rate, phase by phase, and gives it back at the end.
 
     What others do to the rate meanwhile (`ReduceLROnPlateau`, a callback of the user) is kept: the
-    base rate is multiplied by the same. A `MultiOptimizer` has a rate per group of variables.
+    base rate is multiplied by the same.
     """
-
-    def __init__(self, optimizer: Any) -> None:
-        self.rates = [_Rate(part) for part in _leaves(optimizer)]
-
-    def check(self, phase: Phase) -> None:
-        """Raises `ValueError` if the optimizer's learning rate cannot be set as `phase` asks."""
-        for rate in self.rates:
-            rate.check(phase)
-
-    def begin(self, phase: Phase) -> None:
-        """Sets the learning rate of `phase`."""
-        for rate in self.rates:
-            rate.begin(phase)
-
-    def release(self) -> None:
-        """Gives the optimizer back the rate that it had, with the changes of others."""
-        for rate in self.rates:
-            rate.release()
-
-    def state(self) -> list[float | None]:
-        """Returns the base rates, for a backup."""
-        return [rate.state() for rate in self.rates]
-
-    def set_state(self, bases: list[float | None]) -> None:
-        """Goes on with the base rates of a backup; the optimizer's own have been restored."""
-        for rate, base in zip(self.rates, bases, strict=True):
-            rate.set_state(base)
-
-
-def _leaves(optimizer: Any) -> list[Any]:
-    """Returns the optimizers that have a learning rate of their own."""
-    if hasattr(optimizer, "inner_optimizer"):
-        return _leaves(optimizer.inner_optimizer)
-    if hasattr(optimizer, "optimizers"):
-        return [leaf for part in optimizer.optimizers for leaf in _leaves(part)]
-    return [optimizer]
-
-
-class _Rate:
-    """The learning rate of one optimizer."""
 
     def __init__(self, optimizer: Any) -> None:
         self.optimizer = optimizer
@@ -65,6 +34,7 @@ class _Rate:
             self.base = self.last = self._now()
 
     def check(self, phase: Phase) -> None:
+        """Raises `ValueError` if the learning rate cannot be set as `phase` asks."""
         absolute = phase.learning_rate is not None
         if self.settable or (self.scheduled and not absolute):
             return
@@ -76,6 +46,7 @@ class _Rate:
             )
 
     def begin(self, phase: Phase) -> None:
+        """Sets the learning rate of `phase`."""
         if self.scheduled:
             factor = phase.lr_multiplier
             scaled = self.source if factor == 1.0 else ScaledSchedule(self.source, factor)
@@ -86,6 +57,7 @@ class _Rate:
             self._set(self.base * phase.lr_multiplier if absolute is None else absolute)
 
     def release(self) -> None:
+        """Gives the optimizer back the rate that it had, with the changes of others."""
         if self.scheduled:
             self.optimizer.learning_rate = self.source
         elif self.settable:
@@ -93,12 +65,14 @@ class _Rate:
             self._set(self.base)
 
     def state(self) -> float | None:
+        """Returns the base rate, for a backup."""
         if not self.settable:
             return None
         self._follow()
         return self.base
 
     def set_state(self, base: float | None) -> None:
+        """Goes on with the base rate of a backup; the optimizer's own has been restored."""
         if base is not None:
             self.base, self.last = base, self._now()
 
@@ -117,7 +91,7 @@ class _Rate:
 
 
 @register
-class ScaledSchedule(keras.optimizers.schedules.LearningRateSchedule):
+class ScaledSchedule(Configured, keras.optimizers.schedules.LearningRateSchedule):
     """Returns factor · schedule(step): what `FreezeSchedule` puts in place of a schedule.
 
     Args:
@@ -131,6 +105,8 @@ class ScaledSchedule(keras.optimizers.schedules.LearningRateSchedule):
     0.125
     """
 
+    _objects = ("schedule",)
+
     def __init__(self, schedule: Any, factor: float) -> None:
         self.schedule = schedule
         self.factor = float(factor)
@@ -138,14 +114,3 @@ class ScaledSchedule(keras.optimizers.schedules.LearningRateSchedule):
     def __call__(self, step: Any) -> Any:
         """Returns the learning rate in step `step`."""
         return self.schedule(step) * self.factor
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the arguments of the constructor."""
-        schedule = keras.saving.serialize_keras_object(self.schedule)
-        return {"schedule": schedule, "factor": self.factor}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "ScaledSchedule":
-        """Returns the schedule that `get_config` described."""
-        schedule = keras.saving.deserialize_keras_object(config["schedule"])
-        return cls(schedule, config["factor"])

@@ -1,10 +1,9 @@
-"""The rules, one per file; each takes the evidence and returns its findings."""
+"""The rules, a file per fault; each takes the evidence and returns its findings."""
 
 from collections.abc import Callable
 
 from kerastools.diagnosis._finding import Finding
-from kerastools.diagnosis._rules.batch_norm_batch import batch_norm_batch
-from kerastools.diagnosis._rules.batch_norm_remainder import batch_norm_remainder
+from kerastools.diagnosis._rules.batch_norm import batch_norm_batch, batch_norm_remainder
 from kerastools.diagnosis._rules.constant_features import constant_features
 from kerastools.diagnosis._rules.constraint_axis import constraint_axis
 from kerastools.diagnosis._rules.dead_units import dead_units

@@ -161,7 +161,8 @@ def trained_differently():
         [keras.Input((6,)), layers.BatchNormalization(), layers.Dropout(0.5, seed=2)]
     )
     x = keras.Input((6,))
-    y = layers.GaussianNoise(1.0, seed=1)(inner(layers.Dense(6)(x), training=False))
+    # Last, as from Keras 3.16 on a call's own `training` decides for those after it as well.
+    y = inner(layers.GaussianNoise(1.0, seed=1)(layers.Dense(6)(x)), training=False)
     return keras.Model(x, y)
 
 

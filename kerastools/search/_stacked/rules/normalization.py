@@ -62,7 +62,8 @@ def _update_statistics(layer: Any, values: Any, x: StackedTensor, mean: Any, var
 
 
 def _last_only(layer: Any) -> bool:
-    return layer.axis in (-1, [-1]) and not getattr(layer, "rms_scaling", False)
+    last = len(layer.get_build_config()["input_shape"]) - 1
+    return layer.axis in ([-1], [last]) and not getattr(layer, "rms_scaling", False)
 
 
 @stacks(keras.layers.LayerNormalization, where=_last_only)

@@ -1,5 +1,6 @@
-"""Rule: batch normalisation in batches too small to normalise by."""
+"""Rules: batch normalisation in batches too small to normalise by, all of them or the last."""
 
+from kerastools._core.graph.flow import walk
 from kerastools._core.graph.kinds import kind_of
 from kerastools.diagnosis._finding import Finding
 from kerastools.diagnosis._rules.evidence import Evidence
@@ -39,5 +40,35 @@ def batch_norm_batch(evidence: Evidence) -> list[Finding]:
             fix=f"batch_size of {_SMALL_BATCH} or more, or keras.layers.LayerNormalization() or "
             "GroupNormalization() in its place.",
             source="Wu and He 2018, Group normalization, figure 1: the error grows below 8 rows.",
+        )
+    ]
+
+
+def batch_norm_remainder(evidence: Evidence) -> list[Finding]:
+    """The last batch of each epoch is too small to estimate a mean and a variance from."""
+    remainder = evidence.num_rows % evidence.batch_size
+    # Where every batch is small the remainder is not what is special.
+    small = 0 < remainder < _SMALL_BATCH and 2 * remainder <= evidence.batch_size
+    # A frozen layer normalises by its moving statistics, whatever the batch.
+    layers = [
+        placed.path
+        for placed in walk(evidence.model, "diagnose")
+        if kind_of(placed.layer).moving_statistics and placed.layer.trainable
+    ]
+    if not (small and layers):
+        return []
+    return [
+        Finding(
+            rule="batch normalisation with a tiny last batch",
+            layer=layers[0],
+            value=float(remainder),
+            threshold=float(_SMALL_BATCH),
+            evidence=f"{evidence.num_rows} rows in batches of {evidence.batch_size} leave a last "
+            f"batch of {remainder}, whose mean and variance are mostly noise; they shift "
+            f"{len(layers)} batch-normalised layers at every epoch's end.",
+            fix=f"model.fit(x[:-{remainder}], y[:-{remainder}], batch_size={evidence.batch_size}), "
+            f"or tf.data.Dataset.batch({evidence.batch_size}, drop_remainder=True).",
+            source="Ioffe and Szegedy 2015, section 3: the statistics are those of the batch; "
+            "Ioffe 2017, Batch renormalization, on small batches.",
         )
     ]
