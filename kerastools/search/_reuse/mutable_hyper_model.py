@@ -23,10 +23,13 @@ _OPTIMIZERS: dict[type, Any] = {
     getattr(keras.optimizers, cls.__name__): cls
     for cls in (SGD, Adagrad, RMSprop, Adam, AdamW, Adamax, Nadam)
 }
+# By the layer of Keras that each of ours extends.
 _MUTABLE = {
-    getattr(keras.layers, name): getattr(layers, name)
-    for name in layers.__all__
-    if hasattr(keras.layers, name)
+    base: cls
+    for cls in vars(layers).values()
+    if isinstance(cls, type)
+    for base in cls.__bases__
+    if not hasattr(base, "rate_variable")
 }
 
 

@@ -93,8 +93,7 @@ def _why_compiled_cannot_stack(model: Any) -> str | None:
     if arguments["weighted_metrics"] or arguments["loss_weights"] or arguments["run_eagerly"]:
         return "compile was given weighted_metrics, loss_weights or run_eagerly"
     if not is_mean_over_rows(loss := arguments["loss"]):
-        name = loss if isinstance(loss, str) else getattr(loss, "name", type(loss).__name__)
-        return f"the loss {name!r} is not known to be a mean over rows"
+        return f"the loss {getattr(loss, 'name', loss)!r} is not known to be a mean over rows"
     for metric in keras.tree.flatten(arguments["metrics"]):
         if metric is not None and not _is_mean_metric(metric):
             return f"the metric {getattr(metric, 'name', metric)!r} is not a mean over rows"
