@@ -43,7 +43,9 @@ class Configured:
                 _, *parameters = inspect.signature(vars(cls)["__init__"]).parameters.values()
                 several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
                 named = [p.name for p in parameters if p.kind not in several]
-                config = {name: getattr(self, name) for name in named} | config
+                # A user's subclass may keep an argument under another name, for its own config.
+                held = {name: getattr(self, name) for name in named if hasattr(self, name)}
+                config = held | config
                 if len(named) == len(parameters):
                     break  # What a constructor takes by **kwargs, it hands on to the next.
         serialize = keras.saving.serialize_keras_object
