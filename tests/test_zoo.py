@@ -406,7 +406,7 @@ def prediction_with_dropout(s):
     drops = any("dropout" in layer.name for layer in s.model.layers)
     model = s.model if drops else regularize(s.model, dropout=0.2)
     before = state(model)
-    mean, deviation = predict_with_dropout(model, s.x, samples=2, batch_size=zoo.BATCH, seed=1)
+    mean, deviation = predict_with_dropout(model, s.x, num_samples=2, batch_size=zoo.BATCH, seed=1)
     assert_unchanged(model, before)
     shapes = [(num_rows(s), *a.shape[1:]) for a in outputs(s.model, s.rows[0])]
     assert [a.shape for a in tree.flatten(mean)] == shapes
