@@ -711,7 +711,7 @@ REFUSALS = [
     Refusal(
         "dropout_schedule adaptive_dropout",
         "augmented functional_subclass",
-        "found no live dropout layer",
+        "found no dropout layer with a mutable rate",
         "regularize puts no second dropout where Keras's stands, whose rate cannot be set",
     ),
     Refusal(
