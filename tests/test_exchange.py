@@ -10,11 +10,10 @@ from keras import ops
 
 import kerastools
 from kerastools import KerastoolsNotice, from_keras, to_keras
+from kerastools._core.keras_private.optimizer_hooks import moving_averages
 from kerastools._exchange.optimizers import converted
-from kerastools.callbacks import EvaluationWeights
 from kerastools.optimizers import ParamGroup, rebind
 from tests import zoo
-from tests.optimizers.test_drop_in import SLOTS
 from tests.optimizers.trajectory import start
 
 X = np.random.default_rng(0).normal(size=(32, 4)).astype("float32")
@@ -49,6 +48,11 @@ def assert_same(a, b, tolerance=0.0):
         np.testing.assert_allclose(v, w, rtol=tolerance, atol=tolerance)
 
 
+def averages(optimizer):
+    slots = moving_averages(optimizer) if optimizer.use_ema else []
+    return [ops.convert_to_numpy(v) for v in slots]
+
+
 OPTIMIZERS = [
     ("SGD", {"learning_rate": 0.05}),
     ("SGD", {"learning_rate": 0.05, "momentum": 0.9, "nesterov": True}),
@@ -59,7 +63,7 @@ OPTIMIZERS = [
     # They are exchanged in the middle of an update.
     ("Adam", {"gradient_accumulation_steps": 2, "weight_decay": 0.1}),
     ("AdamW", {"learning_rate": lambda: 0.01}),
-    ("Nadam", {}),
+    ("Nadam", {"use_ema": True, "ema_momentum": 0.5}),
     ("Adamax", {}),
 ]
 
@@ -93,6 +97,8 @@ def test_an_optimizer_goes_on_where_it_stopped(to_keras, name, options):
     for v, w in zip(weights, copies, strict=True):
         v, w = ops.convert_to_numpy(v), ops.convert_to_numpy(w)
         np.testing.assert_allclose(v, w, rtol=1e-6, atol=1e-6)
+    for one, other in zip(*map(averages, (made, optimizer)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("there", [from_keras, to_keras])
@@ -182,16 +188,9 @@ def test_what_keras_does_otherwise_is_said():
     model = make(kerastools, kerastools.optimizers.SGD(0.01, 0.9, nesterov="exact"))
     with pytest.warns(KerastoolsNotice, match="evaluates at the look-ahead"):
         to_keras(model)
-
-
-def test_a_moving_average_goes_on():
-    model = make(kerastools, kerastools.optimizers.Adam(0.01, use_ema=True, ema_momentum=0.9))
-    fit(model)
-    with pytest.warns(KerastoolsNotice, match="moving average in the model"):
+    model = make(kerastools, kerastools.optimizers.Adam(0.01, use_ema=True))
+    with pytest.warns(KerastoolsNotice, match="before their constraints act"):
         made = to_keras(model)
-    fit(model, callbacks=[EvaluationWeights()])
-    fit(made)  # Keras leaves the average in the model.
-    assert_same(model, made, 1e-5)
     with pytest.warns(KerastoolsNotice, match="EvaluationWeights puts it into the model"):
         from_keras(made)
 
@@ -289,18 +288,3 @@ def test_what_is_saved_loads_and_trains_on_where_kerastools_is_not_installed(tmp
     fit(model)
     for v, w in zip(model.get_weights(), np.load(paths[2]).values(), strict=True):
         np.testing.assert_allclose(v, w, rtol=3e-6, atol=3e-6)
-
-
-@pytest.mark.parametrize("name", sorted(SLOTS))
-def test_the_names_of_kerases_slots_are_known(name):
-    from kerastools._core.keras_private.optimizer_state import KERAS_SLOTS, common_state
-
-    options = {"momentum": 0.5} if name in ("SGD", "RMSprop") else {}
-    options |= {"centered": True} if name == "RMSprop" else {}
-    options |= {"amsgrad": True} if name.startswith("Adam") and name != "Adamax" else {}
-    ours, theirs = (getattr(m.optimizers, name)(**options) for m in (kerastools, keras))
-    variables = [keras.Variable(np.zeros(3, "float32"))]
-    ours.build(variables)
-    theirs.build(variables)
-    pairs = list(common_state(ours, theirs))
-    assert len(pairs) == 1 + len(KERAS_SLOTS[name])

@@ -158,6 +158,7 @@ def _copied_from_config(model: Any, swap: Swap, caller: str) -> tuple[Any, dict[
             new = cls()
         if not new.built:
             new.build_from_config(model.get_build_config())
+            new.built = True  # As Keras does when it loads a model.
     except Exception as error:
         raise ValueError(
             f'{caller} could not copy model "{model.name}" of type {type(model).__name__} from its '

@@ -19,7 +19,6 @@ from kerastools._core.keras_private.optimizer_hooks import (
     own_variables,
 )
 from kerastools._core.keras_private.optimizer_state import (
-    KERAS_SLOTS,
     common_state,
     copied,
     counts_batches,
@@ -34,6 +33,16 @@ from kerastools.optimizers._base.wrapped_optimizer import WrappedOptimizer
 # Takes the text of a notice.
 Say = Callable[[str], None]
 
+TWINS = {
+    optimizers.SGD: keras.optimizers.SGD,
+    optimizers.Adagrad: keras.optimizers.Adagrad,
+    optimizers.RMSprop: keras.optimizers.RMSprop,
+    optimizers.Adam: keras.optimizers.Adam,
+    optimizers.AdamW: keras.optimizers.AdamW,
+    optimizers.Nadam: keras.optimizers.Nadam,
+    optimizers.Adamax: keras.optimizers.Adamax,
+}
+_OURS = {theirs: ours for ours, theirs in TWINS.items()}
 _CLIPS = ("clipnorm", "global_clipnorm", "clipvalue")
 
 
@@ -66,7 +75,7 @@ def converted(optimizer: Any, to_keras: bool, twins: dict[int, Any], say: Say) -
 
 def _unbuilt(optimizer: Any, to_keras: bool, say: Say) -> Any:
     """Returns the new optimizer, without state."""
-    cls, name = type(optimizer), type(optimizer).__name__
+    cls = type(optimizer)
     if cls is keras.optimizers.LossScaleOptimizer or (
         isinstance(optimizer, WrappedOptimizer) and not to_keras
     ):
@@ -74,14 +83,14 @@ def _unbuilt(optimizer: Any, to_keras: bool, say: Say) -> Any:
         config = {k: v for k, v in _config_of(optimizer).items() if k in taken}
         inner = _unbuilt(optimizer.inner_optimizer, to_keras, say)
         return cls(**config | {"inner_optimizer": inner})
-    if to_keras and cls is getattr(optimizers, name, None) and name in KERAS_SLOTS:
-        return getattr(keras.optimizers, name)(**_keras_config(optimizer, say))
+    if to_keras and cls in TWINS:
+        return TWINS[cls](**_keras_config(optimizer, say))
     if to_keras and isinstance(optimizer, MutableOptimizer | WrappedOptimizer):
-        raise NoCounterpartError(f"Keras has no {name} that takes the same steps")
-    if not to_keras and cls is getattr(keras.optimizers, name, None) and name in KERAS_SLOTS:
+        raise NoCounterpartError(f"Keras has no {cls.__name__} that takes the same steps")
+    if not to_keras and cls in _OURS:
         if counts_batches(optimizer):
             say(
-                f"with gradient_accumulation_steps, Keras's {name} counts batches in its "
+                f"with gradient_accumulation_steps, Keras's {cls.__name__} counts batches in its "
                 "learning-rate schedule and moving average; kerastools's counts updates."
             )
         if optimizer.use_ema:
@@ -91,15 +100,17 @@ def _unbuilt(optimizer: Any, to_keras: bool, say: Say) -> Any:
             )
         config = _with_source(optimizer, _config_of(optimizer))
         try:
-            return getattr(optimizers, name)(**config)
+            return _OURS[cls](**config)
         except ValueError as error:
-            say(f"keeps Keras's {name}: {error}")
+            say(f"keeps Keras's {cls.__name__}: {error}")
     elif not to_keras and not isinstance(optimizer, MutableOptimizer):
-        say(f"keeps {name}: kerastools has no optimizer that takes the same steps.")
+        say(f"keeps {cls.__name__}: kerastools has no optimizer that takes the same steps.")
     try:
         return cls.from_config(_config_of(optimizer))
     except Exception as error:
-        raise NoCounterpartError(f"{name} cannot be made from its get_config(): {error}") from error
+        raise NoCounterpartError(
+            f"{cls.__name__} cannot be made from its get_config(): {error}"
+        ) from error
 
 
 def _config_of(optimizer: Any) -> dict[str, Any]:
@@ -116,9 +127,9 @@ def _with_source(optimizer: Any, config: dict[str, Any]) -> dict[str, Any]:
 
 def _keras_config(optimizer: Any, say: Say) -> dict[str, Any]:
     """Returns the arguments with which Keras's class takes the same steps."""
-    name = type(optimizer).__name__
+    name = TWINS[type(optimizer)].__name__
     config = _with_source(optimizer, _config_of(optimizer))
-    taken = inspect.signature(getattr(keras.optimizers, name)).parameters
+    taken = inspect.signature(TWINS[type(optimizer)]).parameters
     for option, parameter in inspect.signature(type(optimizer)).parameters.items():
         if option not in taken and config.get(option) and config[option] != parameter.default:
             if option != "skip_nonfinite":
@@ -150,7 +161,10 @@ def _keras_config(optimizer: Any, say: Say) -> dict[str, Any]:
             "no evaluation weights; it evaluates at the look-ahead."
         )
     if optimizer.use_ema:
-        say("at the end of every fit Keras leaves the moving average in the model.")
+        say(
+            "Keras averages weights before their constraints act, and leaves the average in the "
+            "model at the end of every fit."
+        )
     if optimizer.at_evaluation:
         say(
             "the model holds its evaluation weights, and so does the new one. For the "
@@ -169,7 +183,7 @@ def _check_state(optimizer: Any) -> None:
         )
     if optimizer._fixed.rate_factors:
         raise NoCounterpartError("single variables have learning rates of their own now")
-    steps = _numpy(optimizer._step_slots) if "step" in optimizer._scalar_slots else np.zeros(0)
+    steps = _numpy(_slots(optimizer, "step")) if "step" in optimizer._scalar_slots else np.zeros(0)
     if np.any(steps != int(_numpy(optimizer.iterations))):
         raise NoCounterpartError(
             "variables that joined late, or skipped a step, count their own steps"
@@ -212,10 +226,10 @@ def _to_keras(ours: Any, theirs: Any) -> None:
         target.assign(copied(source))
     if getattr(ours, "nesterov", False) == "exact" and theirs.momentum:
         # The look-ahead is γ times the displacement.
-        for source, target in zip(ours._lookahead_slots, theirs.momentums, strict=True):
+        for source, target in zip(_slots(ours, "lookahead"), theirs.momentums, strict=True):
             target.assign(copied(source) / theirs.momentum)
     if (product := momentum_product(theirs)) is not None:
-        product.assign(1 - float(_numpy(ours._weight_slots)[0]))
+        product.assign(1 - float(_numpy(_slots(ours, "weight"))[0]))
     if ours.at_evaluation and ours.use_ema:
         for variable, average in zip(known_variables(theirs), moving_averages(theirs), strict=True):
             average.assign(copied(variable))
@@ -228,9 +242,13 @@ def _from_keras(theirs: Any, ours: Any) -> None:
         steps = np.full(len(known_variables(theirs)), int(_numpy(theirs.iterations)))
         joined = joined_at(theirs)
         late = np.array([joined.get(id(v), 0) for v in known_variables(theirs)])
-        ours._step_slots.assign(steps - late)
+        _slots(ours, "step").assign(steps - late)
     if (product := momentum_product(theirs)) is not None:
-        ours._weight_slots.assign(np.full(len(known_variables(theirs)), 1 - _numpy(product)))
+        _slots(ours, "weight").assign(np.full(len(known_variables(theirs)), 1 - _numpy(product)))
+
+
+def _slots(optimizer: Any, name: str) -> Any:
+    return getattr(optimizer, f"_{name}_slots")
 
 
 def _numpy(value: Any) -> Any:

@@ -86,8 +86,8 @@ class MaxNorm(Configured, keras.constraints.Constraint):
 
     def axes_of(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Returns the axes that are summed over in weights of a shape."""
-        if self.axis == "auto":
-            return tuple(range(len(shape) - 1)) if len(shape) > 1 else tuple(range(len(shape)))
+        if isinstance(self.axis, str):
+            return tuple(range(max(len(shape) - 1, min(len(shape), 1))))
         if not isinstance(self.axis, dict):
             return self.axis if isinstance(self.axis, tuple) else (self.axis,)
         key = "x".join(map(str, shape))

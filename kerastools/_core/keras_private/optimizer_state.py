@@ -13,19 +13,19 @@ from keras import ops
 _MOMENTS = {"momentum": "_momentums", "velocity": "_velocities"}
 _ADAM = {**_MOMENTS, "largest": "_velocity_hats"}
 
-# By the name of the class, which is the same in Keras: our slot and Keras's attribute.
-KERAS_SLOTS: dict[str, dict[str, str]] = {
-    "SGD": {"displacement": "momentums"},
-    "Adagrad": {"accumulator": "_accumulators"},
-    "RMSprop": {
+# By Keras's class: our slot and Keras's attribute.
+KERAS_SLOTS: dict[type, dict[str, str]] = {
+    keras.optimizers.SGD: {"displacement": "momentums"},
+    keras.optimizers.Adagrad: {"accumulator": "_accumulators"},
+    keras.optimizers.RMSprop: {
         "mean_square": "_velocities",
         "velocity": "_momentums",
         "mean": "_average_gradients",
     },
-    "Adam": _ADAM,
-    "AdamW": _ADAM,
-    "Nadam": _MOMENTS,
-    "Adamax": {"momentum": "_m", "norm": "_u"},
+    keras.optimizers.Adam: _ADAM,
+    keras.optimizers.AdamW: _ADAM,
+    keras.optimizers.Nadam: _MOMENTS,
+    keras.optimizers.Adamax: {"momentum": "_m", "norm": "_u"},
 }
 
 
@@ -34,7 +34,7 @@ def common_state(ours: Any, theirs: Any) -> Iterator[tuple[Any, Any]]:
     yield ours._iterations, theirs._iterations
     for name in ("_accumulated_gradients", "_model_variables_moving_average"):
         yield from _both(getattr(ours, name, ()), getattr(theirs, name, ()))
-    for slot, attribute in KERAS_SLOTS[type(ours).__name__].items():
+    for slot, attribute in KERAS_SLOTS[type(theirs)].items():
         yield from _both(getattr(ours, f"_{slot}_slots", ()), getattr(theirs, attribute, ()))
 
 
