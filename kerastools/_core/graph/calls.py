@@ -79,6 +79,11 @@ class Call:
             self.args, {k: v for k, v in self.kwargs.items() if not k.endswith("mask")}
         )
 
+    @property
+    def recorded_inputs(self) -> tuple[Any, ...]:
+        """`inputs` as they stand in the model that the call is in, also where that is entered."""
+        return _symbolic(self.node.arguments.args, self.node.arguments.kwargs)
+
     def argument(self, name: str) -> Any:
         """Returns the argument that was passed by keyword as `name`, or `None`."""
         return self.kwargs.get(name)
