@@ -1,6 +1,7 @@
 """Deciding what becomes of each batch normalisation, and of the weights beside it."""
 
 from collections import Counter
+from collections.abc import Set
 from dataclasses import replace
 from typing import Any
 
@@ -31,6 +32,7 @@ class Plan:
 
     Attributes:
         model: The model to fold; it is not changed.
+        in_training: The ids of the layers that run in training mode.
         graphs: Its graph and those of nested models, by the id of the model.
         outcomes: A `FoldOutcome` per call, or for what cannot be reached by the id of the layer.
         weights: Those of the layers that take one in, by the id of the layer.
@@ -39,12 +41,12 @@ class Plan:
         returned: The calls whose output the model around them returns.
     """
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, in_training: Set[int]) -> None:
         self.model = graph.model
+        self.in_training = in_training
         self.graphs: dict[int, Graph] = {}
         self.returned: set[Call] = set()
-        self.in_training_mode: set[int] = set()
-        self._read(graph, training=False)
+        self._read(graph)
         self.num_calls = Counter(
             id(call.operation) for graph in self.graphs.values() for call in graph.calls
         )
@@ -63,18 +65,12 @@ class Plan:
         calls = [c for g in self.graphs.values() for c in g.calls if c.operation is layer]
         return not self.removed.issuperset(calls)
 
-    def _read(self, graph: Graph, training: bool) -> None:
+    def _read(self, graph: Graph) -> None:
         self.graphs[id(graph.model)] = graph
         self.returned |= {call for call in graph.calls if graph.is_output(call.outputs[0])}
-        if training:
-            self.in_training_mode.add(id(graph.model))
         for call in graph.calls:
-            nested = call.operation
-            if has_graph(nested):
-                in_training = training or bool(call.argument("training"))
-                news = in_training and id(nested) not in self.in_training_mode
-                if news or id(nested) not in self.graphs:
-                    self._read(self.graphs.get(id(nested)) or Graph(nested), in_training)
+            if has_graph(call.operation) and id(call.operation) not in self.graphs:
+                self._read(Graph(call.operation))
 
     def _find(self, graph: Graph, path: str, seen: set[int]) -> None:
         """Lists what could be folded, and what cannot because its call is unknown."""
@@ -116,7 +112,7 @@ class Plan:
         for call, graph in self.candidates.items():
             updates: dict[int, LinearWeights] = {}
             try:
-                affine = self._affine(graph, call)
+                affine = self._affine(call)
                 shift = self._shift_before(call, affine)
                 names = self._into_consumers(
                     graph, call.outputs[0], affine.without_shift(), updates
@@ -146,7 +142,7 @@ class Plan:
     def _fold(self, graph: Graph, call: Call) -> tuple[str | None, str | None]:
         """Folds one call if it can; returns the layers' names and nothing, or nothing and why."""
         try:
-            affine = self._affine(graph, call)
+            affine = self._affine(call)
         except CannotFold as reason:
             return None, str(reason)
         reasons = []
@@ -167,10 +163,12 @@ class Plan:
                 return " and ".join(names), None
         return None, "; ".join(reasons)
 
-    def _affine(self, graph: Graph, call: Call) -> Affine:
+    def _affine(self, call: Call) -> Affine:
         """Returns what a call does in inference, or raises if that is not known."""
-        if id(graph.model) in self.in_training_mode or call.argument("training"):
-            raise CannotFold("called with training=True: uses the statistics of its batch")
+        if id(call.operation) in self.in_training:
+            raise CannotFold(
+                "called with training=True, or after a layer that is: uses its batch's statistics"
+            )
         if call.has_explicit_mask:
             raise CannotFold("called with an explicit mask")
         source, target = call.inputs[0], call.outputs[0]
@@ -190,7 +188,7 @@ class Plan:
         self._check_used_once(graph, tensor, layer)
         if call in self.removed:
             return self._into_producers(graph, call.inputs[0], affine, updates)
-        passes = self._passage(graph, call)
+        passes = self._passage(call)
         if passes is not None:
             (source,) = call.inputs
             _check_dtype(call)
@@ -225,7 +223,7 @@ class Plan:
             if call is None:
                 raise CannotFold("its output goes out of the model")
             layer = call.operation
-            passes = self._passage(place, call)
+            passes = self._passage(call)
             if call in self.removed:
                 names += self._into_consumers(place, call.outputs[0], affine, updates)
             elif passes is not None:
@@ -242,11 +240,11 @@ class Plan:
                 names.append(layer.name)
         return names
 
-    def _passage(self, graph: Graph, call: Call) -> Any:
+    def _passage(self, call: Call) -> Any:
         """Returns how an affine map passes a call in inference, or `None` if it cannot."""
-        if len(call.inputs) != 1 or call.argument("training"):
+        if len(call.inputs) != 1 or id(call.operation) in self.in_training:
             return None
-        return None if id(graph.model) in self.in_training_mode else passage(call.operation)
+        return passage(call.operation)
 
     def _weights(self, layer: Any, updates: dict[int, LinearWeights]) -> LinearWeights:
         weights = updates.get(id(layer)) or self.weights.get(id(layer)) or LinearWeights.of(layer)
