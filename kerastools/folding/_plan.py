@@ -272,7 +272,7 @@ def _check_rounding(call: Call, updates: dict[int, LinearWeights], shifted: bool
         if largest is not None:
             mean, std = statistics(call.operation)
             far = shifted and (np.abs(mean) > std).any()
-            beyond = (np.abs(mean) + 10 * std > largest) | (0 < std) & (std < 1 / largest)
+            beyond = (np.abs(mean) + 10 * std > largest) | (std > 0) & (std < 1 / largest)
             if far or beyond.any():
                 raise CannotFold(
                     f"{layer.name} would round its input to {layer.compute_dtype} before the "
