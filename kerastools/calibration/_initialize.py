@@ -39,8 +39,8 @@ def initialize(
     initializers that the model's author chose, with the fans that each layer really has, and
     corrects what would keep the model from learning:
 
-    - The fans of depthwise, separable, grouped, strided and transposed convolutions and of gates are
-      counted right, and recurrent kernels are orthogonal gate by gate.
+    - The fans of depthwise, separable, grouped, strided and transposed convolutions and of gates
+      are counted right, and recurrent kernels are orthogonal gate by gate.
     - Kernels that are alike in all units (zeros among them), not finite, or of a variance 32 times
       too large get the scheme of the table.
     - So do all kernels of a chain along which the variance of the signal would grow or shrink more
