@@ -3,20 +3,21 @@
 from collections import Counter
 from collections.abc import Set
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import keras
 import numpy as np
 
 from kerastools._core.graph.calls import Call, Graph, has_graph, sublayers
-from kerastools._core.graph.kinds import is_kind, known_class, parent_kind
+from kerastools._core.graph.kinds import is_kind, kind_of, known_class, parent_kind
 from kerastools.folding._algebra.affine import (
     AFFINE_LAYERS,
+    RANGE_OF_HALF,
     Affine,
     CannotFold,
     affine_of,
     passage,
+    statistics,
 )
 from kerastools.folding._algebra.linear import LinearWeights
 from kerastools.folding._report import FoldOutcome
@@ -100,6 +101,7 @@ class Plan:
                 affine = self._affine(call)
                 shift = self._shift_before(call, affine)
                 names = self._into_consumers(call, affine.without_shift(), updates)
+                _check_rounding(call, updates, shifted=False)
             except CannotFold:
                 continue
             self.weights |= updates
@@ -128,10 +130,14 @@ class Plan:
         except CannotFold as reason:
             return None, str(reason)
         reasons = []
-        for absorb in (partial(self._into_producers, call.inputs[0]), self._into_consumers):
+        for forward in (False, True):
             updates: dict[int, LinearWeights] = {}
             try:
-                names = absorb(call, affine, updates)
+                if forward:
+                    names = self._into_consumers(call, affine, updates)
+                    _check_rounding(call, updates, affine.shifts)
+                else:
+                    names = self._into_producers(call.inputs[0], call, affine, updates)
             except CannotFold as reason:
                 reasons.append(str(reason))
             else:
@@ -204,6 +210,9 @@ class Plan:
             elif passes is not None:
                 (target,) = user.outputs
                 _check_dtype(user)
+                averages = kind_of(layer).name.endswith("average_pooling")
+                if averages and affine.shifts and target.dtype in RANGE_OF_HALF:
+                    raise CannotFold(f"{layer.name} averages in {target.dtype}")
                 after = passes(layer, affine, tensor.shape, target.shape)
                 names += self._into_consumers(user, after, updates)
             else:
@@ -250,11 +259,32 @@ def _check_dtype(call: Call) -> None:
         raise CannotFold(f"{call.operation.name} mixes {' and '.join(sorted(dtypes))}")
 
 
+def _check_rounding(call: Call, updates: dict[int, LinearWeights], shifted: bool) -> None:
+    """Raises if a layer that computes in half precision would round x more than a⊗x + b.
+
+    It rounds in proportion to what it is given: to x, which may be far from zero, where the model
+    gave it a⊗x + b. Up to |μ| = σ the error less than doubles.
+    """
+    for layer in (weights.layer for weights in updates.values()):
+        largest = RANGE_OF_HALF.get(layer.compute_dtype)
+        if largest is not None:
+            mean, std = statistics(call.operation)
+            far = shifted and (np.abs(mean) > std).any()
+            beyond = (np.abs(mean) + 10 * std > largest) | (std > 0) & (std < 1 / largest)
+            if far or beyond.any():
+                raise CannotFold(
+                    f"{layer.name} would round its input to {layer.compute_dtype} before the "
+                    "mean is subtracted or the scale applied"
+                )
+
+
 def _branches(call: Call, affine: Affine) -> list[Affine]:
     """Returns what each input of an `Add` or `Concatenate` must become for a⊗output + b."""
     layer, (output,) = call.operation, call.outputs
     if is_kind(layer, "concatenate"):
         axis = layer.axis % len(output.shape)
+        if axis == 0:  # of the rows of all branches
+            return [affine] * len(call.inputs)
         return affine.split(axis, [t.shape[axis] for t in call.inputs])
     if any(t.shape != output.shape for t in call.inputs):
         raise CannotFold(f"{layer.name} adds tensors of different shapes")
