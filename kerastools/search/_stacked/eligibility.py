@@ -10,6 +10,7 @@ import numpy as np
 from kerastools._core.graph.calls import calls, has_graph, sublayers
 from kerastools._core.graph.kinds import is_kind
 from kerastools._core.keras_private.compiled_model import compile_arguments
+from kerastools._core.keras_private.graph_nodes import RECORDED_TRAINING_HOLDS
 from kerastools._core.keras_private.optimizer_hooks import learning_rate_source
 from kerastools.optimizers import SGD, Adagrad, Adam, Adamax, AdamW, Nadam, RAdam, RMSprop
 from kerastools.search._reuse.penalties import PENALTY_ARGUMENTS
@@ -76,6 +77,8 @@ def why_model_cannot_stack(model: Any) -> str | None:
     if len(model.inputs) != 1 or len(model.outputs) != 1:
         return "the model has several inputs or outputs"
     for call in calls(model):
+        if RECORDED_TRAINING_HOLDS and call.argument("training") is not None:
+            return f"layer {call.operation.name!r} is called with a training argument of its own"
         if (reason := why_layer_cannot_stack(call.operation)) is not None:
             return reason
     for variable in model.trainable_variables:
