@@ -3,6 +3,7 @@
 import inspect
 from typing import Any
 
+import keras
 from keras.src.trainers.epoch_iterator import EpochIterator
 
 
@@ -71,6 +72,27 @@ def _adapters() -> list[Any]:
             return [part for part in found if hasattr(part, "_epoch")]
         frame = frame.f_back
     return []
+
+
+def model_that_builds(optimizer: Any) -> Any:
+    """Returns the model that is building its `optimizer` now, in `fit` or when loaded, or `None`.
+
+    Keras gives an optimizer the variables alone.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        model = frame.f_locals.get("self")
+        if isinstance(model, keras.Model) and holds(getattr(model, "optimizer", None), optimizer):
+            return model
+        frame = frame.f_back
+    return None
+
+
+def holds(outer: Any, optimizer: Any) -> bool:
+    """Returns whether `outer` is `optimizer`, or wraps it."""
+    while outer is not None and outer is not optimizer:
+        outer = getattr(outer, "inner_optimizer", None)
+    return outer is not None
 
 
 def is_detached(variable: Any) -> bool:
