@@ -128,7 +128,7 @@ def _remind(optimizer: Any) -> None:
 
         return method
 
-    saved = {name: reminding("saved") for name in ("save", "save_weights", "export")}
+    saved = {name: reminding("saved") for name in ("save", "export")}
     patch = patched(model, evaluate=reminding("evaluated"), **saved)
 
 
