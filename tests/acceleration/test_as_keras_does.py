@@ -380,10 +380,3 @@ def test_xla_trains_to_the_same_weights(jit, xla, steps, epochs, twelve_epochs):
     fit(model, epochs=epochs)
     assert_equal(state(model), twelve_epochs[epochs // 2 - 1])
     assert "XLA" in str(model.acceleration)
-
-
-@pytest.mark.tensorflow
-def test_xla_that_was_forbidden_is_not_chosen():
-    model = accelerate(net(compiling={"jit_compile": False}))
-    fit(model, epochs=1)
-    assert model.train_function.choice.xla is False
