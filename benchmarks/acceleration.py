@@ -184,7 +184,7 @@ def main() -> None:
     rows = []
     for net in nets:
         small = net != "mobilenet"
-        epochs, warm = (6, 150) if small else (1, 3)
+        epochs, warm = (16, 120) if small else (1, 3)
         rows.append(long_run(net, epochs, warm, rounds))
         if small:
             rows.append(whole_training(net, 1024, 3))

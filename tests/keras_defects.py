@@ -412,6 +412,7 @@ def test_the_sum_over_replicas_is_clipped_not_each_part():
 
 
 @pytest.mark.tensorflow  # On JAX a step begins when there is a batch.
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
 def test_the_end_of_data_of_unknown_length_draws_no_dropout_mask():
     import tensorflow as tf
 

@@ -75,8 +75,8 @@ def accelerate(
         model: A compiled model. Custom `train_step` and `test_step` methods are used.
         steps_per_call: How many steps a call runs; `"auto"` chooses; 1 gives Keras's own `fit`
             back.
-        xla: Whether TensorFlow compiles the loop with XLA; `"auto"` chooses, except for nets with
-            convolutions, which XLA slows down on CPUs. `compile(jit_compile=True)` means `True`;
+        xla: Whether TensorFlow compiles the loop with XLA; `"auto"` chooses; a net with
+            convolutions, which XLA may slow down on CPUs, has to be small. `compile(jit_compile=True)` means `True`;
             `jit_compile=False` looks like Keras's `"auto"` and does not forbid it.
         last_batch: What is done with a last batch of fewer rows. `"keep"`: a step like the others;
             `"drop"`: it is left out; `"merge"`: it is joined to the batch before it. `"auto"`
@@ -176,7 +176,8 @@ class _Acceleration:
 
     def fit(self, fit: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Trains like Keras's `fit`."""
-        call = _arguments(keras.Model.fit, args, kwargs)
+        own = _obstacle(self.model, "train")  # A `fit` of the user's may take other arguments.
+        call = {} if own else _arguments(keras.Model.fit, args, kwargs)
         callbacks = call.pop("callbacks", None)
         if not self._loops("train", callbacks):
             self._loops("test", callbacks)
@@ -204,9 +205,12 @@ class _Acceleration:
 
     def evaluate(self, evaluate: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Evaluates like Keras's `evaluate`."""
-        call = _arguments(keras.Model.evaluate, args, kwargs)
+        if is_inside_fit(kwargs):
+            return evaluate(*args, **kwargs)
+        own = _obstacle(self.model, "test")
+        call = {} if own else _arguments(keras.Model.evaluate, args, kwargs)
         callbacks = call.pop("callbacks", None)
-        if is_inside_fit(kwargs) or not self._loops("test", callbacks):
+        if not self._loops("test", callbacks):
             return evaluate(*args, **kwargs)
         callbacks = _flat(callbacks)
         data = {name: call.pop(name, None) for name in ("x", "y", "sample_weight", "batch_size")}

@@ -154,10 +154,12 @@ class _Choice:
             self.settled = True
             return
         now = self.seconds["loop"]
-        dispatch_bound = now < min(_SLOW_STEP, programs.num_operations * _DISPATCH)
-        if self.xla is False or programs.has_convolutions or not dispatch_bound:
+        # XLA compiles convolutions for long and may run them slowly: they have to be a small part.
+        conv = programs.has_convolutions
+        dispatch = programs.num_operations * (_DISPATCH / 3 if conv else _DISPATCH)
+        if self.xla is False or now > min(_SLOW_STEP, dispatch):
             self.settled = True
-        elif _SAVES * now * left > 2 * self.compile_seconds["loop"]:
+        elif _SAVES * now * left > (8 if conv else 2) * self.compile_seconds["loop"]:
             self._try("xla", self._fitting(_SAVES * now, step_bytes))
 
     def _doubt(self, left: float) -> None:

@@ -209,7 +209,7 @@ class StackingAdapter(DataAdapter):
         if self.rows is not None:
             self.not_dense = self.rows.not_dense
             if fixed and not self.inner.has_partial_batch:
-                batch = keras.tree.flatten(self.rows.take([0]))
+                batch = keras.tree.flatten(self.rows.take(np.zeros(1, int)))
                 self.static_rows = [self.inner.batch_size for a in batch if a is not None]
         elif keras.backend.backend() == "tensorflow":
             self._dataset = self.inner.get_tf_dataset()

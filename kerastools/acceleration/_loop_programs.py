@@ -75,7 +75,7 @@ class TensorFlowPrograms:
 
     @property
     def has_convolutions(self) -> bool:
-        """Whether a step convolves, which XLA does up to 20 times slower on a CPU."""
+        """Whether a step convolves, which XLA may do up to 20 times slower on a CPU."""
         return any("Conv" in op.type for op in self.step.graph.get_operations())
 
     def _trace(self, data: Any, leaves: list[np.ndarray]) -> None:

@@ -25,7 +25,7 @@ def net(*layers, model=keras.Sequential, shape=(4,), compiling=None):
 
 def fit(model, x=X, y=Y, **arguments):
     settings = {"batch_size": 4, "epochs": 2, "shuffle": False, "verbose": 0} | arguments
-    return model.fit(x, y, **settings).history
+    return model.fit(x=x, y=y, **settings).history
 
 
 def state(model):
@@ -275,7 +275,8 @@ def test_callback_with_hooks_for_each_batch_gets_each_batch(kind, steps):
 
 
 class OwnFit(keras.Sequential):
-    def fit(self, x, y=None, **arguments):
+    def fit(self, data=None, x=None, y=None, **arguments):
+        assert data is None
         return super().fit(x[:48], y, **arguments)
 
 

@@ -94,10 +94,17 @@ def test_a_stack_has_64_megabytes_at_most():
     assert choice.length == 4
 
 
-def test_convolutions_are_not_tried_with_xla():
-    programs = SimpleNamespace(num_operations=2000, has_convolutions=True, num_loops=0)
-    _, tried = train(_Choice(jax=False, epoch=42), 20_000, TIMES, programs)
-    assert set(tried) == {"loop"}
+def test_convolutions_are_tried_with_xla_only_where_they_are_small_and_steps_are_many():
+    programs = SimpleNamespace(num_operations=700, has_convolutions=True, num_loops=0)
+    small = {"loop": (0.001, 0.004), "xla": (0.0006, 0.004)}
+    large = {"loop": (0.002, 0.004), "xla": (0.02, 0.004)}
+    for times, steps, expected in [
+        (small, 20_000, {"loop"}),
+        (small, 60_000, {"loop", "xla"}),
+        (large, 60_000, {"loop"}),
+    ]:
+        choice = _Choice(jax=False, epoch=42)
+        assert set(train(choice, steps, times, programs)[1]) == expected
 
 
 def test_arithmetic_is_not_tried_with_xla():
