@@ -48,8 +48,9 @@ def accelerate(
     By default it chooses while it trains: it times the first steps, takes as many steps a call as
     fit in 0.2 s, and compiles a second time (with XLA on TensorFlow, the loop on JAX) where the
     steps that are left are expected to save twice what compiling cost, and keeps that only if it
-    is measured to be faster. With a callback that sets `stop_training`, such as `EarlyStopping`, it
-    counts on no more steps than were done already. `print(model.acceleration)` shows the choice.
+    is measured to be faster. A recurrent net takes XLA at once where that is expected to pay. With
+    a callback that sets `stop_training`, such as `EarlyStopping`, it counts on no more steps than
+    were done already. `print(model.acceleration)` shows the choice.
 
     Nothing of yours runs before the first step but to be traced. A model, callback or data set for
     which a loop would not do the same as Keras trains all the same, one step a call or by Keras's
@@ -75,9 +76,10 @@ def accelerate(
         model: A compiled model. Custom `train_step` and `test_step` methods are used.
         steps_per_call: How many steps a call runs; `"auto"` chooses; 1 gives Keras's own `fit`
             back.
-        xla: Whether TensorFlow compiles the loop with XLA; `"auto"` chooses; a net with
-            convolutions, which XLA may slow down on CPUs, has to be small. `compile(jit_compile=True)` means `True`;
-            `jit_compile=False` looks like Keras's `"auto"` and does not forbid it.
+        xla: Whether TensorFlow compiles the loop with XLA; `"auto"` chooses, and tries it on
+            convolutions, which it may slow down on CPUs, only where they are small.
+            `compile(jit_compile=True)` means `True`; `jit_compile=False` is what Keras's `"auto"`
+            comes to on a CPU and does not forbid it.
         last_batch: What is done with a last batch of fewer rows. `"keep"`: a step like the others;
             `"drop"`: it is left out; `"merge"`: it is joined to the batch before it. `"auto"`
             merges it if the model trains batch normalisation and it has fewer than 16 rows and
