@@ -17,6 +17,7 @@ from kerastools._core.keras_private.optimizer_hooks import (
     dense,
     is_distributed,
     known_variables,
+    layout_of,
     learning_rate_source,
 )
 from kerastools.optimizers._base import tf_kernels
@@ -292,7 +293,13 @@ class MutableOptimizer(EvaluationPoint, OptimizerHooks):
             return row
         if keras.backend.standardize_dtype(variable.dtype) == wide(variable):
             return self.add_variable_from_reference(variable, name=name, initializer=start)
-        return self.add_variable(variable.shape, start, wide(variable), name=name)
+        return self.add_variable(
+            variable.shape,
+            start,
+            wide(variable),
+            layout=layout_of(variable),
+            name=f"{variable.path.replace('/', '_')}_{name}",
+        )
 
     def _add_master(self, variable: Any) -> Any:
         """Creates the float32 twin of a variable of half precision; `None` for others."""

@@ -9,6 +9,7 @@ import numpy as np
 from kerastools._core.checks import require_array, require_finite
 from kerastools._core.graph.calls import Call, Graph, read_graph
 from kerastools._core.graph.kinds import is_kind
+from kerastools._core.replicas import in_strategy_scope
 from kerastools.transfer._depth.candidate import Candidate, SharedLayers
 from kerastools.transfer._depth.cheap_scores import folds_of, log_me, probe
 from kerastools.transfer._depth.cut import cuts, find_call
@@ -22,6 +23,7 @@ _CUTS = 8
 _BATCH = 256
 
 
+@in_strategy_scope
 def search_reuse_depth(
     model: keras.Model,
     x: Any,
