@@ -8,7 +8,11 @@ from typing import Any, ParamSpec, TypeVar
 import keras
 from keras import ops
 
-from kerastools._core.keras_private.optimizer_hooks import is_distributed, strategy_scope
+from kerastools._core.keras_private.optimizer_hooks import (
+    is_distributed,
+    num_replicas,
+    strategy_scope,
+)
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
@@ -27,12 +31,6 @@ def in_strategy_scope(function: Callable[_Arguments, _Result]) -> Callable[_Argu
             return function(*args, **kwargs)
 
     return scoped
-
-
-def num_replicas() -> int:
-    """Returns how many replicas take the present step together; 1 outside of one."""
-    context = _context()
-    return 1 if context is None else int(context.num_replicas_in_sync)
 
 
 def sum_over_replicas(values: Sequence[Any]) -> list[Any]:

@@ -6,9 +6,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from kerastools._core.keras_private.optimizer_hooks import dense, known_variables
+from kerastools._core.keras_private.optimizer_hooks import dense, known_variables, num_replicas
 from kerastools._core.registration import register
-from kerastools._core.replicas import num_replicas, sum_over_replicas
+from kerastools._core.replicas import sum_over_replicas
 from kerastools.optimizers._base.clipping import norm
 from kerastools.optimizers._base.wrapped_optimizer import WrappedOptimizer
 

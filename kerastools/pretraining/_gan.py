@@ -6,8 +6,9 @@ import keras
 import numpy as np
 from keras import ops
 
+from kerastools._core.keras_private.optimizer_hooks import num_replicas
 from kerastools._core.registration import register
-from kerastools._core.replicas import drawn_for_rows, mean_over_replicas, num_replicas
+from kerastools._core.replicas import drawn_for_rows, mean_over_replicas
 
 
 @register

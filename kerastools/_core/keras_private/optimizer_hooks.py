@@ -271,6 +271,15 @@ def is_distributed() -> bool:
     return tf.distribute.has_strategy()
 
 
+def num_replicas() -> int:
+    """Returns how many replicas the strategy in force trains; 1 without one."""
+    if keras.backend.backend() != "tensorflow":
+        return 1
+    import tensorflow as tf
+
+    return int(tf.distribute.get_strategy().num_replicas_in_sync)
+
+
 def strategy_scope(model: Any) -> Any:
     """Returns the scope of the `tf.distribute` strategy that `model` was made in.
 

@@ -11,8 +11,8 @@ from keras import ops
 from kerastools._core.compiled import compiled
 from kerastools._core.graph.calls import read_graph
 from kerastools._core.graph.fans import is_kernel
-from kerastools._core.keras_private.optimizer_hooks import learning_rate_source
-from kerastools._core.replicas import num_replicas, on_every_replica
+from kerastools._core.keras_private.optimizer_hooks import learning_rate_source, num_replicas
+from kerastools._core.replicas import on_every_replica
 from kerastools.diagnosis._probe.signals import LossFunction, differentiate, training_pass
 
 

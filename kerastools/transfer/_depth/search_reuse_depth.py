@@ -9,7 +9,7 @@ import numpy as np
 from kerastools._core.checks import require_array, require_finite
 from kerastools._core.graph.calls import Call, Graph, read_graph
 from kerastools._core.graph.kinds import is_kind
-from kerastools._core.replicas import in_strategy_scope
+from kerastools._core.keras_private.optimizer_hooks import num_replicas
 from kerastools.transfer._depth.candidate import Candidate, SharedLayers
 from kerastools.transfer._depth.cheap_scores import folds_of, log_me, probe
 from kerastools.transfer._depth.cut import cuts, find_call
@@ -23,7 +23,6 @@ _CUTS = 8
 _BATCH = 256
 
 
-@in_strategy_scope
 def search_reuse_depth(
     model: keras.Model,
     x: Any,
@@ -103,6 +102,11 @@ def search_reuse_depth(
     for name, number, least in (("epochs", epochs, 8), ("repeats", repeats, 2)):
         if int(number) != number or number < least:
             raise ValueError(f"{_NAME} needs {name} >= {least}, an integer. Received {number!r}.")
+    if num_replicas() > 1:
+        raise ValueError(
+            f"{_NAME} trains copies of single layers' weights on one device. Received a call in "
+            "the scope of a tf.distribute strategy with replicas. Call it outside the scope."
+        )
     if seed is None:
         seed = int(np.random.SeedSequence().generate_state(1)[0])
     labels = _classes(y, repeats)
