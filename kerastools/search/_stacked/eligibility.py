@@ -103,47 +103,19 @@ def _why_compiled_cannot_stack(model: Any) -> str | None:
     return _why_optimizer_cannot_stack(model.optimizer)
 
 
-_MEAN_LOSSES = {
-    getattr(keras.losses, name)
-    for name in [
-        "BinaryCrossentropy",
-        "BinaryFocalCrossentropy",
-        "CategoricalCrossentropy",
-        "CategoricalHinge",
-        "CategoricalFocalCrossentropy",
-        "CategoricalGeneralizedCrossEntropy",
-        "CosineSimilarity",
-        "Hinge",
-        "Huber",
-        "KLDivergence",
-        "LogCosh",
-        "MeanAbsoluteError",
-        "MeanAbsolutePercentageError",
-        "Poisson",
-        "MeanSquaredError",
-        "MeanSquaredLogarithmicError",
-        "SparseCategoricalCrossentropy",
-        "SquaredHinge",
-        "binary_crossentropy",
-        "binary_focal_crossentropy",
-        "categorical_crossentropy",
-        "categorical_focal_crossentropy",
-        "categorical_generalized_cross_entropy",
-        "categorical_hinge",
-        "cosine_similarity",
-        "hinge",
-        "huber",
-        "kl_divergence",
-        "log_cosh",
-        "mean_absolute_error",
-        "mean_absolute_percentage_error",
-        "mean_squared_error",
-        "mean_squared_logarithmic_error",
-        "poisson",
-        "sparse_categorical_crossentropy",
-        "squared_hinge",
-    ]
-}
+# Classes, and functions of the same names in snake case.
+_NAMES_OF_MEAN_LOSSES = (
+    "BinaryCrossentropy BinaryFocalCrossentropy CategoricalCrossentropy CategoricalHinge "
+    "CategoricalFocalCrossentropy CategoricalGeneralizedCrossEntropy CosineSimilarity Hinge "
+    "Huber KLDivergence LogCosh MeanAbsoluteError MeanAbsolutePercentageError Poisson "
+    "MeanSquaredError MeanSquaredLogarithmicError SparseCategoricalCrossentropy SquaredHinge "
+    "binary_crossentropy binary_focal_crossentropy categorical_crossentropy categorical_hinge "
+    "categorical_focal_crossentropy categorical_generalized_cross_entropy cosine_similarity "
+    "hinge huber kl_divergence log_cosh mean_absolute_error mean_absolute_percentage_error "
+    "poisson mean_squared_error mean_squared_logarithmic_error sparse_categorical_crossentropy "
+    "squared_hinge"
+)
+_MEAN_LOSSES = {getattr(keras.losses, name) for name in _NAMES_OF_MEAN_LOSSES.split()}
 
 
 def is_mean_over_rows(loss: Any) -> bool:
