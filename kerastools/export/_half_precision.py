@@ -6,23 +6,17 @@ import keras
 
 from kerastools._core.graph.calls import Graph, sublayers
 from kerastools._core.graph.kinds import parent_kind
-from kerastools.folding import FoldReport
 
 
-def compute_in_bfloat16(model: Any, fold: FoldReport | None) -> None:
+def compute_in_bfloat16(model: Any) -> None:
     """Lets the float32 layers of a model that nothing else uses compute in bfloat16, in place.
 
     Weights stay float32, as in Keras's policy "mixed_bfloat16". So do the layers that make the
-    outputs, where rounding would be seen, and `Normalization`, whose inputs may be far from zero,
-    with the layers that it was folded into.
+    outputs, where rounding would be seen, and `Normalization`, whose inputs may be far from zero.
     """
     kept = {id(layer) for layer in Graph(model).output_layers}
-    outcomes = fold.outcomes if fold else ()
-    takers = " ".join(o.into for o in outcomes if o.into and o.kind == "feature_normalization")
-    names = {name.rpartition("/")[2] for name in takers.replace(",", " ").split()}
     for layer in sublayers(model):
-        adapted = parent_kind(layer).name == "feature_normalization"
-        exact = id(layer) in kept or layer.name in names or adapted
+        exact = id(layer) in kept or parent_kind(layer).name == "feature_normalization"
         if (
             not exact
             and not isinstance(layer, keras.Model)

@@ -105,17 +105,22 @@ def _empty(directory: Path) -> None:
 
 def prepare(model: Any, way: Way) -> tuple[Any, FoldReport | None]:
     """Returns the model to write, and what folding did; `model` is left alone."""
-    report = None
-    if way.fold:
-        served, report = fold_batch_norm(model, return_report=True)
-        polish(served)
-    elif way.half:
-        read_graph(model, _CALLER)
-        served = rebuild(model, _CALLER, lambda path, layer: None)
-    else:
+    if not way.fold and not way.half:
         return model, None
+    served, report = model, None
     if way.half:
-        compute_in_bfloat16(served, report)
+        read_graph(model, _CALLER)
+        served = _copy(model)
+        compute_in_bfloat16(served)
+        served = _copy(served)  # whose graph has the dtypes that the layers have now
+    if way.fold:
+        # Folding sees what is rounded to half precision, and where.
+        served, report = fold_batch_norm(served, return_report=True)
+        polish(served)
     if not way.freeze:
         keep_apart(served)
     return served, report
+
+
+def _copy(model: Any) -> Any:
+    return rebuild(model, _CALLER, lambda path, layer: None)

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from kerastools._core.graph.calls import Call, Graph, read_graph, sublayers
+from kerastools._core.graph.calls import Call, layers_in_training, read_graph, sublayers
 from kerastools._core.graph.kinds import is_kind, kind_of
 from kerastools._core.graph.rebuild import layer_from_config, open_layers, rebuild
 from kerastools._core.sample_inputs import sample_inputs
@@ -104,7 +104,8 @@ def fold_batch_norm(
     if sample is not None:
         given = None if isinstance(sample, str) and sample == "random" else sample
         inputs = sample_inputs(graph, given, _NAME)
-    plan = Plan(Graph(open_layers(model, _is_block)))
+    in_training = layers_in_training(graph)
+    plan = Plan(open_layers(model, lambda layer: _is_block(layer, in_training)), in_training)
     folded = _folded(plan)
     if not return_report:
         return folded
@@ -117,11 +118,13 @@ def fold_batch_norm(
     )
 
 
-def _is_block(layer: Any) -> bool:
-    """Whether `layer` is of a class of the user's own and holds a batch normalization."""
-    inside = sublayers(layer)[1:]
-    return kind_of(layer).name == "unknown" and any(
-        is_kind(part, "batch_normalization") for part in inside
+def _is_block(layer: Any, in_training: set[int]) -> bool:
+    """Whether `layer`, of a class of the user's own, holds a batch normalization in inference."""
+    parts = sublayers(layer)
+    return (
+        kind_of(layer).name == "unknown"
+        and any(is_kind(part, "batch_normalization") for part in parts[1:])
+        and in_training.isdisjoint(map(id, parts))
     )
 
 

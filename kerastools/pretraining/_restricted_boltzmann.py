@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from kerastools._core.checks import require_at_least
 from kerastools._core.registration import register
 from kerastools._core.replicas import drawn_for_rows, mean_over_replicas
 from kerastools.pretraining._rows import check_rows
@@ -89,14 +90,9 @@ class RestrictedBoltzmann(keras.Model):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        for name, value in (("units", units), ("gibbs_steps", gibbs_steps)):
-            if value < 1:
-                raise ValueError(f"RestrictedBoltzmann needs {name} >= 1. Received {name}={value}.")
-        if num_chains is not None and num_chains < 1:
-            raise ValueError(
-                "RestrictedBoltzmann needs num_chains >= 1, or None for chains that start from the "
-                f"data. Received num_chains={num_chains}."
-            )
+        require_at_least(1, "RestrictedBoltzmann", units=units, gibbs_steps=gibbs_steps)
+        if num_chains is not None:
+            require_at_least(1, "RestrictedBoltzmann", num_chains=num_chains)
         if visible not in _VISIBLE:
             raise ValueError(
                 f"RestrictedBoltzmann needs visible to be one of {_VISIBLE}. "

@@ -475,6 +475,19 @@ def test_bfloat16_keeps_the_signature_and_prints_its_error(net, tmp_path):
         export_savedmodel(net, tmp_path, dtype="float8")
 
 
+def test_bfloat16_does_not_round_what_a_normalization_takes(tmp_path):
+    x = np.random.default_rng(0).normal(60, 1, (400, 8)).astype("float32")
+    norm = layers.Normalization()
+    norm.adapt(x)
+    inner = layers.Dense(32, activation="relu"), layers.Dense(32, activation="relu")
+    model = keras.Sequential([keras.Input((8,), name="x"), norm, *inner, layers.Dense(3)])
+    want = keras.ops.convert_to_numpy(model(x))
+    report = export_savedmodel(model, tmp_path, dtype="bfloat16")
+    (got,) = serve(tmp_path / "1", x=x).values()
+    difference = np.abs(got - want).max() / np.abs(want).max()
+    assert 1e-4 < difference < min(3 * report.largest_difference, 0.02)
+
+
 def test_latency_is_measured_against_keras_export_when_asked(tmp_path):
     a, b = keras.Input((3,), name="z-a"), keras.Input((4,), name="b")
     model = keras.Model([a, b], layers.Dense(2)(layers.Concatenate()([a, b])))

@@ -391,3 +391,60 @@ def test_masked_average_is_left_alone():
     y = layers.BatchNormalization(name="n")(layers.GlobalAveragePooling1D()(y))
     model = randomise(keras.Model(x, y))
     assert "takes no fold" in reasons(fold_batch_norm(model, return_report=True)[1])["n"]
+
+
+def half_precision_net(kind, policy, mean, std):
+    """Returns a net that computes in half precision after a normalization, and x of its kind."""
+    x = np.random.default_rng(0).normal(mean, std, (256, 6)).astype("float32")
+    inputs = keras.Input((6,))
+    if kind == "batch":
+        norm = layers.BatchNormalization()
+    else:
+        norm = layers.Normalization()
+        norm.adapt(x)
+    hidden = layers.Dense(16, activation="tanh", dtype=policy)(norm(inputs))
+    model = keras.Model(inputs, layers.Dense(1, dtype="float32")(hidden))
+    if kind == "batch":
+        norm.moving_mean.assign(x.mean(0))
+        norm.moving_variance.assign(x.var(0))
+    return model, x
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize(
+    ("mean", "std"), [(0.3, 1), (20, 1), (1e3, 1), (0, 1e4), (0, 1e-7)], ids=str
+)
+@pytest.mark.parametrize("kind", ["batch", "feature"])
+def test_nothing_is_rounded_to_half_precision_that_was_not(kind, mean, std, policy):
+    """x is far from zero where the layer was given x normalized, or beyond the range of float16."""
+    model, x = half_precision_net(kind, policy, mean, std)
+    folded, report = fold_batch_norm(model, return_report=True)
+    exact = keras.models.clone_model(
+        model,
+        clone_function=lambda layer: type(layer).from_config(
+            {**layer.get_config(), "dtype": "float64"}
+        ),
+    )
+    exact.set_weights(model.get_weights())
+    want, before, after = (keras.ops.convert_to_numpy(m(x)) for m in (exact, model, folded))
+    assert np.abs(after - want).max() <= 2 * np.abs(before - want).max() + 1e-6
+    if (mean, std) == (0.3, 1):
+        assert report.outcomes[0].into == model.layers[2].name
+
+
+def test_an_average_in_half_precision_is_of_what_was_averaged():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    parts = [layers.ReLU(), layers.BatchNormalization(), layers.GlobalAveragePooling2D(name="mean")]
+    _, report = fold(network((6, 6, 3), *parts, layers.Dense(4)), tolerance=0)
+    assert "mean averages in bfloat16" in report.outcomes[0].reason
+
+
+@pytest.mark.parametrize(("rows", "units"), [(None, 3), (2, 4), (1, 2)])
+def test_batch_norm_after_rows_of_several_branches_goes_into_each(rows, units):
+    a, b = keras.Input(batch_shape=(rows, 4)), keras.Input(batch_shape=(rows, 4))
+    joined = layers.Concatenate(axis=0)([layers.Dense(units)(a), layers.Dense(units)(b)])
+    model = randomise(keras.Model([a, b], layers.BatchNormalization()(joined)))
+    folded, report = fold_batch_norm(model, return_report=True)
+    assert report.num_folded == 1
+    x = [np.random.default_rng(i).normal(size=(rows or 3, 4)) for i in (0, 1)]
+    assert_same(model, folded, x=x)

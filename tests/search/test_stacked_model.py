@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
+from kerastools._core.keras_private.graph_nodes import RECORDED_TRAINING_HOLDS
 from kerastools.constraints import MaxNorm
 from kerastools.layers import Dropout
 from kerastools.optimizers import SGD, Adagrad, Adam, Adamax, AdamW, Nadam, RAdam, RMSprop
@@ -377,6 +378,13 @@ def functional(*layers, shape=(8,), before=None, **compiled):
 )
 def test_why_a_model_is_not_stacked(model, reason):
     assert re.search(reason, why_model_cannot_stack(model()) or "")
+
+
+def test_recorded_training_argument_is_not_stacked_where_it_holds():
+    x = keras.Input((4,))
+    model = keras.Model(x, keras.layers.Dense(1)(keras.layers.Dropout(0.5)(x, training=False)))
+    model.compile(SGD(), "mse")
+    assert (why_model_cannot_stack(model) is not None) == RECORDED_TRAINING_HOLDS
 
 
 @pytest.mark.parametrize("bound", [None, MaxNorm(0.1)])

@@ -1,6 +1,8 @@
 """Reading the graph of a functional or Sequential model, and running it with other calls."""
 
+import contextlib
 import copy
+import functools
 import inspect
 from collections import Counter
 from collections.abc import Callable
@@ -23,6 +25,7 @@ from kerastools._core.keras_private.graph_nodes import (
     recorded_nodes,
     set_mask,
 )
+from kerastools._core.keras_private.patched import patched
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,11 @@ class Call:
         return _symbolic(
             self.args, {k: v for k, v in self.kwargs.items() if not k.endswith("mask")}
         )
+
+    @property
+    def recorded_inputs(self) -> tuple[Any, ...]:
+        """`inputs` as they stand in the model that the call is in, also where that is entered."""
+        return _symbolic(self.node.arguments.args, self.node.arguments.kwargs)
 
     def argument(self, name: str) -> Any:
         """Returns the argument that was passed by keyword as `name`, or `None`."""
@@ -267,6 +275,33 @@ def _with_masks(graph: Graph, x: Any, mask: Any) -> list[Any]:
         if its_mask is not None:
             set_mask(value, its_mask)
     return flat
+
+
+def layers_in_training(graph: Graph) -> set[int]:
+    """Returns the ids of the layers that run in training mode where the model is in inference.
+
+    Those are called with `training=True`, and from Keras 3.16 on what it calls after them, too. No
+    values are computed: the model is traced. If it cannot be, all layers are returned.
+    """
+    entered = graph.entered().calls
+    found = {id(call.operation) for call in entered if call.argument("training")}
+
+    def watched(layer: Any, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if kwargs.get("training"):
+            found.add(id(layer))
+        return call(*args, **kwargs)
+
+    probe = keras.Operation("probe")
+    probe.call = functools.partial(graph.model, training=False)
+    layers = [layer for layer in sublayers(graph.model) if takes_training(layer)]
+    with contextlib.ExitStack() as patches:
+        for layer in layers:
+            patches.enter_context(patched(layer, call=functools.partial(watched, layer)))
+        try:
+            probe.compute_output_spec(graph.input_structure)
+        except Exception:  # The model works on values only.
+            return {id(layer) for layer in layers}
+    return found
 
 
 def takes_training(operation: Any) -> bool:

@@ -55,9 +55,9 @@ class OptimizerHooks(keras.optimizers.Optimizer):
         """Is called at the end of each step if `use_ema`; `moved` says whether weights moved."""
 
     def _averages(self) -> list[tuple[Any, Any]]:
-        """Returns each variable with its moving average, if `use_ema`."""
+        """Returns each variable with its moving average, if `use_ema`; none of empty variables."""
         pairs = zip(self._trainable_variables, self._model_variables_moving_average, strict=True)
-        return [(variable, average) for variable, average in pairs if average is not None]
+        return [(v, average) for v, average in pairs if average is not None and 0 not in v.shape]
 
     def apply(self, grads: list[Any], trainable_variables: list[Any] | None = None) -> None:
         """Updates the variables, then their moving averages, which then are of constrained ones."""
@@ -206,6 +206,11 @@ def learning_rate_source(optimizer: Any) -> Any:
     return optimizer._learning_rate
 
 
+def batches_seen(optimizer: Any) -> int:
+    """Returns how many gradients `optimizer` was given; `iterations` counts updates."""
+    return int(ops.convert_to_numpy(optimizer._iterations))
+
+
 def moving_averages(optimizer: Any) -> list[Any]:
     """Returns the moving average of each variable, or None, in the optimizer's order."""
     return list(optimizer._model_variables_moving_average)
@@ -307,6 +312,15 @@ def before_training() -> Any:
 
         return tf.init_scope()
     return contextlib.nullcontext()
+
+
+def is_sparse(gradient: Any) -> bool:
+    """Returns whether a gradient holds only the rows that an embedding looked up."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return isinstance(gradient, tf.IndexedSlices)
+    return False
 
 
 def dense(gradient: Any) -> Any:

@@ -14,6 +14,8 @@ from kerastools._core.graph.fans import is_kernel
 from kerastools._core.keras_private.optimizer_hooks import learning_rate_source, num_replicas
 from kerastools._core.replicas import on_every_replica
 from kerastools.diagnosis._probe.signals import LossFunction, differentiate, training_pass
+from kerastools.optimizers._base.mutable_optimizer import MutableOptimizer
+from kerastools.optimizers._base.slots import optimizer_tree
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,9 @@ class Stepper:
             if key:
                 config["learning_rate"] = self.rate
             optimizer = type(self.optimizer).from_config(config)
+            for mine, its in zip(*map(optimizer_tree, (optimizer, self.optimizer)), strict=True):
+                if isinstance(mine, MutableOptimizer):
+                    mine._take_groups(its)
             self._programs[key] = _Program(self.variables, optimizer, self._value_and_gradients)
         return self._programs[key]
 
@@ -163,4 +168,5 @@ class _Program:
 def _copy(variable: Any) -> Any:
     copied = keras.Variable(ops.copy(variable), dtype=variable.dtype, name=variable.name)
     copied.constraint = variable.constraint
+    copied.original = variable  # Which parameter groups ask for.
     return copied

@@ -74,11 +74,14 @@ class Affine:
                 scale, shift = first
         return Affine(scale, shift)
 
-    def split(self, axis: int, sizes: list[int]) -> list["Affine"]:
+    def split(self, axis: int, sizes: list[int | None]) -> list["Affine"]:
         """Returns the parts for inputs of `sizes` that are concatenated along `axis`."""
         if self.scale.shape[axis - 1] == 1:
             return [self] * len(sizes)
-        ends = np.cumsum(sizes)[:-1]
+        known = [size for size in sizes if size is not None]
+        if len(known) < len(sizes):
+            raise CannotFold("joins parts whose sizes are open")
+        ends = np.cumsum(known)[:-1].tolist()
         return [
             Affine(a, b)
             for a, b in zip(*(np.split(v, ends, axis - 1) for v in self._pair), strict=True)
@@ -95,6 +98,19 @@ def affine_of(layer: Any, rank: int) -> Affine:
     if not (np.isfinite(affine.scale).all() and np.isfinite(affine.shift).all()):
         raise CannotFold("its weights or moving statistics are not finite")
     return affine
+
+
+def statistics(layer: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the mean and standard deviation that such a layer carries of its input.
+
+    A `Rescaling` carries none: its input may be of any size.
+    """
+    if kind_of(layer).name == "batch_normalization":
+        variance = np.maximum(to_float64(layer.moving_variance), 0)
+        return to_float64(layer.moving_mean), np.sqrt(variance)
+    if kind_of(layer).name == "feature_normalization":
+        return to_float64(layer.mean), np.sqrt(to_float64(layer.variance))
+    return np.array(np.inf), np.array(np.inf)
 
 
 def _batch_normalization(layer: Any, rank: int) -> Affine:
@@ -141,6 +157,9 @@ AFFINE_LAYERS = {
     keras.layers.Normalization: _normalization,
     keras.layers.Rescaling: _rescaling,
 }
+# The largest value of each half-precision dtype. NumPy's finfo does not know bfloat16, which has
+# float32's exponents and 8 bits of fraction.
+RANGE_OF_HALF = {"float16": 65504.0, "bfloat16": (2 - 2**-7) * 2.0**127}
 # Standard deviations between the mean and zero, which cost as much accuracy when W(x − μ) becomes
 # Wx − Wμ.
 _FAR_FROM_ZERO = 100.0

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 import keras
 import numpy as np
 
-from kerastools.folding._algebra.affine import Affine, CannotFold, to_float64
+from kerastools.folding._algebra.affine import RANGE_OF_HALF, Affine, CannotFold, to_float64
 
 
 @dataclass(frozen=True)
@@ -283,10 +283,8 @@ _KINDS: dict[type, type[LinearWeights]] = {
     keras.layers.SeparableConv1D: SeparableWeights,
     keras.layers.SeparableConv2D: SeparableWeights,
 }
-# bfloat16 has float32's exponents and 8 bits of fraction; NumPy's finfo does not know it.
 _LARGEST = {
-    "float16": 65504.0,
-    "bfloat16": (2 - 2**-7) * 2.0**127,
+    **RANGE_OF_HALF,
     "float32": float(np.finfo("float32").max),
     "float64": float(np.finfo("float64").max),
 }

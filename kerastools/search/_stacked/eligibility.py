@@ -10,6 +10,7 @@ import numpy as np
 from kerastools._core.graph.calls import calls, has_graph, sublayers
 from kerastools._core.graph.kinds import is_kind
 from kerastools._core.keras_private.compiled_model import compile_arguments
+from kerastools._core.keras_private.graph_nodes import RECORDED_TRAINING_HOLDS
 from kerastools._core.keras_private.optimizer_hooks import (
     is_distributed,
     learning_rate_source,
@@ -90,6 +91,8 @@ def why_model_cannot_stack(model: Any) -> str | None:
     if len(model.inputs) != 1 or len(model.outputs) != 1:
         return "the model has several inputs or outputs"
     for call in calls(model):
+        if RECORDED_TRAINING_HOLDS and call.argument("training") is not None:
+            return f"layer {call.operation.name!r} is called with a training argument of its own"
         if (reason := why_layer_cannot_stack(call.operation)) is not None:
             return reason
     for variable in model.trainable_variables:
@@ -114,47 +117,19 @@ def _why_compiled_cannot_stack(model: Any) -> str | None:
     return _why_optimizer_cannot_stack(model.optimizer)
 
 
-_MEAN_LOSSES = {
-    getattr(keras.losses, name)
-    for name in [
-        "BinaryCrossentropy",
-        "BinaryFocalCrossentropy",
-        "CategoricalCrossentropy",
-        "CategoricalHinge",
-        "CategoricalFocalCrossentropy",
-        "CategoricalGeneralizedCrossEntropy",
-        "CosineSimilarity",
-        "Hinge",
-        "Huber",
-        "KLDivergence",
-        "LogCosh",
-        "MeanAbsoluteError",
-        "MeanAbsolutePercentageError",
-        "Poisson",
-        "MeanSquaredError",
-        "MeanSquaredLogarithmicError",
-        "SparseCategoricalCrossentropy",
-        "SquaredHinge",
-        "binary_crossentropy",
-        "binary_focal_crossentropy",
-        "categorical_crossentropy",
-        "categorical_focal_crossentropy",
-        "categorical_generalized_cross_entropy",
-        "categorical_hinge",
-        "cosine_similarity",
-        "hinge",
-        "huber",
-        "kl_divergence",
-        "log_cosh",
-        "mean_absolute_error",
-        "mean_absolute_percentage_error",
-        "mean_squared_error",
-        "mean_squared_logarithmic_error",
-        "poisson",
-        "sparse_categorical_crossentropy",
-        "squared_hinge",
-    ]
-}
+# Classes, and functions of the same names in snake case.
+_NAMES_OF_MEAN_LOSSES = (
+    "BinaryCrossentropy BinaryFocalCrossentropy CategoricalCrossentropy CategoricalHinge "
+    "CategoricalFocalCrossentropy CategoricalGeneralizedCrossEntropy CosineSimilarity Hinge "
+    "Huber KLDivergence LogCosh MeanAbsoluteError MeanAbsolutePercentageError Poisson "
+    "MeanSquaredError MeanSquaredLogarithmicError SparseCategoricalCrossentropy SquaredHinge "
+    "binary_crossentropy binary_focal_crossentropy categorical_crossentropy categorical_hinge "
+    "categorical_focal_crossentropy categorical_generalized_cross_entropy cosine_similarity "
+    "hinge huber kl_divergence log_cosh mean_absolute_error mean_absolute_percentage_error "
+    "poisson mean_squared_error mean_squared_logarithmic_error sparse_categorical_crossentropy "
+    "squared_hinge"
+)
+_MEAN_LOSSES = {getattr(keras.losses, name) for name in _NAMES_OF_MEAN_LOSSES.split()}
 
 
 def is_mean_over_rows(loss: Any) -> bool:

@@ -79,29 +79,20 @@ class FeatureCache:
     ) -> None:
         graph = read_graph(model, _NAME)
         self.model = model
-        reasons: dict[str, str] = {}
+        reason, below = None, set()
         for call in graph.calls:
             reason = reason_against(call.operation)
             if reason is not None:
-                reasons.setdefault(call.operation.name, reason)
-        order = {id(call): i for i, call in enumerate(graph.calls)}
-        clean = next(
-            (i for i, c in enumerate(graph.calls) if c.operation.name in reasons), len(graph.calls)
-        )
+                break
+            below.add(call)
         # What is above the cut must exist.
         possible = [c for c in cuts(graph) if not graph.is_output(c.outputs[0])]
-        if upto is None:
-            allowed = [c for c in possible if order[id(c)] < clean]
-            if not allowed:
-                first = next(
-                    iter(reasons.values()), "it has no layer through which everything goes"
-                )
-                raise _refused(model, first)
-            call = allowed[-1]
-        else:
-            call = find_call(graph, upto, possible, _NAME)
-            if order[id(call)] >= clean:
-                raise _refused(model, next(iter(reasons.values())))
+        if upto is not None:
+            possible = [find_call(graph, upto, possible, _NAME)]
+        allowed = [c for c in possible if c in below]
+        if not allowed:
+            raise _refused(model, reason or "it has no layer through which everything goes")
+        call = allowed[-1]
         self.upto = call.operation.name
         with strategy_scope(model):
             self.prefix, self.head = split(graph, call)
