@@ -6,6 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from kerastools._core.keras_private.optimizer_hooks import batches_seen
 from kerastools._core.registration import Configured
 from kerastools.callbacks._mutable_hyperparameters import innermost, require_live
 
@@ -26,7 +27,8 @@ class HyperparameterScheduler(Configured, keras.callbacks.Callback):
         name: The optimizer's attribute, `"beta_1"` for instance.
         function: A function of the epoch or step, both counted from 0, that returns the value; a
             `keras.optimizers.schedules.LearningRateSchedule` will do. The step goes on from the
-            optimizer's `iterations` when training is resumed.
+            optimizer's `iterations` when training is resumed; with gradient accumulation it counts
+            updates, as they do.
         per: `"epoch"` or `"batch"`.
 
     Raises:
@@ -72,7 +74,8 @@ class HyperparameterScheduler(Configured, keras.callbacks.Callback):
         """Checks that the hyperparameter is mutable, and reads the step."""
         optimizer = innermost(self.model.optimizer)
         require_live(optimizer, self.name, "HyperparameterScheduler")
-        self._step = int(ops.convert_to_numpy(optimizer.iterations))
+        self._batches = batches_seen(optimizer)
+        self._batches_per_step = optimizer.gradient_accumulation_steps or 1
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Sets the value of this epoch."""
@@ -83,17 +86,19 @@ class HyperparameterScheduler(Configured, keras.callbacks.Callback):
         """Sets the value of this step."""
         if self.per == "batch":
             self._first = batch
-            self._set(self._step)
+            self._set(self._batches // self._batches_per_step)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Counts; one call covers several steps with `steps_per_execution`."""
         if self.per == "batch":
-            self._step += batch - self._first + 1
+            self._batches += batch - self._first + 1
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Logs the current value."""
         if logs is not None:
-            logs[self.name] = float(getattr(innermost(self.model.optimizer), self.name))
+            logs[self.name] = float(
+                ops.convert_to_numpy(getattr(innermost(self.model.optimizer), self.name))
+            )
 
     def _set(self, index: int) -> None:
         value = float(ops.convert_to_numpy(self.function(index)))

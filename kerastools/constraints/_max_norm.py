@@ -76,7 +76,7 @@ class MaxNorm(Configured, keras.constraints.Constraint):
         axis = self.axes_of(tuple(w.shape))
         wide = ops.cast(w, keras.backend.result_type(w.dtype, "float32"))
         # Squares of the ratio to the largest element cannot overflow.
-        largest = ops.max(ops.abs(wide), axis=axis, keepdims=True)
+        largest = ops.max(ops.abs(wide), axis=axis, keepdims=True, initial=0)
         unit = ops.where(largest > 0, largest, 1.0)
         norm = unit * ops.sqrt(ops.sum(ops.square(wide / unit), axis=axis, keepdims=True))
         scaled = ops.cast(wide * (self.max_value / ops.maximum(norm, self.max_value)), w.dtype)
