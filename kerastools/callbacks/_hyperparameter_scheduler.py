@@ -96,7 +96,9 @@ class HyperparameterScheduler(Configured, keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Logs the current value."""
         if logs is not None:
-            logs[self.name] = float(getattr(innermost(self.model.optimizer), self.name))
+            logs[self.name] = float(
+                ops.convert_to_numpy(getattr(innermost(self.model.optimizer), self.name))
+            )
 
     def _set(self, index: int) -> None:
         value = float(ops.convert_to_numpy(self.function(index)))

@@ -9,10 +9,10 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
 
 from kerastools._core.batches import Batches
 from kerastools._core.checks import require_built
+from kerastools._core.replicas import in_strategy_scope, mean_over_replicas
 from kerastools.pretraining._mirror import Step, is_kernel_layer, mirror, read_chain
 from kerastools.pretraining._resumable_fit import resumable_fit, seed_of, set_history
 from kerastools.pretraining._rows import check_encoder, check_rows, fresh_optimizer
@@ -23,6 +23,7 @@ _NAME = "pretrain_autoencoder"
 _LOSSES = ("mse", "mae", "huber", "binary_crossentropy")
 
 
+@in_strategy_scope
 def pretrain_autoencoder(
     encoder: keras.Model,
     x: Any,
@@ -232,11 +233,9 @@ def _weighted(elementwise: Any) -> Any:
 
     def loss(target: Any, output: Any) -> Any:
         if len(target.shape) == len(output.shape):
-            return ops.mean(elementwise(target[..., None], output[..., None]))
+            return mean_over_replicas(elementwise(target[..., None], output[..., None]))
         target, weight = target[..., 0], target[..., 1]
-        each = elementwise(target[..., None], output[..., None])
-        # A small batch may have nothing deleted.
-        return ops.sum(weight * each) / ops.maximum(ops.sum(weight), 1e-7)
+        return mean_over_replicas(elementwise(target[..., None], output[..., None]), weight)
 
     return loss
 

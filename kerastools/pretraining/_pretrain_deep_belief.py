@@ -9,6 +9,7 @@ import keras
 from kerastools._core.batches import Batches
 from kerastools._core.graph.activations import activation_name
 from kerastools._core.graph.kinds import is_kind
+from kerastools._core.replicas import in_strategy_scope
 from kerastools.pretraining._mirror import read_chain
 from kerastools.pretraining._restricted_boltzmann import RestrictedBoltzmann, check_visible
 from kerastools.pretraining._resumable_fit import resumable_fit, seed_of, set_history
@@ -17,6 +18,7 @@ from kerastools.pretraining._rows import check_encoder, fresh_optimizer
 _NAME = "pretrain_deep_belief"
 
 
+@in_strategy_scope
 def pretrain_deep_belief(
     encoder: keras.Model,
     x: Any,

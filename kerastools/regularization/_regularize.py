@@ -11,11 +11,13 @@ from kerastools._core.graph.calls import Call, Graph, read_graph
 from kerastools._core.graph.fans import is_kernel
 from kerastools._core.graph.kinds import is_kind
 from kerastools._core.graph.rebuild import rebuild
+from kerastools._core.replicas import in_strategy_scope
 from kerastools.regularization._config import penalised
 
 _NAME = "regularize"
 
 
+@in_strategy_scope
 def regularize(
     model: keras.Model,
     l1: float = 0.0,

@@ -8,6 +8,7 @@ import numpy as np
 
 from kerastools._core.checks import require_at_least, require_finite
 from kerastools._core.graph.calls import read_graph
+from kerastools._core.replicas import in_strategy_scope
 from kerastools._core.table import Printed, format_table
 from kerastools.callbacks import FreezeSchedule
 from kerastools.callbacks._freeze.phase_follower import PhaseFollower
@@ -57,6 +58,7 @@ class FineTuning(Printed):
         return "\n\n".join([str(self.schedule), format_table(("epoch", *names), rows), *notes])
 
 
+@in_strategy_scope
 def fine_tune(
     model: keras.Model,
     x: Any,

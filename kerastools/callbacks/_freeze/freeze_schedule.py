@@ -11,6 +11,7 @@ import keras
 from kerastools._core.checks import require_built
 from kerastools._core.graph.batch_statistics import measure_batch_norm
 from kerastools._core.graph.calls import read_graph
+from kerastools._core.keras_private.optimizer_hooks import strategy_scope
 from kerastools._core.keras_private.random_state import random_state, set_random_state
 from kerastools._core.keras_private.training import begin_at_epoch, data_epoch, set_data_epoch
 from kerastools._core.registration import register
@@ -145,7 +146,8 @@ class FreezeSchedule(ScheduleData, keras.callbacks.Callback):
         if self.batch_norm == "recalibrate":
             self._check_data()
         if not self.model.optimizer.built:  # A MultiOptimizer does not know its parts before.
-            self.model.optimizer.build(self.model.trainable_variables)
+            with strategy_scope(self.model):
+                self.model.optimizer.build(self.model.trainable_variables)
         rates = phase_rates(self.model.optimizer)
         for phase, rate in product(self.phases, rates):
             rate.check(phase)
@@ -260,7 +262,7 @@ class FreezeSchedule(ScheduleData, keras.callbacks.Callback):
     def _enter(self, progress: Progress, step: int) -> None:
         self._progress = progress
         if self._phase.fresh_slots and progress.epochs == 0:
-            forget_slots(self.model.optimizer)
+            forget_slots(self.model)
         self._begin()
         if self.batch_norm == "recalibrate":
             measure_batch_norm(self.model, self.calibration_data, _BATCH, "FreezeSchedule")

@@ -10,6 +10,7 @@ import numpy as np
 
 from kerastools._core.graph.calls import read_graph, sublayers
 from kerastools._core.keras_private.compiled_model import compile_arguments
+from kerastools._core.keras_private.optimizer_hooks import strategy_scope
 from kerastools.optimizers import rebind
 from kerastools.transfer._depth.cut import cuts, find_call, split
 from kerastools.transfer._features.rows import FeatureRows, gather, is_dataset
@@ -93,7 +94,8 @@ class FeatureCache:
             raise _refused(model, reason or "it has no layer through which everything goes")
         call = allowed[-1]
         self.upto = call.operation.name
-        self.prefix, self.head = split(graph, call)
+        with strategy_scope(model):
+            self.prefix, self.head = split(graph, call)
         self._store = FeatureStore(directory)
         self._state: str | None = None
         self._tried = False
@@ -184,7 +186,8 @@ class FeatureCache:
     def _fit_head(self, data: tuple[Any, ...], arguments: dict[str, Any]) -> Any:
         model = self.model
         rebind(model.optimizer, model)  # Drops variables frozen since it was built.
-        self.head.compile(**compile_arguments(model))
+        with strategy_scope(model):
+            self.head.compile(**compile_arguments(model))
         rebind(self.head.optimizer, self.head)
         try:
             return self.head.fit(*data, **arguments)
