@@ -5,8 +5,6 @@ from typing import Any
 import keras
 import numpy as np
 
-from kerastools._core.keras_private.training import fit_callbacks
-
 
 def require_model(model: Any, caller: str) -> None:
     """Raises `TypeError` unless `model` is a `keras.Model`."""
@@ -69,24 +67,3 @@ def require_finite(name: str, values: Any, caller: str) -> np.ndarray:
                 "Remove or impute those rows first, for example with numpy.nan_to_num."
             )
     return array
-
-
-def numbers_set_by(callback: Any) -> set[str]:
-    """Returns the names of what `callback` sets while a model trains, as far as is known."""
-    rates = keras.callbacks.LearningRateScheduler | keras.callbacks.ReduceLROnPlateau
-    return {"learning_rate"} if isinstance(callback, rates) else set(getattr(callback, "sets", ()))
-
-
-def require_sole_owner(callback: Any, beside: tuple[type, ...] = ()) -> None:
-    """Raises `ValueError` if another callback of the same `fit` sets what `callback` sets.
-
-    Those of the classes `beside` are left out.
-    """
-    for other in fit_callbacks():
-        both = numbers_set_by(callback) & numbers_set_by(other)
-        if both and other is not callback and not isinstance(other, beside):
-            raise ValueError(
-                f"{type(callback).__name__} and {type(other).__name__} both set "
-                f"{', '.join(sorted(both))}, and one would overwrite the other. Received both in "
-                "the callbacks of one fit. Leave one of them out."
-            )

@@ -8,8 +8,12 @@ import keras
 import numpy as np
 from keras import ops
 
-from kerastools._core.checks import numbers_set_by
-from kerastools._core.keras_private.training import FitEnd, fit_callbacks, keep_changes
+from kerastools._core.keras_private.training import (
+    FitEnd,
+    fit_callbacks,
+    keep_changes,
+    numbers_set_by,
+)
 from kerastools._core.notices import notify
 from kerastools._core.plotting import axes_for, finished
 from kerastools._core.registration import Configured

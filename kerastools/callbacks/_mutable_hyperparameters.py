@@ -5,9 +5,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from kerastools._core.checks import require_sole_owner
 from kerastools._core.keras_private.optimizer_hooks import learning_rate_source
-from kerastools._core.keras_private.training import FitEnd
+from kerastools._core.keras_private.training import FitEnd, require_sole_owner
 from kerastools.optimizers._base.mutable_optimizer import MutableOptimizer
 
 

@@ -3,11 +3,10 @@
 from collections.abc import Iterable
 from typing import Any
 
-from kerastools._core.checks import require_sole_owner
 from kerastools._core.graph.calls import sublayers
 from kerastools._core.graph.kinds import is_kind
 from kerastools._core.graph.layer_tree import LayerTree
-from kerastools._core.keras_private.training import FitEnd
+from kerastools._core.keras_private.training import FitEnd, require_sole_owner
 from kerastools.layers._mutable_rate import MutableRateLayer
 
 _CONVOLUTIONS = (

@@ -48,15 +48,20 @@ def set_data_epoch(epoch: int | None) -> None:
 
 def _adapters() -> list[Any]:
     """Returns the adapters that count epochs of the innermost `fit` that is running."""
-    frame = inspect.currentframe()
-    while frame is not None:
-        iterator = frame.f_locals.get("epoch_iterator")
-        if isinstance(iterator, EpochIterator):
-            adapter = iterator.data_adapter
-            found = getattr(adapter, "adapters", [adapter])
-            return [part for part in found if hasattr(part, "_epoch")]
-        frame = frame.f_back
-    return []
+    iterator = _local("epoch_iterator", EpochIterator)
+    adapter = getattr(iterator, "data_adapter", None)
+    found = getattr(adapter, "adapters", [adapter])
+    return [part for part in found if hasattr(part, "_epoch")]
+
+
+def _local(name: str, kind: type) -> Any:
+    """Returns the innermost local variable of that name and class in what calls, or None."""
+    frame: Any = inspect.currentframe()
+    # Not of this frame: its locals would hold the frame itself, and with it all that it found.
+    while (frame := frame.f_back) is not None:
+        if isinstance(frame.f_locals.get(name), kind):
+            return frame.f_locals[name]
+    return None
 
 
 def is_detached(variable: Any) -> bool:
@@ -87,13 +92,28 @@ def fit_callbacks() -> list[Any]:
 
 
 def _callback_list() -> Any:
-    frame = inspect.currentframe()
-    while frame is not None:
-        owner = frame.f_locals.get("self")
-        if isinstance(owner, keras.callbacks.CallbackList):
-            return owner
-        frame = frame.f_back
-    return None
+    return _local("self", keras.callbacks.CallbackList)
+
+
+def numbers_set_by(callback: Any) -> set[str]:
+    """Returns the names of what `callback` sets while a model trains, as far as is known."""
+    rates = keras.callbacks.LearningRateScheduler | keras.callbacks.ReduceLROnPlateau
+    return {"learning_rate"} if isinstance(callback, rates) else set(getattr(callback, "sets", ()))
+
+
+def require_sole_owner(callback: Any, beside: tuple[type, ...] = ()) -> None:
+    """Raises `ValueError` if another callback of the same `fit` sets what `callback` sets.
+
+    Those of the classes `beside` are left out.
+    """
+    for other in fit_callbacks():
+        both = numbers_set_by(callback) & numbers_set_by(other)
+        if both and other is not callback and not isinstance(other, beside):
+            raise ValueError(
+                f"{type(callback).__name__} and {type(other).__name__} both set "
+                f"{', '.join(sorted(both))}, and one would overwrite the other. Received both in "
+                "the callbacks of one fit. Leave one of them out."
+            )
 
 
 class FitEnd:

@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from kerastools._core.checks import require_built, require_sole_owner
+from kerastools._core.checks import require_built
 from kerastools._core.graph.batch_statistics import measure_batch_norm
 from kerastools._core.graph.calls import read_graph
 from kerastools._core.keras_private.random_state import random_state, set_random_state
@@ -19,6 +19,7 @@ from kerastools._core.keras_private.training import (
     begin_at_epoch,
     data_epoch,
     keep_changes,
+    require_sole_owner,
     set_data_epoch,
 )
 from kerastools._core.registration import register
