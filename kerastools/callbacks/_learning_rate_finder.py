@@ -252,7 +252,8 @@ class LearningRateFinder(Configured, keras.callbacks.Callback):
             innermost(self.model.optimizer).learning_rate = self.suggestion
 
     def _restore(self) -> None:
-        for variable, value in self._before:
+        before = self._before if self.model.built else []  # `self.model` brings JAX's state here.
+        for variable, value in before:
             variable.assign(value)
         self._before, self._sweeps = [], False
 

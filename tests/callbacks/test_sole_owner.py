@@ -36,7 +36,7 @@ MAKE = {
     "phases": lambda: FreezeSchedule([Phase("head", epochs=1), Phase("all", lr_multiplier=0.5)]),
     "scheduler": lambda: HyperparameterScheduler("learning_rate", falling),
     "dropout": lambda: DropoutSchedule.early(0.5, epochs=2),
-    "adaptive": lambda: AdaptiveDropout(step=0.1, overfitting=-1e9, underfitting=-1e9),
+    "adaptive": lambda: AdaptiveDropout(step=0.1, overfitting=-np.inf, underfitting=-np.inf),
     "evaluation": EvaluationWeights,
     "Keras's scheduler": lambda: keras.callbacks.LearningRateScheduler(falling),
     # Improvements as large as that there are none of.
@@ -209,7 +209,7 @@ def test_a_phase_of_other_rates_is_not_compiled_again():
 
 INTERRUPTED = {
     "OneCycle": lambda: OneCycle(0.5, momentum=(0.75, 0.5)),
-    "finder": MAKE["finder"],
+    "finder": lambda: LearningRateFinder(steps=10),
     "phases": lambda: FreezeSchedule([Phase(["head", "trunk"], layer_decay=0.5, lr_multiplier=3)]),
     "scheduler": lambda: HyperparameterScheduler("momentum", lambda step: 0.5, per="batch"),
     "dropout": MAKE["dropout"],
@@ -229,13 +229,13 @@ def test_what_a_callback_set_is_given_back_after_an_interrupt(name):
     drop = model.get_layer("drop")
     for _ in range(2):
         with contextlib.suppress(KeyboardInterrupt):
-            fit(model, INTERRUPTED[name](), Interrupt())
+            fit(model, INTERRUPTED[name](), Interrupt(), epochs=6)
         assert [float(model.optimizer.learning_rate), drop.rate] == [RATE, 0.25]
         assert float(model.optimizer.momentum) == 0.25
         assert not {"fit", "compute_loss", "make_train_function"} & vars(model).keys()
     model.optimizer.momentum = 0.0
     with pytest.raises(KeyboardInterrupt) as held:
-        fit(model, INTERRUPTED[name](), Interrupt())
+        fit(model, INTERRUPTED[name](), Interrupt(), epochs=6)
     np.testing.assert_allclose(fit(model, epochs=1), [RATE] * 2, rtol=1e-5)
     assert held.value is not None
     assert not {"fit", "compute_loss", "make_train_function"} & vars(model).keys()
