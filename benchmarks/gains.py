@@ -138,7 +138,7 @@ def digits(seeds: int, console: Console) -> None:
         for name, accuracies in scores.items():
             model = depthwise_net(seed)
             if name != "Keras he_normal":
-                initialize(model, seed=seed, same_padding="same" in name)
+                initialize(model, "by_activation", seed=seed, same_padding="same" in name)
             model.compile(
                 keras.optimizers.SGD(0.02, momentum=0.9, global_clipnorm=1.0),
                 "sparse_categorical_crossentropy",

@@ -295,6 +295,25 @@ def parameter_groups(s):
     assert_finite(s.model)
 
 
+@procedure()
+def exchanged(s):
+    """Through `from_keras` and back: both go on as the original does."""
+    s.compile(keras.optimizers.SGD(0.01, momentum=0.9))
+    assert type(kerastools.from_keras(s.model).optimizer) is optimizers.SGD
+    s.fit()
+    before = state(s.model)
+    ours = kerastools.from_keras(s.model)
+    theirs = kerastools.to_keras(ours)
+    assert_unchanged(s.model, before)
+    for made in (ours, theirs):
+        assert_equal(outputs(made, s.rows[0]), outputs(s.model, s.rows[0]), tolerance_of(s, 1e-6))
+        assert [w.trainable for w in made.weights] == [w.trainable for w in s.model.weights]
+    expected = s.fit()
+    for made in (ours, theirs):
+        assert s.fit(made).keys() == expected.keys()
+        assert_equal(weights(made), weights(s.model), tolerance_of(s, 1e-4))
+
+
 @procedure("optimizers.rebind")
 def rebound(s):
     s.compile(optimizers.SGD(0.01, momentum=0.9))

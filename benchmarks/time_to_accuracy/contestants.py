@@ -68,7 +68,7 @@ class Contestant:
         """Returns the model, ready for `fit`. All of it is inside the clock."""
         model = workload.build(self.recipe)
         if self.initialize:
-            kt.calibration.initialize(model, seed=seed)
+            kt.calibration.initialize(model, "by_activation", seed=seed)
         workload.start(model, seed)
         rate = {} if self.rate is None else {"learning_rate": self.rate}
         clip = {"global_clipnorm": 1.0} if self.clip else {}

@@ -51,7 +51,7 @@ class Bench:
         keras.utils.set_random_seed(seed)
         begun = workload.build(self.contestant.recipe)
         if self.contestant.initialize:
-            kt.calibration.initialize(begun, seed=seed)
+            kt.calibration.initialize(begun, "by_activation", seed=seed)
         workload.start(begun, seed)
         model.set_weights(begun.get_weights())
         for variable, value in zip(model.optimizer.variables, self.slots, strict=True):

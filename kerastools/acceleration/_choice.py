@@ -114,6 +114,9 @@ class _Choice:
             self._try("loop", self._fitting(_SAVES * now, step_bytes))
 
     def _consider_xla(self, left: float, step_bytes: int, programs: Any) -> None:
+        if self.program == "xla":
+            self.settled = True
+            return
         now = self.seconds["loop"]
         dispatch_bound = now < min(_SLOW_STEP, programs.num_operations * _DISPATCH)
         if self.xla is False or programs.has_convolutions or not dispatch_bound:

@@ -1,5 +1,6 @@
 """Many training or test steps in one compiled call, on each backend."""
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -7,12 +8,13 @@ import keras
 import numpy as np
 
 from kerastools._core.keras_private.patched import unpatched
+from kerastools._core.keras_private.training import symbolic_build
 from kerastools.acceleration._loop_data import Stack
 
 _FEW = 100  # As many tests run one by one cost what it costs to make a loop of them.
 
 
-def programs_of(model: Any, kind: str, static_rows: int | None = None) -> Any:
+def programs_of(model: Any, kind: str, static_rows: Any = None) -> Any:
     """Returns the compiled steps of `model`; `kind` is `"train"` or `"test"`."""
     if keras.backend.backend() == "tensorflow":
         return TensorFlowPrograms(model, kind, static_rows)
@@ -27,7 +29,7 @@ class TensorFlowPrograms:
     first test steps, which in a short training are all there are, run without a loop.
     """
 
-    def __init__(self, model: Any, kind: str, static_rows: int | None) -> None:
+    def __init__(self, model: Any, kind: str, static_rows: list[int | None] | None) -> None:
         self.model, self.kind, self.static_rows = model, kind, static_rows
         self.spec: list[Any] = []
         self.compiled: dict[Any, Callable[..., Any]] = {}
@@ -74,7 +76,10 @@ class TensorFlowPrograms:
     def _trace(self, data: Any, leaves: list[np.ndarray]) -> None:
         import tensorflow as tf
 
-        shapes = [[self.static_rows, *a.shape[2:]] if a.ndim > 1 else [] for a in leaves]
+        rows = self.static_rows or [None] * len(leaves)
+        shapes = [
+            [n, *a.shape[2:]] if a.ndim > 1 else [] for n, a in zip(rows, leaves, strict=True)
+        ]
         if len(leaves) == len(self.spec):
             known = [s.shape for s in self.spec]
             if all(k.is_compatible_with(shape) for k, shape in zip(known, shapes, strict=True)):
@@ -110,15 +115,11 @@ class TensorFlowPrograms:
     def _build(self, data: Any) -> None:
         """Creates slots and metrics first; a step that creates variables is traced twice."""
         model = self.model
-        if unpatched(model, "train_step") is not keras.Model.train_step or (
-            model.optimizer.built
-            and all(getattr(metric, "built", True) for metric in model.metrics)
-        ):
-            return
-        batch = keras.tree.map_structure(lambda a: None if a is None else a[0], data)
-        build_metrics(model, *keras.utils.unpack_x_y_sample_weight(batch))
-        if not model.optimizer.built:
-            model.optimizer.build(model.trainable_variables)
+        name = f"{self.kind}_step"
+        if model.built and unpatched(model, name) is getattr(keras.Model, name):
+            batch = keras.tree.map_structure(lambda a: None if a is None else a[0], data)
+            with contextlib.suppress(Exception):  # Then it is traced twice, as Keras does.
+                symbolic_build(model, batch)
 
     def _loop(self, xla_shapes: Any) -> Callable[..., Any]:
         import tensorflow as tf
@@ -148,26 +149,6 @@ class TensorFlowPrograms:
             input_signature=signature,
             jit_compile=xla_shapes is not None,
         )
-
-
-def build_metrics(model: Any, x: Any, y: Any, sample_weight: Any = None) -> None:
-    """Creates the variables of the losses and metrics that `model` was compiled with."""
-    y_pred = _predicted(model, x)
-    model.compute_loss(x, y, y_pred, sample_weight, training=False)
-    model.compute_metrics(x, y, y_pred, sample_weight)
-    model.reset_metrics()
-
-
-def _predicted(model: Any, x: Any) -> Any:
-    """Returns what losses and metrics can be built by: zeros where their shapes are known."""
-    outputs = getattr(model, "output", None)
-    known = [o for o in keras.tree.flatten(outputs) if isinstance(o, keras.KerasTensor)]
-    if not known or any(None in o.shape[1:] or o.sparse for o in known):
-        return model(x, training=False)
-    rows = len(keras.tree.flatten(x)[0])
-    return keras.tree.map_structure(
-        lambda o: keras.ops.zeros((rows, *o.shape[1:]), o.dtype), outputs
-    )
 
 
 class JaxPrograms:

@@ -47,7 +47,7 @@ class _Runner:
         if not isinstance(batches, Batches):  # train_on_batch and test_on_batch.
             batches = StreamBatches(batches)
         program, most = self.choice.next()
-        group = batches.take(most)
+        group = batches.take(self.plan.most(most, batches.at_start))
         if self.programs is None:
             self.programs = programs_of(self.model, self.kind, batches.static_rows)
         for stack in group.stacks:

@@ -15,6 +15,7 @@ from kerastools._core.graph.flow import flow_of
 from kerastools._core.graph.kinds import is_kind
 from kerastools._core.keras_private.optimizer_hooks import learning_rate_source
 from kerastools.diagnosis._layer_signal import summarise
+from kerastools.diagnosis._probe.losses import loss_name
 from kerastools.diagnosis._probe.signals import LayerRecord, measure
 from kerastools.diagnosis._probe.trial_steps import Stepper, Steps
 from kerastools.diagnosis._rules import Evidence, Output
@@ -101,7 +102,7 @@ def _outputs(subject: Subject, records: Sequence[LayerRecord]) -> tuple[Output, 
             Output(
                 layer=record.path,
                 activation=activation_name(own_activation(record.layer)),
-                loss_name=str(getattr(loss, "name", None) or getattr(loss, "__name__", loss)),
+                loss_name=loss_name(loss),
                 from_logits=bool(config.get("from_logits", False)),
                 values=np.atleast_2d(record.output),
                 targets=np.asarray(y),

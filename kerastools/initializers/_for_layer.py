@@ -10,24 +10,8 @@ import numpy as np
 from kerastools._core.graph.activations import activation_name, own_activation
 from kerastools._core.graph.fans import kernel_axes, kernel_holder, met_fraction, num_gates
 from kerastools.initializers._gated_orthogonal import GatedOrthogonal
-from kerastools.initializers._schemes import (
-    GlorotNormal,
-    GlorotUniform,
-    HeNormal,
-    HeUniform,
-    LecunNormal,
-    LecunUniform,
-)
+from kerastools.initializers._schemes import SCHEMES
 from kerastools.initializers._variance_scaling import VarianceScaling
-
-SCHEMES: dict[str, type[VarianceScaling]] = {
-    "glorot_normal": GlorotNormal,
-    "glorot_uniform": GlorotUniform,
-    "he_normal": HeNormal,
-    "he_uniform": HeUniform,
-    "lecun_normal": LecunNormal,
-    "lecun_uniform": LecunUniform,
-}
 
 # Activations that zero about half of their input's second moment, as ReLU does.
 RECTIFIERS = (
@@ -103,11 +87,41 @@ def for_layer(
         if chosen == "orthogonal":
             initializers[kernel] = GatedOrthogonal(gates=num_gates(layer), seed=kernel_seed)
         elif chosen:
-            fans = dataclasses.asdict(its_axes)
-            if spatial_shape is not None and kernel != "pointwise_kernel":
-                fans["in_divisor"] /= met_fraction(layer, spatial_shape)
+            fans = _fans(layer, kernel, its_axes, spatial_shape)
             initializers[kernel] = SCHEMES[chosen](seed=kernel_seed, **fans)
     return initializers
+
+
+def with_right_fans(
+    initializer: Any, layer: Any, kernel: str, spatial_shape: Sequence[int] | None = None
+) -> Any:
+    """Returns a layer's own initializer of `kernel` with the fans that the layer really has.
+
+    Orthogonal kernels of gates become orthogonal gate by gate. All others are returned as they are.
+    """
+    layer = kernel_holder(layer)
+    axes = kernel_axes(layer).get(kernel)
+    if axes is None or kernel == "embeddings":
+        return initializer
+    cls = type(initializer)
+    if cls is keras.initializers.Orthogonal and num_gates(layer) > 1:
+        return GatedOrthogonal(gain=initializer.gain, gates=num_gates(layer))
+    if not isinstance(initializer, keras.initializers.VarianceScaling):
+        return initializer
+    fans = _fans(layer, kernel, axes, spatial_shape)
+    for scheme in SCHEMES.values():
+        if cls is getattr(keras.initializers, scheme.__name__):
+            return scheme(**fans)
+    if cls is not keras.initializers.VarianceScaling:
+        return initializer
+    return VarianceScaling(initializer.scale, initializer.mode, initializer.distribution, **fans)
+
+
+def _fans(layer: Any, kernel: str, axes: Any, spatial_shape: Sequence[int] | None) -> Any:
+    fans = dataclasses.asdict(axes)
+    if spatial_shape is not None and kernel != "pointwise_kernel":
+        fans["in_divisor"] /= met_fraction(layer, spatial_shape)
+    return fans
 
 
 def check_scheme(scheme: str, caller: str) -> None:

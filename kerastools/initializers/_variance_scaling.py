@@ -137,12 +137,16 @@ class VarianceScaling(SeededInitializer):
         )
         return axes.fans(shape)
 
-    def __call__(self, shape: Sequence[int], dtype: Any = None) -> Any:
-        """Returns a tensor of this shape, drawn from the distribution."""
+    def variance(self, shape: Sequence[int]) -> float:
+        """Returns the variance of the weights of a kernel of this shape."""
         fan_in, fan_out = self.fans(shape)
         n = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}[self.mode]
         # Below 1 (a stride larger than the kernel) a unit is reached by chance only.
-        variance = self.scale / max(1.0, n)
+        return self.scale / max(1.0, n)
+
+    def __call__(self, shape: Sequence[int], dtype: Any = None) -> Any:
+        """Returns a tensor of this shape, drawn from the distribution."""
+        variance = self.variance(shape)
         seed = draw_seed(self.seed)
         if self.distribution == "uniform":
             r = math.sqrt(3 * variance)

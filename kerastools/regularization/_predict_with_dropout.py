@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from kerastools._core.checks import require_finite
+from kerastools._core.checks import require_at_least, require_finite
 from kerastools._core.compiled import compiled
 from kerastools._core.graph.calls import Call, Graph, as_recorded, read_graph, replay, sublayers
 from kerastools._core.graph.kinds import is_kind, parent_kind
@@ -57,11 +57,8 @@ def predict_with_dropout(
     uncertainty in deep learning", ICML 2016.
     """
     graph = read_graph(model, _NAME)
-    if int(num_samples) != num_samples or num_samples < 2 or batch_size < 1:
-        raise ValueError(
-            f"{_NAME} needs at least 2 samples and a batch_size of at least 1. "
-            f"Received num_samples={num_samples}, batch_size={batch_size}."
-        )
+    require_at_least(2, _NAME, num_samples=num_samples)
+    require_at_least(1, _NAME, batch_size=batch_size)
     if not any(_drops(layer) for layer in sublayers(model)):
         raise ValueError(
             f'{_NAME} needs a model with dropout. Received model "{model.name}" without. '

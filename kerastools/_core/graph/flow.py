@@ -8,7 +8,7 @@ import keras
 from kerastools._core.graph.activations import activation_name, is_activation, own_activation
 from kerastools._core.graph.calls import Call, Graph, read_graph, sublayers
 from kerastools._core.graph.fans import is_kernel
-from kerastools._core.graph.kinds import is_kind, unwrapped
+from kerastools._core.graph.kinds import is_kind, kind_of, unwrapped
 
 # The layers that a tensor comes from, back to the nearest kernels: (path, whether it has one).
 _State = set[tuple[str, bool]]
@@ -70,6 +70,65 @@ def flow_of(model: Any, caller: str) -> Flow:
     for path, has_kernel in set().union(*(states[id(t)] for t in graph.outputs)) - {_INPUT}:
         (flow.last if has_kernel else flow.after_last).add(path)
     return flow
+
+
+@dataclass(eq=False)
+class Link:
+    """A layer with a kernel in a chain of kernels between which nothing sets the signal's scale.
+
+    Attributes:
+        before: The layers, by id, whose signal it takes: through activations, dropout, pooling,
+            reshaping and concatenation, but through no normalization, sum or product.
+        joins: Whether its signal meets another in a sum or product, as the last kernel of a
+            residual branch and a gate do, or the model returns it.
+        normalised: Whether its signal is normalized before the next kernel.
+    """
+
+    before: set[int] = field(default_factory=set)
+    joins: bool = False
+    normalised: bool = False
+
+
+def links_of(model: Any, caller: str) -> dict[int, Link]:
+    """Returns the links of every chain of kernels by the id of the layer, in order.
+
+    What is inside a composite or recurrent layer, and what a layer of an unknown class takes, is
+    in no chain.
+    """
+    graph = read_graph(model, caller).entered()
+    links: dict[int, Link] = {}
+    reaching: dict[int, set[int]] = {id(t): set() for t in graph.inputs}
+    for call in graph.calls:
+        entering = set().union(*(reaching[id(t)] for t in call.data))
+        layer, passed = unwrapped(call.operation), set()
+        if is_kind(layer, "kernel"):
+            links.setdefault(id(layer), Link()).before.update(entering)
+            passed = {id(layer)}
+        elif is_kind(layer, "concatenate") or (len(call.data) == 1 and _keeps_scale(layer)):
+            passed = entering
+        elif is_kind(layer, "normalization"):
+            for key in entering:
+                links[key].normalised = True
+        else:
+            for key in entering:
+                links[key].joins = True
+        reaching.update({id(t): passed for t in call.outputs})
+    for key in set().union(*(reaching[id(t)] for t in graph.outputs)):
+        links[key].joins = True
+    return links
+
+
+def _keeps_scale(operation: Any) -> bool:
+    """Whether a layer or operation passes a signal on whose scale is still that of its input."""
+    if isinstance(operation, keras.Layer):
+        return kind_of(operation).group in _SIGNAL_PASSES
+    return True
+
+
+_SIGNAL_PASSES = (
+    *("dropout", "noise", "identity", "penalty", "masking", "activation"),
+    *("reshape", "resize", "pooling"),
+)
 
 
 def walk(model: Any, caller: str) -> list[PlacedLayer]:

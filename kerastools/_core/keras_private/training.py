@@ -21,6 +21,27 @@ def is_inside_fit(arguments: dict[str, Any]) -> bool:
     return bool(arguments.get("_use_cached_eval_dataset", False))
 
 
+def symbolic_build(model: Any, batch: Any) -> None:
+    """Creates all variables of `model`, its losses, metrics and optimizer, and computes nothing.
+
+    The `fit` of JAX and PyTorch begins with it. Variables keep their values and nothing of the
+    user's runs but to be traced. Public is only to call the model and its losses, which both do.
+    """
+    model._symbolic_build(data_batch=batch)
+
+
+def steps_until_save(callback: Any) -> int | None:
+    """Returns after how many steps a callback of Keras's with an integer `save_freq` acts.
+
+    It counts them where nothing public tells; None for all others.
+    """
+    seen, every = (getattr(callback, n, None) for n in (_STEPS_SEEN, "save_freq"))
+    return every - seen if isinstance(every, int) and isinstance(seen, int) else None
+
+
+_STEPS_SEEN = "_batches_seen_since_last_saving"
+
+
 def begin_at_epoch(model: Any, epoch: int | None) -> None:
     """Lets the `fit` that is beginning go on at `epoch`, as `BackupAndRestore` does.
 

@@ -12,6 +12,7 @@ import keras
 from kerastools._core.checks import require_built
 from kerastools._core.graph.batch_statistics import measure_batch_norm
 from kerastools._core.graph.calls import read_graph
+from kerastools._core.keras_private.optimizer_hooks import strategy_scope
 from kerastools._core.keras_private.random_state import random_state, set_random_state
 from kerastools._core.keras_private.training import (
     FitEnd,
@@ -161,7 +162,8 @@ class FreezeSchedule(ScheduleData, keras.callbacks.Callback):
         if self.batch_norm == "recalibrate":
             self._check_data()
         if not self.model.optimizer.built:  # A MultiOptimizer does not know its parts before.
-            self.model.optimizer.build(self.model.trainable_variables)
+            with strategy_scope(self.model):
+                self.model.optimizer.build(self.model.trainable_variables)
         rates = phase_rates(self.model.optimizer)
         for phase, rate in product(self.phases, rates):
             rate.check(phase)
@@ -292,7 +294,7 @@ class FreezeSchedule(ScheduleData, keras.callbacks.Callback):
     def _enter(self, progress: Progress, step: int) -> None:
         self._progress = progress
         if self._phase.fresh_slots and progress.epochs == 0:
-            forget_slots(self.model.optimizer)
+            forget_slots(self.model)
         self._begin()
         if self.batch_norm == "recalibrate":
             measure_batch_norm(self.model, self.calibration_data, _BATCH, "FreezeSchedule")

@@ -1,16 +1,20 @@
 """What a rule may look at, and the limits of a slope that several rules share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from kerastools._core.graph.flow import Flow
+from kerastools.diagnosis._finding import Finding
 from kerastools.diagnosis._layer_signal import LayerSignal
 from kerastools.diagnosis._probe.signals import LayerRecord
 from kerastools.diagnosis._probe.trial_steps import Steps
 from kerastools.diagnosis._read_labels import Reading
+
+# What a rule returns.
+Findings = Iterable[Finding]
 
 # A change per layer, in decades, that is no chance: ReLU with Glorot weights loses 0.301 of the
 # second moment, while sound nets of 50 narrow layers wander by less than 0.1.

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from kerastools.diagnosis._finding import Finding
-from kerastools.diagnosis._rules.evidence import Evidence
+from kerastools.diagnosis._rules.evidence import Evidence, Findings
 
 _CONTRADICTIONS = 0.05
 _LARGEST_TARGET = 100.0
@@ -14,43 +14,24 @@ _ROWS_PER_CLASS = 20
 _SOURCE = "Northcutt, Athalye and Mueller 2021, Pervasive label errors."
 
 
-def labels(evidence: Evidence) -> list[Finding]:
+def labels(evidence: Evidence) -> Findings:
     """Targets of another form than the loss takes, constant, contradictory or huge ones, ..."""
-    findings = [_misread(reading) for reading in evidence.readings]
+    for reading in evidence.readings:
+        misread = 1.0, 0.0, reading.evidence, reading.fix
+        yield _finding(reading.layer, misread, reading.what)
     for output in evidence.outputs:
         for check in (_constant, _absent, _no_probabilities, _huge, _contradictory):
             found = check(evidence, output)
             if found is not None:
-                value, threshold, text, fix = found
                 y = output.targets
                 remedy = (float(y.std()) or 1.0, float(y.mean())) if check is _huge else None
-                findings.append(
-                    Finding(
-                        rule="labels",
-                        layer=output.layer,
-                        value=value,
-                        threshold=threshold,
-                        evidence=text,
-                        fix=fix,
-                        source=_SOURCE,
-                        remedy=remedy,
-                    )
-                )
+                yield _finding(output.layer, found, remedy)
                 break
-    return findings
 
 
-def _misread(reading: Any) -> Finding:
-    return Finding(
-        rule="labels",
-        layer=reading.layer,
-        value=1.0,
-        threshold=0.0,
-        evidence=reading.evidence,
-        fix=reading.fix,
-        source=_SOURCE,
-        remedy=reading.what,
-    )
+def _finding(layer: str, found: tuple[float, float, str, str], remedy: Any) -> Finding:
+    value, threshold, text, fix = found
+    return Finding("labels", layer, value, threshold, text, fix, _SOURCE, remedy)
 
 
 _Found = tuple[float, float, str, str] | None

@@ -6,7 +6,7 @@ import numpy as np
 
 from kerastools.diagnosis._finding import Finding
 from kerastools.diagnosis._probe.trial_steps import Steps
-from kerastools.diagnosis._rules.evidence import Evidence
+from kerastools.diagnosis._rules.evidence import Evidence, Findings
 
 # A loss that has grown by this factor in the first steps has not found its way by chance.
 _GROWTH = 2.0
@@ -16,10 +16,10 @@ _LARGEST_UPDATE, _SMALLEST_UPDATE = 1.0, 1e-5
 _PROGRESS = 0.01
 
 
-def learning_rate(evidence: Evidence) -> list[Finding]:
+def learning_rate(evidence: Evidence) -> Findings:
     """The loss grows in the first steps, and a smaller learning rate would lower it."""
     if evidence.steps is None:
-        return []
+        return
     steps = evidence.steps(1.0)
     first, last = steps.losses[0], steps.losses[-1]
     peak = max((x for x in steps.losses[1:] if np.isfinite(x)), default=np.inf)
@@ -27,60 +27,55 @@ def learning_rate(evidence: Evidence) -> list[Finding]:
     path, update = max(updates.items(), key=lambda item: item[1], default=("", 0.0))
     grows = np.isfinite(first) and (not steps.finite or peak > _GROWTH * abs(first) + 0.1)
     if not (np.isfinite(first) and (grows or update > _LARGEST_UPDATE)):
-        return []
+        return
     better = _best(evidence.steps, (1e-1, 1e-2, 1e-3, 1e-4))
     gain = first - better.losses[-1]
     if not gain > 0 or (np.isfinite(last) and first - last >= gain):
-        return []  # Whatever is wrong, it is not the learning rate.
-    return [
-        Finding(
-            rule="learning rate too large",
-            layer=path,
-            value=steps.learning_rate,
-            threshold=better.learning_rate,
-            evidence=f"With a learning rate of {steps.learning_rate:.2g} the loss goes from "
-            f"{first:.3g} to {last:.3g} in {len(steps.losses) - 1} steps, over {peak:.3g}; with "
-            f"{better.learning_rate:.2g} it falls to {better.losses[-1]:.3g}. The first step "
-            f"moves {path} by {update:.2g} of its norm.",
-            fix=f"A learning rate of {better.learning_rate:.2g}; "
-            "kerastools.callbacks.LearningRateFinder looks for the best.",
-            source="Bengio 2012, Practical recommendations for gradient-based training, section "
-            "3.1.1.",
-            remedy=better.learning_rate,
-        )
-    ]
+        return  # Whatever is wrong, it is not the learning rate.
+    yield Finding(
+        rule="learning rate too large",
+        layer=path,
+        value=steps.learning_rate,
+        threshold=better.learning_rate,
+        evidence=f"With a learning rate of {steps.learning_rate:.2g} the loss goes from "
+        f"{first:.3g} to {last:.3g} in {len(steps.losses) - 1} steps, over {peak:.3g}; with "
+        f"{better.learning_rate:.2g} it falls to {better.losses[-1]:.3g}. The first step "
+        f"moves {path} by {update:.2g} of its norm.",
+        fix=f"A learning rate of {better.learning_rate:.2g}; "
+        "kerastools.callbacks.LearningRateFinder looks for the best.",
+        source="Bengio 2012, Practical recommendations for gradient-based training, section 3.1.1.",
+        remedy=better.learning_rate,
+    )
 
 
-def update_ratio(evidence: Evidence) -> list[Finding]:
+def update_ratio(evidence: Evidence) -> Findings:
     """The optimizer hardly moves the weights, and with larger steps the loss would fall."""
     if evidence.steps is None or evidence.has_schedule:
-        return []
+        return
     steps = evidence.steps(1.0)
     ratios = [ratio for _, ratio in steps.updates]
     if not (ratios and steps.finite) or np.median(ratios) > _SMALLEST_UPDATE:
-        return []
+        return
     first = steps.losses[0]
     better = _best(evidence.steps, (1e2, 1e3, 1e4, 1e5, 1e6))
     progress, possible = ((first - s.losses[-1]) / abs(first) for s in (steps, better))
     if possible < _PROGRESS or progress > possible / 10:
-        return []
+        return
     path = min(steps.updates, key=lambda item: item[1])[0]
-    return [
-        Finding(
-            rule="update too small",
-            layer=path,
-            value=float(np.median(ratios)),
-            threshold=_SMALLEST_UPDATE,
-            evidence=f"A step moves the kernels by {np.median(ratios):.2g} of their norm (the "
-            f"median over layers): with a learning rate of {steps.learning_rate:.2g} the loss "
-            f"stays at {steps.losses[-1]:.4g} for {len(steps.losses) - 1} steps, with "
-            f"{better.learning_rate:.2g} it falls to {better.losses[-1]:.4g}.",
-            fix=f"A learning rate of {better.learning_rate:.2g}; "
-            "kerastools.callbacks.LearningRateFinder looks for the best.",
-            source="Karpathy 2022, Building makemore part 3: about 1e-3 is usual.",
-            remedy=better.learning_rate,
-        )
-    ]
+    yield Finding(
+        rule="update too small",
+        layer=path,
+        value=float(np.median(ratios)),
+        threshold=_SMALLEST_UPDATE,
+        evidence=f"A step moves the kernels by {np.median(ratios):.2g} of their norm (the "
+        f"median over layers): with a learning rate of {steps.learning_rate:.2g} the loss "
+        f"stays at {steps.losses[-1]:.4g} for {len(steps.losses) - 1} steps, with "
+        f"{better.learning_rate:.2g} it falls to {better.losses[-1]:.4g}.",
+        fix=f"A learning rate of {better.learning_rate:.2g}; "
+        "kerastools.callbacks.LearningRateFinder looks for the best.",
+        source="Karpathy 2022, Building makemore part 3: about 1e-3 is usual.",
+        remedy=better.learning_rate,
+    )
 
 
 def _best(run: Callable[[float], Steps], factors: tuple[float, ...]) -> Steps:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from kerastools.diagnosis._finding import Finding
-from kerastools.diagnosis._rules.evidence import Evidence, Output
+from kerastools.diagnosis._rules.evidence import Evidence, Findings, Output
 
 _CATEGORICAL = ("categorical_crossentropy", "sparse_categorical_crossentropy")
 _BINARY = ("binary_crossentropy", "binary_focal_crossentropy")
@@ -26,28 +26,26 @@ _RANGES = {
     "softplus": (0.0, np.inf),
 }
 _OUT_OF_REACH = 0.05
+_LINEAR = "A linear output layer, or from_logits=False."
+_ACTIVATED = 'activation="{}" in the output layer, or from_logits=True with a linear one.'
 
 
-def output_activation(evidence: Evidence) -> list[Finding]:
+def output_activation(evidence: Evidence) -> Findings:
     """Logits where the loss expects probabilities, probabilities where it expects logits, ..."""
-    findings = []
     for output in evidence.outputs:
         wrong = _what_is_wrong(output.loss_name, output.from_logits, output)
         if wrong is not None and np.isfinite(output.values).all():
             text, fix, value, threshold, remedy = wrong
-            findings.append(
-                Finding(
-                    rule="output activation",
-                    layer=output.layer,
-                    value=value,
-                    threshold=threshold,
-                    evidence=text,
-                    fix=fix,
-                    source="Goodfellow, Bengio and Courville 2016, Deep Learning, section 6.2.2.",
-                    remedy=remedy,
-                )
+            yield Finding(
+                rule="output activation",
+                layer=output.layer,
+                value=value,
+                threshold=threshold,
+                evidence=text,
+                fix=fix,
+                source="Goodfellow, Bengio and Courville 2016, Deep Learning, section 6.2.2.",
+                remedy=remedy,
             )
-    return findings
 
 
 _Found = tuple[str, str, float, float, str | None]
@@ -63,68 +61,43 @@ def _what_is_wrong(loss: str, from_logits: bool, output: Output) -> _Found | Non
         apart = float(np.abs(sums - 1).max())
         probabilities = inside and apart < 1e-2
         if values.shape[-1] == 1:
-            return (
+            text = (
                 f"{one} has a single unit; {loss} compares classes, and a distribution over one "
-                "class is always 1.",
-                "One unit per class with softmax, or one sigmoid unit with binary_crossentropy.",
-                1.0,
-                2.0,
-                None,
+                "class is always 1."
             )
+            fix = "One unit per class with softmax, or one sigmoid unit with binary_crossentropy."
+            return text, fix, 1.0, 2.0, None
         if from_logits and probabilities:
-            return (
+            text = (
                 f"{loss}(from_logits=True) applies a softmax itself, but what {one} returns are "
-                f"probabilities already: from {low:.3g} to {high:.3g}, their sum 1.",
-                "A linear output layer, or from_logits=False.",
-                apart,
-                1e-2,
-                "linear",
+                f"probabilities already: from {low:.3g} to {high:.3g}, their sum 1."
             )
+            return text, _LINEAR, apart, 1e-2, "linear"
         if not from_logits and not probabilities:
-            return (
+            text = (
                 f"{loss} takes probabilities, but what {one} returns goes from {low:.3g} to "
-                f"{high:.3g} and sums to {sums.min():.3g} to {sums.max():.3g} in a row.",
-                'activation="softmax" in the output layer, or from_logits=True with a linear one.',
-                apart,
-                1e-2,
-                "softmax",
+                f"{high:.3g} and sums to {sums.min():.3g} to {sums.max():.3g} in a row."
             )
+            return text, _ACTIVATED.format("softmax"), apart, 1e-2, "softmax"
     if loss in _BINARY:
         if from_logits and name in ("sigmoid", "softmax", "hard_sigmoid"):
-            return (
-                f"{loss}(from_logits=True) applies a sigmoid itself, but {one} applied {name}.",
-                "A linear output layer, or from_logits=False.",
-                high,
-                1.0,
-                "linear",
-            )
+            text = f"{loss}(from_logits=True) applies a sigmoid itself, but {one} applied {name}."
+            return text, _LINEAR, high, 1.0, "linear"
         if not from_logits and (not inside or (name == "softmax" and values.shape[-1] == 1)):
             what = "is always 1" if inside else f"goes from {low:.3g} to {high:.3g}"
-            return (
-                f"{loss} takes probabilities, but what {one} returns {what}.",
-                'activation="sigmoid" in the output layer, or from_logits=True with a linear one.',
-                max(-low, high),
-                1.0,
-                "sigmoid",
-            )
+            text = f"{loss} takes probabilities, but what {one} returns {what}."
+            return text, _ACTIVATED.format("sigmoid"), max(-low, high), 1.0, "sigmoid"
     if loss in _POSITIVE and low < 0:
-        return (
-            f"{loss} takes the logarithm of the outputs, but {one} returns down to {low:.3g}.",
-            'activation="softplus" (poisson) or "softmax" (kl_divergence) in the output layer.',
-            low,
-            0.0,
-            "softplus" if loss == "poisson" else "softmax",
-        )
+        text = f"{loss} takes the logarithm of the outputs, but {one} returns down to {low:.3g}."
+        fix = 'activation="softplus" (poisson) or "softmax" (kl_divergence) in the output layer.'
+        return text, fix, low, 0.0, "softplus" if loss == "poisson" else "softmax"
     if loss in _REGRESSION and name in _RANGES:
         bottom, top = _RANGES[name]
         beyond = float(np.mean((output.targets < bottom - 1e-6) | (output.targets > top + 1e-6)))
         if beyond > _OUT_OF_REACH:
-            return (
+            text = (
                 f"{beyond:.0%} of the targets, which go from {output.targets.min():.3g} to "
-                f"{output.targets.max():.3g}, lie outside of what {one} can reach.",
-                "A linear output layer.",
-                beyond,
-                _OUT_OF_REACH,
-                "linear",
+                f"{output.targets.max():.3g}, lie outside of what {one} can reach."
             )
+            return text, "A linear output layer.", beyond, _OUT_OF_REACH, "linear"
     return None

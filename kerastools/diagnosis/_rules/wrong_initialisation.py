@@ -7,13 +7,13 @@ from kerastools._core.graph.activations import activation_name
 from kerastools._core.graph.fans import kernel_axes
 from kerastools._core.graph.flow import walk
 from kerastools.diagnosis._finding import Finding
-from kerastools.diagnosis._rules.evidence import Evidence
+from kerastools.diagnosis._rules.evidence import Evidence, Findings
 
 # Between the smallest and the largest of the schemes' variances, and by so much beyond.
 _FACTOR = 10.0
 
 
-def wrong_initialisation(evidence: Evidence) -> list[Finding]:
+def wrong_initialisation(evidence: Evidence) -> Findings:
     """A kernel's variance is ten times off what He, LeCun and Glorot would give it.
 
     Recurrent kernels and embeddings have schemes of their own; behind a kernel that is normalised
@@ -38,19 +38,17 @@ def wrong_initialisation(evidence: Evidence) -> list[Finding]:
                 limit = low if variance < low else high
                 guilty.append((off, placed.path, activation, variance, limit))
     if not guilty:
-        return []
+        return
     _, layer, activation, variance, limit = max(guilty)
-    return [
-        Finding(
-            rule="wrong initialisation",
-            layer=layer,
-            value=variance,
-            threshold=limit,
-            evidence=f"The weights of {layer} ({activation}) have variance {variance:.2g}; for "
-            f"its fans and its activation a tenfold of what any scheme gives ends at {limit:.2g}; "
-            f"so it is in {len(guilty)} layers.",
-            fix="kerastools.calibration.initialize(model).",
-            source="Glorot and Bengio 2010; He et al. 2015; Amazon SageMaker Debugger's rule "
-            "PoorWeightInitialization also takes a variance ratio of 10.",
-        )
-    ]
+    yield Finding(
+        rule="wrong initialisation",
+        layer=layer,
+        value=variance,
+        threshold=limit,
+        evidence=f"The weights of {layer} ({activation}) have variance {variance:.2g}; for "
+        f"its fans and its activation a tenfold of what any scheme gives ends at {limit:.2g}; "
+        f"so it is in {len(guilty)} layers.",
+        fix="kerastools.calibration.initialize(model).",
+        source="Glorot and Bengio 2010; He et al. 2015; Amazon SageMaker Debugger's rule "
+        "PoorWeightInitialization also takes a variance ratio of 10.",
+    )

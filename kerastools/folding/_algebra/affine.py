@@ -78,9 +78,10 @@ class Affine:
         """Returns the parts for inputs of `sizes` that are concatenated along `axis`."""
         if self.scale.shape[axis - 1] == 1:
             return [self] * len(sizes)
-        if None in sizes:
+        known = [size for size in sizes if size is not None]
+        if len(known) < len(sizes):
             raise CannotFold("joins parts whose sizes are open")
-        ends = np.cumsum(sizes)[:-1]
+        ends = np.cumsum(known)[:-1].tolist()
         return [
             Affine(a, b)
             for a, b in zip(*(np.split(v, ends, axis - 1) for v in self._pair), strict=True)
