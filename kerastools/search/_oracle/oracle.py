@@ -61,9 +61,9 @@ class OptunaOracle(keras_tuner.Oracle):
         study_name: Name of the study in the database; by default the tuner's `project_name`.
         heartbeat: Seconds between heartbeats.
         grace: Seconds without a heartbeat after which a process counts as dead.
-        **kwargs: Other arguments of a keras-tuner oracle, such as `max_retries_per_trial` (runs of a
-            trial that raised, 0 more by default) and `max_consecutive_failed_trials` (after which
-            the search ends with an error, 3 by default; trials whose objective is NaN do not
+        **kwargs: Other arguments of a keras-tuner oracle, such as `max_retries_per_trial` (further
+            runs of a trial that raised, 0 by default) and `max_consecutive_failed_trials` (after
+            which the search ends with an error, 3 by default; trials whose objective is NaN do not
             count).
 
     Raises:
