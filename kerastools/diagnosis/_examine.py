@@ -39,7 +39,7 @@ def examine(subject: Subject) -> tuple[Evidence, int]:
             stepper = Stepper(model, batches[1:], subject.loss, subject.optimizer, _NAME)
         source = subject.optimizer and learning_rate_source(subject.optimizer)
         evidence = Evidence(
-            model=model,
+            subject=subject,
             loss=value,
             signals=tuple(summarise(record) for record in records),
             records=tuple(records),
@@ -47,9 +47,6 @@ def examine(subject: Subject) -> tuple[Evidence, int]:
             outputs=_outputs(subject, records),
             x=tuple(graph.by_input(subject.x)),
             input_names=tuple(layer.name for layer in graph.input_layers),
-            readings=subject.readings,
-            num_rows=subject.num_rows,
-            batch_size=subject.batch_size,
             steps=_steps(stepper) if stepper else None,
             has_schedule=not isinstance(source, keras.Variable),
         )

@@ -114,7 +114,8 @@ class SignalMonitor(Configured, keras.callbacks.Callback):
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Looks at the weights that this step begins with, if it is time."""
         self._first = batch
-        if self._step % self.every == 0:
+        # At the end of an epoch Keras may announce a step that never comes.
+        if self._step % self.every == 0 and self.steps[-1:] != [self._step]:
             self._look()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
@@ -129,7 +130,10 @@ class SignalMonitor(Configured, keras.callbacks.Callback):
         self._check()
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Leaves the model as it was."""
+        """Leaves the model as it was, and drops a look at a step that never came."""
+        if self.steps[-1:] == [self._step]:
+            self.steps.pop()
+            self._looks.pop()
         if self._trap is not None:
             self._trap.release()
             self._trap = None

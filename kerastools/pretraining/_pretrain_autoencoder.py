@@ -61,8 +61,9 @@ def pretrain_autoencoder(
         x: Rows without labels, as the encoder takes them.
         decoder: `"mirrored"`: the encoder run backwards; `Dense` and convolutions (as transposed
             convolutions), pooling (as repetition), `Flatten` and `Reshape` are known; dropout and
-            normalisation are left out. `"tied"`: the same with the encoder's kernels, transposed.
-            Or a model of your own from the code to the input, for an encoder of any kind.
+            normalisation are left out; nested models and layers of your own that only call such
+            layers are entered, unless `greedy`. `"tied"`: the same with the encoder's kernels,
+            transposed. Or a model of your own from the code to the input, for any encoder.
         noise: `MaskingNoise`, `GaussianNoise`, or a function of rows and a `numpy` generator that
             returns the noisy rows and what each feature counts in the loss (`None`: equally). New
             noise is drawn for every batch. By default none.
@@ -123,7 +124,7 @@ def pretrain_autoencoder(
             f"{decoder!r}."
         )
     else:
-        steps = read_chain(encoder, _NAME)
+        steps = read_chain(encoder, _NAME, enter=not greedy)
         if greedy:
             return _pretrain_greedily(encoder, steps, x, tied, end, loss, training, directory)
         decoder = mirror(steps, end, tied, seed, "decoder")

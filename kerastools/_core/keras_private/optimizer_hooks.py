@@ -206,11 +206,6 @@ def learning_rate_source(optimizer: Any) -> Any:
     return optimizer._learning_rate
 
 
-def batches_seen(optimizer: Any) -> int:
-    """Returns how many gradients `optimizer` was given; `iterations` counts updates."""
-    return int(ops.convert_to_numpy(optimizer._iterations))
-
-
 def moving_averages(optimizer: Any) -> list[Any]:
     """Returns the moving average of each variable, or None, in the optimizer's order."""
     return list(optimizer._model_variables_moving_average)

@@ -10,6 +10,7 @@ import numpy as np
 from kerastools._core.graph.calls import calls, has_graph, sublayers
 from kerastools._core.graph.kinds import is_kind
 from kerastools._core.keras_private.compiled_model import compile_arguments
+from kerastools._core.keras_private.data_adapters import split_validation
 from kerastools._core.keras_private.graph_nodes import RECORDED_TRAINING_HOLDS
 from kerastools._core.keras_private.optimizer_hooks import (
     is_distributed,
@@ -45,7 +46,7 @@ def why_search_cannot_stack(
         return "there is a distribution strategy"
     given = bound_fit_arguments(args, kwargs)
     if given is None:
-        known = (*_FIT_ARGUMENTS, "verbose")
+        known = (*_FIT_ARGUMENTS, "validation_split", "verbose")
         other = [name for name, v in kwargs.items() if v is not None and name not in known]
         return f"search was given {', '.join(other) or 'more than x and y by position'}"
     for callback in given.get("callbacks", ()):
@@ -67,12 +68,21 @@ def _is_distributed(model: Any = None) -> bool:
 
 
 def bound_fit_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any] | None:
-    """Returns the arguments of `fit` by name; `None` if one of them is not supported."""
+    """Returns the arguments of `fit` by name; `None` if one of them is not supported.
+
+    Of `validation_split` it makes `validation_data`, which Keras prefers where both are given.
+    """
     given = dict(zip(("x", "y"), args, strict=False)) | {
         name: value for name, value in kwargs.items() if value is not None and name != "verbose"
     }
+    split = given.pop("validation_split", 0)
     if len(args) > 2 or set(given) - _FIT_ARGUMENTS:
         return None
+    arrays = (given.get("x"), given.get("y"))
+    if split and "validation_data" not in given:
+        if not all(isinstance(a, np.ndarray) for a in arrays):
+            return None
+        (given["x"], given["y"]), given["validation_data"] = split_validation(arrays, split)
     return given
 
 
