@@ -5,7 +5,8 @@ from typing import Any
 import keras
 from keras import tree
 
-from kerastools._core.checks import require_finite, require_graph
+from kerastools._core.batches import MOST_ROWS, gather, is_dataset
+from kerastools._core.checks import require_at_least, require_finite, require_inputs
 from kerastools._core.graph.calls import read_graph
 from kerastools.diagnosis._diagnosis import Diagnosis, judge
 from kerastools.diagnosis._probe.losses import check_labels, resolve_loss
@@ -16,7 +17,7 @@ from kerastools.diagnosis._subject import Subject
 def diagnose(
     model: keras.Model,
     x: Any,
-    y: Any,
+    y: Any = None,
     loss: Any = None,
     batch_size: int = 32,
     optimizer: Any = None,
@@ -62,11 +63,12 @@ def diagnose(
     Args:
         model: A built functional or Sequential model.
         x: The training inputs: an array, or a list or dictionary of arrays. All rows, so that the
-            last batch is known; one batch, evenly spaced over the rows, is run.
-        y: The targets, in the same form.
+            last batch is known; one batch, evenly spaced over the rows, is run. Or a dataset of
+            batches `(x, y)`, as `fit` takes it; of a large one the first 8,192 rows are looked at.
+        y: The targets, in the same form as arrays `x`.
         loss: Loss as in `compile`: a name, a `keras.losses.Loss` or a function; a list or
             dictionary for several outputs. By default the loss that the model was compiled with.
-        batch_size: Rows of a batch in training.
+        batch_size: Rows of a batch in training; those of a dataset are its own.
         optimizer: The optimizer to be used, or its name; it is copied. By default the one that the
             model was compiled with; without any, learning rate and updates are not judged.
 
@@ -97,14 +99,14 @@ def diagnose(
     Reference: Glorot and Bengio, "Understanding the difficulty of training deep feedforward neural
     networks", AISTATS 2010; He, Zhang, Ren and Sun, "Delving deep into rectifiers", ICCV 2015.
     """
-    require_graph(model, "diagnose")
-    if int(batch_size) != batch_size or batch_size < 1:
-        raise ValueError(f"diagnose needs batch_size of at least 1. Received {batch_size!r}.")
+    graph = read_graph(model, "diagnose")
+    require_at_least(1, "diagnose", batch_size=batch_size)
     loss_function = resolve_loss(model, loss, "diagnose")
-    x = tree.map_structure(lambda a: require_finite("x", a, "diagnose"), x)
+    if is_dataset(x) and y is None:
+        x, y, batch_size = gather(x, "diagnose", MOST_ROWS)
+    x = require_inputs(graph, x, "diagnose")
     y = tree.map_structure(lambda a: require_finite("y", a, "diagnose"), y)
     _check_rows(x, y)
-    _check_inputs(model, x)
     y, loss_function, readings = read_labels(model, y, loss_function)
     check_labels(model, y, loss_function, "diagnose")
 
@@ -122,28 +124,4 @@ def _check_rows(x: Any, y: Any) -> None:
         raise ValueError(
             f"diagnose needs as many rows of x as of y. Received {counts['x']} rows of x and "
             f"{counts['y']} rows of y."
-        )
-
-
-def _check_inputs(model: Any, x: Any) -> None:
-    """Raises unless `x` fits the inputs of the model."""
-    graph = read_graph(model, "diagnose")
-    named = isinstance(graph.input_structure, dict)
-    needed = set(graph.input_structure) if named else {t.name for t in graph.inputs}
-    if isinstance(x, dict) and not needed <= set(x):
-        raise ValueError(
-            f'diagnose needs x to hold the inputs {sorted(needed)} of model "{model.name}". '
-            f"Received {sorted(x)}."
-        )
-    arrays = graph.by_input(x)
-    wanted = [tuple(t.shape) for t in model.inputs]
-    fits = len(arrays) == len(wanted) and all(
-        len(a.shape) == len(shape)
-        and all(n is None or n == m for n, m in zip(shape[1:], a.shape[1:], strict=True))
-        for a, shape in zip(arrays, wanted, strict=True)
-    )
-    if not fits:
-        raise ValueError(
-            f'diagnose needs x to fit the inputs of model "{model.name}", of shapes {wanted}. '
-            f"Received arrays of shapes {[a.shape for a in arrays]}."
         )

@@ -15,6 +15,7 @@ from kerastools._core.graph.flow import flow_of
 from kerastools._core.graph.kinds import is_kind
 from kerastools._core.keras_private.optimizer_hooks import learning_rate_source
 from kerastools.diagnosis._layer_signal import summarise
+from kerastools.diagnosis._probe.losses import loss_name
 from kerastools.diagnosis._probe.signals import LayerRecord, measure
 from kerastools.diagnosis._probe.trial_steps import Stepper, Steps
 from kerastools.diagnosis._rules import Evidence, Output
@@ -38,7 +39,7 @@ def examine(subject: Subject) -> tuple[Evidence, int]:
             stepper = Stepper(model, batches[1:], subject.loss, subject.optimizer, _NAME)
         source = subject.optimizer and learning_rate_source(subject.optimizer)
         evidence = Evidence(
-            model=model,
+            subject=subject,
             loss=value,
             signals=tuple(summarise(record) for record in records),
             records=tuple(records),
@@ -46,9 +47,6 @@ def examine(subject: Subject) -> tuple[Evidence, int]:
             outputs=_outputs(subject, records),
             x=tuple(graph.by_input(subject.x)),
             input_names=tuple(layer.name for layer in graph.input_layers),
-            readings=subject.readings,
-            num_rows=subject.num_rows,
-            batch_size=subject.batch_size,
             steps=_steps(stepper) if stepper else None,
             has_schedule=not isinstance(source, keras.Variable),
         )
@@ -101,7 +99,7 @@ def _outputs(subject: Subject, records: Sequence[LayerRecord]) -> tuple[Output, 
             Output(
                 layer=record.path,
                 activation=activation_name(own_activation(record.layer)),
-                loss_name=str(getattr(loss, "name", None) or getattr(loss, "__name__", loss)),
+                loss_name=loss_name(loss),
                 from_logits=bool(config.get("from_logits", False)),
                 values=np.atleast_2d(record.output),
                 targets=np.asarray(y),

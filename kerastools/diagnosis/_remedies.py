@@ -4,14 +4,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import keras
+import numpy as np
 from keras import tree
 
 from kerastools._core.graph.activations import activation_name, is_activation, own_activation
-from kerastools._core.graph.calls import Call, input_layer_of
+from kerastools._core.graph.calls import Call, input_layer_of, read_graph
+from kerastools._core.graph.fans import incoming_axes
 from kerastools._core.graph.rebuild import layer_from_config, rebuild
+from kerastools.constraints import MaxNorm
 from kerastools.diagnosis._change import Change
 from kerastools.diagnosis._finding import Finding
-from kerastools.diagnosis._replacements import mended_constraints, normalizations
 from kerastools.diagnosis._subject import Subject
 
 _NAME = "repair"
@@ -63,7 +65,7 @@ class Structure:
         if self.rates.get(path):
             config["rate"] = self.rates[path]
         if path in self.constraints:
-            config.update(mended_constraints(layer))
+            config.update(_mended_constraints(layer))
         if self.reset_biases and getattr(layer, "bias_initializer", None) is not None:
             config["bias_initializer"] = "zeros"
         return (layer_from_config(layer, config, _NAME), True) if config else None
@@ -117,7 +119,7 @@ def _plan(finding: Finding, subject: Subject, structure: Structure) -> str:
     """Enters what mends one finding into `structure`, and says what it is; empty if nothing is."""
     path, remedy = finding.layer, finding.remedy
     if finding.rule == "inputs not normalised":
-        structure.standardise = normalizations(subject)
+        structure.standardise = _normalizations(subject)
         return "Normalization, adapted to x, behind the inputs"
     if finding.rule == "output activation" and remedy is not None:
         structure.outputs[path] = remedy
@@ -140,3 +142,38 @@ def _plan(finding: Finding, subject: Subject, structure: Structure) -> str:
         structure.hidden = True
         return "logistic activations of hidden layers replaced by relu"
     return ""
+
+
+def _normalizations(subject: Subject) -> dict[str, Any]:
+    """Returns an adapted `Normalization` for each floating input that is no image of tokens."""
+    graph = read_graph(subject.model, "repair")
+    found = {}
+    for layer, x in zip(graph.input_layers, graph.by_input(subject.x), strict=True):
+        if x.dtype.kind != "f" and "int" in str(layer.dtype):
+            continue
+        # One mean and variance for all positions of an image or a sequence, channel by channel.
+        x = x.astype("float64").reshape(-1, x.shape[-1]) if x.ndim > 1 else x.astype("float64")
+        variance = x.var(axis=0)
+        # A constant feature becomes 0.
+        found[layer.name] = keras.layers.Normalization(
+            axis=-1, mean=x.mean(axis=0), variance=np.where(variance > 0, variance, 1.0)
+        )
+    return found
+
+
+def _mended_constraints(layer: Any) -> dict[str, Any]:
+    """Returns the constraints of a layer's configuration, along each unit's incoming weights."""
+    changes = {}
+    for name, axes in incoming_axes(layer).items():
+        for prefix in (name, name.removesuffix("_kernel"), "depthwise"):
+            held = getattr(layer, f"{prefix}_constraint", None)
+            if held is None:
+                continue
+            config = held.get_config()
+            if "max_value" in config and "min_value" not in config:
+                constraint = MaxNorm(config["max_value"], axes)
+            else:
+                constraint = type(held).from_config({**config, "axis": list(axes)})
+            changes[f"{prefix}_constraint"] = keras.saving.serialize_keras_object(constraint)
+            break
+    return changes

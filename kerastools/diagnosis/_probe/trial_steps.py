@@ -11,7 +11,8 @@ from keras import ops
 from kerastools._core.compiled import compiled
 from kerastools._core.graph.calls import read_graph
 from kerastools._core.graph.fans import is_kernel
-from kerastools._core.keras_private.optimizer_hooks import learning_rate_source
+from kerastools._core.keras_private.optimizer_hooks import learning_rate_source, num_replicas
+from kerastools._core.replicas import on_every_replica
 from kerastools.diagnosis._probe.signals import LossFunction, differentiate, training_pass
 from kerastools.optimizers._base.mutable_optimizer import MutableOptimizer
 from kerastools.optimizers._base.slots import optimizer_tree
@@ -129,7 +130,8 @@ class _Program:
         def step_in_place(x: Any, y: Any) -> Any:
             values = [ops.convert_to_tensor(v) for v in self.copies]
             value, gradients = value_and_gradients(values, x, y)
-            optimizer.apply(gradients, self.copies)
+            # Every replica has all rows, and the optimizer adds their gradients up.
+            optimizer.apply([g / num_replicas() for g in gradients], self.copies)
             return value
 
         def step(values: Any, slots: Any, x: Any, y: Any) -> tuple[Any, Any, Any]:
@@ -137,7 +139,7 @@ class _Program:
             return value, *optimizer.stateless_apply(slots, gradients, values)
 
         self._in_place = keras.backend.backend() == "tensorflow"
-        self._step = compiled(step_in_place if self._in_place else step)
+        self._step = compiled(on_every_replica(step_in_place) if self._in_place else step)
 
     def restart(self, rate: float) -> None:
         """Sets weights and slots to where they began, and the learning rate to `rate`."""

@@ -13,7 +13,7 @@ _SMALL_BATCH = 8
 
 def batch_norm_batch(evidence: Evidence) -> Findings:
     """Every batch holds a handful of rows."""
-    rows = min(evidence.batch_size, evidence.num_rows)
+    rows = min(evidence.subject.batch_size, evidence.subject.num_rows)
     if rows >= _SMALL_BATCH:
         return
     found = {}
@@ -44,13 +44,14 @@ def batch_norm_batch(evidence: Evidence) -> Findings:
 
 def batch_norm_remainder(evidence: Evidence) -> Findings:
     """The last batch of each epoch is too small to estimate a mean and a variance from."""
-    remainder = evidence.num_rows % evidence.batch_size
+    num_rows, batch_size = evidence.subject.num_rows, evidence.subject.batch_size
+    remainder = num_rows % batch_size
     # Where every batch is small the remainder is not what is special.
-    small = 0 < remainder < _SMALL_BATCH and 2 * remainder <= evidence.batch_size
+    small = 0 < remainder < _SMALL_BATCH and 2 * remainder <= batch_size
     # A frozen layer normalises by its moving statistics, whatever the batch.
     layers = [
         placed.path
-        for placed in walk(evidence.model, "diagnose")
+        for placed in walk(evidence.subject.model, "diagnose")
         if kind_of(placed.layer).moving_statistics and placed.layer.trainable
     ]
     if not (small and layers):
@@ -60,11 +61,11 @@ def batch_norm_remainder(evidence: Evidence) -> Findings:
         layer=layers[0],
         value=float(remainder),
         threshold=float(_SMALL_BATCH),
-        evidence=f"{evidence.num_rows} rows in batches of {evidence.batch_size} leave a last "
+        evidence=f"{num_rows} rows in batches of {batch_size} leave a last "
         f"batch of {remainder}, whose mean and variance are mostly noise; they shift "
         f"{len(layers)} batch-normalised layers at every epoch's end.",
-        fix=f"model.fit(x[:-{remainder}], y[:-{remainder}], batch_size={evidence.batch_size}), "
-        f"or tf.data.Dataset.batch({evidence.batch_size}, drop_remainder=True).",
+        fix=f"model.fit(x[:-{remainder}], y[:-{remainder}], batch_size={batch_size}), "
+        f"or tf.data.Dataset.batch({batch_size}, drop_remainder=True).",
         source="Ioffe and Szegedy 2015, section 3: the statistics are those of the batch; "
         "Ioffe 2017, Batch renormalization, on small batches.",
     )

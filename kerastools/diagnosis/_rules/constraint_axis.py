@@ -10,7 +10,7 @@ from kerastools.diagnosis._rules.evidence import Evidence, Findings
 
 def constraint_axis(evidence: Evidence) -> Findings:
     """Keras's norms go over axis 0 of whatever shape, which is right for `Dense` alone."""
-    for placed in walk(evidence.model, "diagnose"):
+    for placed in walk(evidence.subject.model, "diagnose"):
         for name, right in incoming_axes(placed.layer).items():
             variable = getattr(placed.layer, name)
             axes = _axes(variable.constraint, tuple(variable.shape))

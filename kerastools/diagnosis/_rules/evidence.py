@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -11,7 +10,7 @@ from kerastools.diagnosis._finding import Finding
 from kerastools.diagnosis._layer_signal import LayerSignal
 from kerastools.diagnosis._probe.signals import LayerRecord
 from kerastools.diagnosis._probe.trial_steps import Steps
-from kerastools.diagnosis._read_labels import Reading
+from kerastools.diagnosis._subject import Subject
 
 # What a rule returns.
 Findings = Iterable[Finding]
@@ -49,7 +48,7 @@ class Evidence:
     """What was measured on one batch, and how the model is going to be trained.
 
     Attributes:
-        model: The model, as it was passed.
+        subject: The model, as it was passed, and how it is going to be trained.
         loss: The loss of the batch.
         signals: The figures of each layer.
         records: What passed through each layer.
@@ -57,15 +56,12 @@ class Evidence:
         outputs: Each output that has a loss.
         x: All rows of each input.
         input_names: Their names.
-        readings: How targets that do not fit their loss were read.
-        num_rows: Rows of the whole data.
-        batch_size: Rows of one batch in training.
         steps: Takes a factor of the learning rate; returns a few steps of the given optimizer.
             `None` without an optimizer.
         has_schedule: Whether the learning rate is a schedule, which may begin small on purpose.
     """
 
-    model: Any
+    subject: Subject
     loss: float
     signals: tuple[LayerSignal, ...]
     records: tuple[LayerRecord, ...]
@@ -73,9 +69,6 @@ class Evidence:
     outputs: tuple[Output, ...]
     x: tuple[np.ndarray, ...]
     input_names: tuple[str, ...]
-    readings: tuple[Reading, ...]
-    num_rows: int
-    batch_size: int
     steps: Callable[[float], Steps] | None
     has_schedule: bool
 

@@ -16,7 +16,7 @@ _SOURCE = "Northcutt, Athalye and Mueller 2021, Pervasive label errors."
 
 def labels(evidence: Evidence) -> Findings:
     """Targets of another form than the loss takes, constant, contradictory or huge ones, ..."""
-    for reading in evidence.readings:
+    for reading in evidence.subject.readings:
         misread = 1.0, 0.0, reading.evidence, reading.fix
         yield _finding(reading.layer, misread, reading.what)
     for output in evidence.outputs:

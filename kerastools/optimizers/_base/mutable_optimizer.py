@@ -17,7 +17,9 @@ from kerastools._core.keras_private.optimizer_hooks import (
     is_distributed,
     is_sparse,
     known_variables,
+    layout_of,
     learning_rate_source,
+    num_replicas,
 )
 from kerastools.optimizers._base import tf_kernels
 from kerastools.optimizers._base.arguments import Number, show_common_arguments
@@ -246,6 +248,14 @@ class MutableOptimizer(EvaluationPoint, OptimizerHooks):
         """Creates the slots of `variables`."""
         if self.built:
             return
+        if self.gradient_accumulation_steps and num_replicas() > 1:
+            raise ValueError(
+                f"{type(self).__name__} cannot accumulate gradients under a tf.distribute strategy "
+                "with several replicas: TensorFlow cannot sum over replicas inside the condition "
+                "in which Keras applies what was accumulated. Received "
+                f"gradient_accumulation_steps={self.gradient_accumulation_steps}. Leave it out "
+                "and use a larger batch_size."
+            )
         groups = assign_groups(self, self.param_groups, variables, self._declared())
         super().build(variables)
         stacks = self._fuses and keras.backend.backend() == "tensorflow" and not is_distributed()
@@ -301,7 +311,13 @@ class MutableOptimizer(EvaluationPoint, OptimizerHooks):
             return row
         if keras.backend.standardize_dtype(variable.dtype) == wide(variable):
             return self.add_variable_from_reference(variable, name=name, initializer=start)
-        return self.add_variable(variable.shape, start, wide(variable), name=name)
+        return self.add_variable(
+            variable.shape,
+            start,
+            wide(variable),
+            layout=layout_of(variable),
+            name=f"{variable.path.replace('/', '_')}_{name}",
+        )
 
     def _add_master(self, variable: Any) -> Any:
         """Creates the float32 twin of a variable of half precision; `None` for others."""
