@@ -13,7 +13,15 @@ import numpy as np
 import pytest
 from keras import layers
 
-from kerastools import calibration, diagnosis, folding, pretraining, regularization, transfer
+from kerastools import (
+    KerastoolsNotice,
+    calibration,
+    diagnosis,
+    folding,
+    pretraining,
+    regularization,
+    transfer,
+)
 from kerastools.acceleration import accelerate, fast_predict
 from kerastools.callbacks import (
     EvaluationWeights,
@@ -347,7 +355,7 @@ def regularized(place):
 
 @long
 def reused(place):
-    trunk = transfer.reuse_layers(place.net(), "a", trainable=False)
+    trunk = transfer.reuse_layers(place.net(), "a")
     assert place.is_home_of(trunk)
     return [trunk.predict(X, verbose=0)]
 
@@ -389,6 +397,19 @@ def accumulated(place):
         refused(fit, net, match="cannot accumulate gradients")
         return None
     return fit(net)
+
+
+@long
+def tuned(place):
+    """A population is one program for one device: elsewhere trials are trained one by one."""
+    from kerastools.search import tune
+
+    net, options = place.net(adam), {"max_trials": 1, "population": 2, "epochs": 1, "verbose": 0}
+    alone = place.name != "one device"
+    notice = pytest.warns(KerastoolsNotice, match="one after the other") if alone else nullcontext()
+    with notice:
+        report = tune(net, X, Y, batch_size=16, seed=1, **options)
+    assert place.is_home_of(report.model)
 
 
 def refused(function, *arguments, match):

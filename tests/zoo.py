@@ -750,8 +750,13 @@ REFUSALS = [
         "of two calls it is not said which one is meant",
     ),
     Refusal(
-        "diagnosed calibrated fast_prediction prediction_with_dropout recalibrated reuse_depth "
-        "autoencoder tuned",
+        "fast_prediction prediction_with_dropout",
+        "endless_dataset generator",
+        "needs data that ends",
+        "there is a prediction for each row",
+    ),
+    Refusal(
+        "reuse_depth autoencoder tuned",
         "*dataset* generator",
         "needs arrays",
         "takes arrays only until now",

@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import tree
 
+from kerastools._core.batches import MOST_ROWS, gather, is_dataset
 from kerastools._core.checks import require_at_least, require_finite, require_inputs
 from kerastools._core.graph.calls import read_graph
 from kerastools.diagnosis._diagnosis import Diagnosis, judge
@@ -16,7 +17,7 @@ from kerastools.diagnosis._subject import Subject
 def diagnose(
     model: keras.Model,
     x: Any,
-    y: Any,
+    y: Any = None,
     loss: Any = None,
     batch_size: int = 32,
     optimizer: Any = None,
@@ -62,11 +63,12 @@ def diagnose(
     Args:
         model: A built functional or Sequential model.
         x: The training inputs: an array, or a list or dictionary of arrays. All rows, so that the
-            last batch is known; one batch, evenly spaced over the rows, is run.
-        y: The targets, in the same form.
+            last batch is known; one batch, evenly spaced over the rows, is run. Or a dataset of
+            batches `(x, y)`, as `fit` takes it; of a large one the first 8,192 rows are looked at.
+        y: The targets, in the same form as arrays `x`.
         loss: Loss as in `compile`: a name, a `keras.losses.Loss` or a function; a list or
             dictionary for several outputs. By default the loss that the model was compiled with.
-        batch_size: Rows of a batch in training.
+        batch_size: Rows of a batch in training; those of a dataset are its own.
         optimizer: The optimizer to be used, or its name; it is copied. By default the one that the
             model was compiled with; without any, learning rate and updates are not judged.
 
@@ -100,6 +102,8 @@ def diagnose(
     graph = read_graph(model, "diagnose")
     require_at_least(1, "diagnose", batch_size=batch_size)
     loss_function = resolve_loss(model, loss, "diagnose")
+    if is_dataset(x) and y is None:
+        x, y, batch_size = gather(x, "diagnose", MOST_ROWS)
     x = require_inputs(graph, x, "diagnose")
     y = tree.map_structure(lambda a: require_finite("y", a, "diagnose"), y)
     _check_rows(x, y)

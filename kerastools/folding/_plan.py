@@ -200,8 +200,11 @@ class Plan:
         (tensor,) = call.outputs
         if self.graph.is_output(tensor):
             raise CannotFold("its output goes out of the model")
+        users = self.graph.consumers(tensor)
+        if not users:
+            raise CannotFold("nothing takes its output")
         names = []
-        for user in self.graph.consumers(tensor):
+        for user in users:
             layer = user.operation
             self._check_border(call, tensor, user)
             passes = self._passage(user)

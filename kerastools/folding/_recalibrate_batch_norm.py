@@ -4,6 +4,7 @@ from typing import Any
 
 import keras
 
+from kerastools._core.batches import MOST_ROWS, gather, is_dataset
 from kerastools._core.checks import require_at_least, require_inputs
 from kerastools._core.graph.batch_statistics import measure_batch_norm
 from kerastools._core.graph.calls import Call, read_graph
@@ -34,7 +35,7 @@ def recalibrate_batch_norm(model: keras.Model, x: Any, batch_size: int = 256) ->
     Args:
         model: A built functional or Sequential model.
         x: Inputs as the model takes them: an array, or a list or dictionary of arrays. A few
-            thousand rows do; labels are not needed.
+            thousand rows do; labels are not needed. Of a dataset the first 8,192 are taken.
         batch_size: Rows per batch. Larger fits better: the statistics of one layer are measured on
             what the layers below give under the statistics of the same batch.
 
@@ -61,6 +62,7 @@ def recalibrate_batch_norm(model: keras.Model, x: Any, batch_size: int = 256) ->
     """
     graph = read_graph(model, _NAME)
     require_at_least(1, _NAME, batch_size=batch_size)
+    x = gather(x, _NAME, MOST_ROWS)[0] if is_dataset(x) else x
     measure_batch_norm(model, require_inputs(graph, x, _NAME), batch_size, _NAME, _moves)
     return model
 

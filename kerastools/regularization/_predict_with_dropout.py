@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
+from kerastools._core.batches import gather, is_dataset
 from kerastools._core.checks import require_at_least, require_finite
 from kerastools._core.compiled import compiled
 from kerastools._core.graph.calls import Call, Graph, as_recorded, read_graph, replay, sublayers
@@ -30,7 +31,7 @@ def predict_with_dropout(
 
     Args:
         model: A built functional or Sequential model with dropout.
-        x: Inputs: an array, or a list or dictionary of arrays.
+        x: Inputs: an array, a list or dictionary of arrays, or a dataset that ends.
         num_samples: S, how many predictions are made for each row; at least 2.
         batch_size: Rows that are run at a time.
         seed: Integer that makes the masks repeatable; by default it is new each time.
@@ -64,6 +65,7 @@ def predict_with_dropout(
             f'{_NAME} needs a model with dropout. Received model "{model.name}" without. '
             "kerastools.regularization.regularize(model, dropout=0.2) inserts some."
         )
+    x = gather(x, _NAME)[0] if is_dataset(x) else x
     x = tree.map_structure(lambda a: require_finite("x", a, _NAME), x)
     states = [v for v in model.variables if v.name == "seed_generator_state"]
     others = [v for v in model.variables if v.name != "seed_generator_state"]

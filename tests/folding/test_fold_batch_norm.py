@@ -511,6 +511,10 @@ class TestKept:
         x = keras.Input((4,))
         model = keras.Model(x, inner(inner(x)[1])[0])
         assert reason(model) == "the nested model inner is called 2 times"
+        y = layers.ReLU()(a)
+        inner = keras.Model(a, [y, layers.BatchNormalization(name="n")(y)], name="inner")
+        report = fold(randomise(keras.Model(x, inner(inner(x)[0])[1])))[1]
+        assert report.outcomes[0].reason.endswith("nothing takes its output")
 
     def test_border_at_which_the_shape_changes(self):
         inner = nest((4,), layers.Dense(3))

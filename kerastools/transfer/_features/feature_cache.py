@@ -8,12 +8,13 @@ from typing import Any
 import keras
 import numpy as np
 
+from kerastools._core.batches import is_dataset
 from kerastools._core.graph.calls import read_graph, sublayers
 from kerastools._core.keras_private.compiled_model import compile_arguments
 from kerastools._core.keras_private.optimizer_hooks import strategy_scope
 from kerastools.optimizers import rebind
 from kerastools.transfer._depth.cut import cuts, find_call, split
-from kerastools.transfer._features.rows import FeatureRows, gather, is_dataset
+from kerastools.transfer._features.rows import FeatureRows, gather
 from kerastools.transfer._features.store import FeatureStore, fingerprint
 from kerastools.transfer._refusal import CannotCacheError, reason_against, reason_seen
 
