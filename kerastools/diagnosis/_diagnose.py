@@ -3,12 +3,12 @@
 from typing import Any
 
 import keras
-from keras import tree
 
-from kerastools._core.checks import require_finite, require_graph
+from kerastools._core.checks import require_graph
 from kerastools._core.graph.calls import read_graph
 from kerastools.diagnosis._diagnosis import Diagnosis, judge
 from kerastools.diagnosis._probe.losses import check_labels, resolve_loss
+from kerastools.diagnosis._read_data import read_data
 from kerastools.diagnosis._read_labels import read_labels
 from kerastools.diagnosis._subject import Subject
 
@@ -16,10 +16,11 @@ from kerastools.diagnosis._subject import Subject
 def diagnose(
     model: keras.Model,
     x: Any,
-    y: Any,
+    y: Any = None,
     loss: Any = None,
     batch_size: int = 32,
     optimizer: Any = None,
+    sample_weight: Any = None,
 ) -> Diagnosis:
     """Says what keeps `model` from training well, from one forward and backward pass.
 
@@ -61,14 +62,18 @@ def diagnose(
 
     Args:
         model: A built functional or Sequential model.
-        x: The training inputs: an array, or a list or dictionary of arrays. All rows, so that the
-            last batch is known; one batch, evenly spaced over the rows, is run.
-        y: The targets, in the same form.
+        x: The training inputs as `fit` takes them: an array, or a list or dictionary of arrays; or
+            a `tf.data.Dataset` or a `PyDataset`, of which the first 4096 rows are read. Pass all
+            rows, so that the size of the last batch is known; one batch, evenly spaced over the
+            rows, is run.
+        y: The targets, in the same form; left out with a dataset, or where no output has a loss.
         loss: Loss as in `compile`: a name, a `keras.losses.Loss` or a function; a list or
-            dictionary for several outputs. By default the loss that the model was compiled with.
-        batch_size: Rows of a batch in training.
+            dictionary for several outputs. By default what the model was compiled with, loss
+            weights included. Regularizers and `add_loss` always count.
+        batch_size: Rows of a batch in training; a dataset sets it.
         optimizer: The optimizer to be used, or its name; it is copied. By default the one that the
             model was compiled with; without any, learning rate and updates are not judged.
+        sample_weight: Weights of the rows, as in `fit`.
 
     Returns:
         A `Diagnosis`: `print` it, `.plot("signals.png")` it, look at its `.findings`, or let
@@ -101,10 +106,9 @@ def diagnose(
     if int(batch_size) != batch_size or batch_size < 1:
         raise ValueError(f"diagnose needs batch_size of at least 1. Received {batch_size!r}.")
     loss_function = resolve_loss(model, loss, "diagnose")
-    x = tree.map_structure(lambda a: require_finite("x", a, "diagnose"), x)
-    y = tree.map_structure(lambda a: require_finite("y", a, "diagnose"), y)
-    _check_rows(x, y)
+    x, y, sample_weight, batch_size = read_data(x, y, sample_weight, batch_size, "diagnose")
     _check_inputs(model, x)
+    original = (y, loss_function)
     y, loss_function, readings = read_labels(model, y, loss_function)
     check_labels(model, y, loss_function, "diagnose")
 
@@ -112,17 +116,11 @@ def diagnose(
         optimizer = getattr(model, "optimizer", None)
     else:
         optimizer = keras.optimizers.get(optimizer)
-    return judge(Subject(model, x, y, loss_function, batch_size, optimizer, readings))
-
-
-def _check_rows(x: Any, y: Any) -> None:
-    """Raises unless the number of rows is the same everywhere."""
-    counts = {name: [len(a) for a in tree.flatten(part)] for name, part in (("x", x), ("y", y))}
-    if len({*counts["x"], *counts["y"]}) != 1:
-        raise ValueError(
-            f"diagnose needs as many rows of x as of y. Received {counts['x']} rows of x and "
-            f"{counts['y']} rows of y."
+    return judge(
+        Subject(
+            model, x, y, sample_weight, loss_function, batch_size, optimizer, readings, original
         )
+    )
 
 
 def _check_inputs(model: Any, x: Any) -> None:
@@ -138,12 +136,21 @@ def _check_inputs(model: Any, x: Any) -> None:
     arrays = graph.by_input(x)
     wanted = [tuple(t.shape) for t in model.inputs]
     fits = len(arrays) == len(wanted) and all(
-        len(a.shape) == len(shape)
-        and all(n is None or n == m for n, m in zip(shape[1:], a.shape[1:], strict=True))
-        for a, shape in zip(arrays, wanted, strict=True)
+        a is None or _fits(a.shape, shape) for a, shape in zip(arrays, wanted, strict=True)
     )
     if not fits:
         raise ValueError(
             f'diagnose needs x to fit the inputs of model "{model.name}", of shapes {wanted}. '
             f"Received arrays of shapes {[a.shape for a in arrays]}."
         )
+
+
+def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
+    """Whether Keras takes an array; it adds or drops a last axis of size 1."""
+    if len(shape) == len(wanted) - 1 and wanted[-1] == 1:
+        shape = (*shape, 1)
+    elif len(shape) == len(wanted) + 1 and shape[-1] == 1:
+        shape = shape[:-1]
+    return len(shape) == len(wanted) and all(
+        n is None or n == m for n, m in zip(wanted[1:], shape[1:], strict=True)
+    )

@@ -1,5 +1,6 @@
 """The layers and settings that a repair puts in the place of others."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -8,15 +9,24 @@ import numpy as np
 from kerastools._core.graph.calls import read_graph
 from kerastools._core.graph.fans import incoming_axes
 from kerastools.constraints import MaxNorm
+from kerastools.diagnosis._look_ups import looks_up
 from kerastools.diagnosis._subject import Subject
 
 
-def normalizations(subject: Subject) -> dict[str, Any]:
-    """Returns an adapted `Normalization` for each floating input that is no image of tokens."""
+def normalizations(subject: Subject, guilty: Sequence[str]) -> dict[str, Any]:
+    """Returns an adapted `Normalization` for each input that the guilty layers read as numbers.
+
+    An input that a layer looks up in a table is never one.
+    """
     graph = read_graph(subject.model, "repair")
+    top = {path.split("/")[0] for path in guilty}
     found = {}
-    for layer, x in zip(graph.input_layers, graph.by_input(subject.x), strict=True):
-        if x.dtype.kind != "f" and "int" in str(layer.dtype):
+    arrays = graph.by_input(subject.x)
+    for tensor, layer, x in zip(graph.inputs, graph.input_layers, arrays, strict=True):
+        if x is None or x.dtype.kind not in "fiub" or "int" in str(layer.dtype):
+            continue
+        readers = _readers(graph, tensor)
+        if not top & {call.path for call in readers} or any(looks_up(c.operation) for c in readers):
             continue
         # One mean and variance for all positions of an image or a sequence, channel by channel.
         x = x.astype("float64").reshape(-1, x.shape[-1]) if x.ndim > 1 else x.astype("float64")
@@ -26,6 +36,27 @@ def normalizations(subject: Subject) -> dict[str, Any]:
             axis=-1, mean=x.mean(axis=0), variance=np.where(variance > 0, variance, 1.0)
         )
     return found
+
+
+def _readers(graph: Any, tensor: Any) -> list[Any]:
+    """Returns the first calls with weights that a tensor reaches, directly or through others."""
+    found = []
+    for call in graph.consumers(tensor):
+        if getattr(call.operation, "weights", None):
+            found.append(call)
+        else:
+            found += [reader for output in call.outputs for reader in _readers(graph, output)]
+    return found
+
+
+def scaled_regularizers(layer: Any, factor: float) -> dict[str, Any]:
+    """Returns the L1 and L2 regularizers of a layer's configuration, multiplied by `factor`."""
+    changes = {}
+    for name, held in layer.get_config().items():
+        if name.endswith("_regularizer") and isinstance(held, dict):
+            numbers = {k: v * factor for k, v in held["config"].items() if k in ("l1", "l2")}
+            changes[name] = {**held, "config": {**held["config"], **numbers}}
+    return changes
 
 
 def mended_constraints(layer: Any) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from kerastools.diagnosis._finding import Finding
+from kerastools.diagnosis._rules.attention import attention_weights, no_positions
 from kerastools.diagnosis._rules.batch_norm import batch_norm_batch, batch_norm_remainder
 from kerastools.diagnosis._rules.constant_features import constant_features
 from kerastools.diagnosis._rules.constraint_axis import constraint_axis
@@ -14,8 +15,12 @@ from kerastools.diagnosis._rules.identical_weights import identical_weights
 from kerastools.diagnosis._rules.input_scale import input_scale
 from kerastools.diagnosis._rules.labels import labels
 from kerastools.diagnosis._rules.learning_rate import learning_rate, update_ratio
+from kerastools.diagnosis._rules.linear_layers import linear_layers
+from kerastools.diagnosis._rules.no_gradient import no_gradient
 from kerastools.diagnosis._rules.not_finite import not_finite
 from kerastools.diagnosis._rules.output_activation import output_activation
+from kerastools.diagnosis._rules.recurrent import unbounded_recurrence
+from kerastools.diagnosis._rules.regularizer import regularizer
 from kerastools.diagnosis._rules.saturated import saturated
 from kerastools.diagnosis._rules.vanishing import vanishing_gradient, vanishing_signal
 from kerastools.diagnosis._rules.wrong_initialisation import wrong_initialisation
@@ -26,6 +31,12 @@ RULES: tuple[Callable[[Evidence], list[Finding]], ...] = (
     input_scale,
     labels,
     output_activation,
+    no_gradient,
+    linear_layers,
+    regularizer,
+    unbounded_recurrence,
+    attention_weights,
+    no_positions,
     constant_features,
     vanishing_signal,
     exploding_signal,

@@ -27,6 +27,7 @@ def dead_units(evidence: Evidence) -> list[Finding]:
             "rectified layers.",
             fix="kerastools.calibration.initialize(model), a smaller learning rate, or "
             "keras.layers.LeakyReLU() in place of ReLU.",
+            layers=tuple(s.layer for s in guilty),
             source="Lu et al. 2019, Dying ReLU and initialization; half of the units of deep sound "
             "nets are constant on a batch.",
         )

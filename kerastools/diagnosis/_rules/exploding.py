@@ -23,6 +23,7 @@ def exploding_signal(evidence: Evidence) -> list[Finding]:
             layer=last.layer,
             value=t.slope,
             threshold=SLOPE,
+            layers=tuple(s.layer for s in hidden),
             evidence=f"The mean squared output changes by {t.slope:+.3f} decades per layer, from "
             f"{first.second_moment:.2g} ({first.layer}) to {last.second_moment:.2g} "
             f"({last.layer}) over {t.num_layers} layers.",
@@ -45,6 +46,7 @@ def exploding_gradient(evidence: Evidence) -> list[Finding]:
             layer=first.layer,
             value=-t.slope,
             threshold=SLOPE,
+            layers=tuple(s.layer for s in hidden),
             evidence=f"The kernel's gradient grows by {-t.slope:.3f} decades per layer on its way "
             f"back, from norm {last.gradient_norm:.2g} ({last.layer}) to "
             f"{first.gradient_norm:.2g} ({first.layer}) over {t.num_layers} layers.",

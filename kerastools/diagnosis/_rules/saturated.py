@@ -31,6 +31,7 @@ def saturated(evidence: Evidence) -> list[Finding]:
             f"{len(hidden)} such layers.",
             fix=fix,
             source="Glorot and Bengio 2010, section 3.",
+            layers=tuple(s.layer for s in guilty),
             remedy="relu" if "sigmoid" in worst.activation else None,
         )
     ]

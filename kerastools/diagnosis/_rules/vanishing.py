@@ -20,6 +20,7 @@ def vanishing_signal(evidence: Evidence) -> list[Finding]:
             layer=last.layer,
             value=t.slope,
             threshold=-SLOPE,
+            layers=tuple(s.layer for s in hidden),
             evidence=f"The mean squared output changes by {t.slope:+.3f} decades per layer, from "
             f"{first.second_moment:.2g} ({first.layer}) to {last.second_moment:.2g} "
             f"({last.layer}) over {t.num_layers} layers.",
@@ -49,6 +50,7 @@ def vanishing_gradient(evidence: Evidence) -> list[Finding]:
             layer=first.layer,
             value=t.slope,
             threshold=SLOPE,
+            layers=tuple(s.layer for s in hidden),
             evidence=f"The kernel's gradient shrinks by {t.slope:.3f} decades per layer on its way "
             f"back, from norm {last.gradient_norm:.2g} ({last.layer}) to "
             f"{first.gradient_norm:.2g} ({first.layer}) over {t.num_layers} layers.",
