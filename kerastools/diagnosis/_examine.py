@@ -167,7 +167,7 @@ class _AllSeen(Exception):  # noqa: N818
 
 
 def _entering(subject: Subject) -> dict[str, np.ndarray]:
-    """Returns what enters the first kernels in inference; what comes after is not computed."""
+    """Returns what enters the first kernels in training; what comes after is not computed."""
     model = subject.model
     wanted = set(flow_of(model, _NAME).first)
     first = next(a for a in tree.flatten(subject.x) if a is not None)
@@ -186,7 +186,8 @@ def _entering(subject: Subject) -> dict[str, np.ndarray]:
         return as_recorded(call, args, kwargs)
 
     with contextlib.suppress(_AllSeen), keras.StatelessScope():
-        replay(read_graph(model, _NAME), x, look, training=False)
+        # In training, where a batch normalization in front normalizes by the rows.
+        replay(read_graph(model, _NAME), x, look, training=True)
     return seen
 
 

@@ -15,7 +15,7 @@ from kerastools.diagnosis._subject import Subject
 
 # Steps of a short training, at least and at most, and the seconds that the untouched model may
 # take; the mended one sees as many rows.
-_FEWEST_STEPS, _MOST_STEPS, _SECONDS = 30, 200, 3.0
+_FEWEST_STEPS, _MOST_STEPS, _SECONDS = 30, 200, 2.0
 _ROWS_TO_JUDGE = 1024
 # A loss may be this much higher by chance, relative and absolute, and must be as much lower to be
 # better.

@@ -68,7 +68,7 @@ class Evidence:
         output_gradients: Measures, layer by layer, the norm of the loss's gradient by its output.
         has_schedule: Whether the learning rate is a schedule, which may begin small on purpose.
         usual_rate: The learning rate that the class of the optimizer has by default.
-        entering: What enters the first kernels in inference, for more rows than a batch may have,
+        entering: What enters the first kernels in training, for more rows than a batch may have,
             by path.
         penalties: For each regularized kernel its path, and the norms of the gradients of its
             penalty and of all else that is minimized; the sum of all penalties under "".
