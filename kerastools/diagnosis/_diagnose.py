@@ -26,16 +26,22 @@ def diagnose(
 
     Call it before `fit`. It runs one batch as `fit` would, with dropout and batch statistics, and
     looks at the signal that goes forward and the gradient that comes back, layer by layer; at the
-    data, the outputs and their loss; and, where an optimizer is known, at its first twenty steps
+    data (10 000 rows at most), the outputs and their loss; and, where an optimizer is known, at its first twenty steps
     on copies of the weights. The model is not changed, to the bit: no weight, moving statistic,
     random state or metric moves.
 
     | rule | measured | limit |
     |---|---|---|
     | not finite | first NaN or infinity in outputs, loss, gradients | none |
-    | inputs not normalised | root mean square of what enters the first kernel | 10 |
+    | inputs not normalised | root mean square of what enters the first kernels, 1024 rows | 20 |
     | labels | not what the loss takes, constant, absent, contradictory, huge | 5 % of rows, 100 |
-    | output activation | outputs that are not what the loss takes them for | |
+    | output activation | output layer, loss and targets that do not mean the same | |
+    | no gradient | gradients of all kernels, and the layer that passes none on | 0 |
+    | linear layers in a row | hidden layers that lead to the next without activation | half |
+    | regularizer too strong | gradient of the penalties relative to that of the loss | 10 |
+    | unbounded recurrence | steps of an LSTM or GRU with ReLU or the like | 50 |
+    | attention weights | queries whose weight lies on one position | 90 % |
+    | no positions | outputs of a transformer when tokens change places | none |
     | constant features | columns of x that never change | 50 % |
     | vanishing signal | decades per layer of the mean squared output | −0.15, 2 in all |
     | exploding signal | the same | 0.15, 2 in all |
@@ -45,12 +51,13 @@ def diagnose(
     | dead units | rectified units that are zero for every row | 70 % or chance + 4.5 sd |
     | identical weights | units that stay one unit, kernels drawn from one seed | none |
     | wrong initialisation | a kernel's variance beside what the schemes give | tenfold |
+    | learning rate not positive | the learning rate | 0 |
     | learning rate too large | growth of the loss in 20 steps, smaller rates lower it | twofold |
-    | update too small | norm of a step relative to the kernel's, larger rates help | 1e-5 |
+    | update too small | a loss that falls by 5 % in 20 steps only at 100 times the rate | 0.5 % |
     | dropout rate | probability that a unit is dropped | 0.7 |
     | dropout on the output | dropout behind the last kernel | none |
     | constraint on the wrong axis | axes of a norm beside those of a unit's weights | none |
-    | batch normalisation with a tiny batch | rows of a batch, values per channel | 8, 32 |
+    | batch normalisation with a tiny batch | rows of a batch, values per channel | 2, 32 |
     | tiny last batch | rows left over, with batch normalisation | fewer than 8 |
 
     Targets that are one-hot where the loss takes numbers of classes, or the reverse, classes that
@@ -83,6 +90,9 @@ def diagnose(
         TypeError: If `model` is not a Keras model.
         ValueError: If it is not built, has no graph or no loss; if `x` or `y` hold NaN, disagree in
             their number of rows, or do not fit the model's inputs, outputs and loss.
+
+    Warns:
+        KerastoolsNotice: If the class of the model has a `train_step` of its own, which is not run.
 
     Example:
 

@@ -13,7 +13,9 @@ _LONG = 50
 def unbounded_recurrence(evidence: Evidence) -> list[Finding]:
     """What an LSTM or a GRU without tanh returns is fed back, and may grow at every step."""
     for record in evidence.records:
-        steps = record.entering.shape[1] if record.entering is not None else 0
+        if record.entering is None or record.entering.ndim < 3:
+            continue
+        steps = record.entering.shape[1]
         for layer in sublayers(record.layer) if hasattr(record.layer, "weights") else ():
             name = activation_name(getattr(layer, "activation", None))
             if kind_of(layer).gates > 1 and name in _UNBOUNDED and steps >= _LONG:
