@@ -103,6 +103,8 @@ class SignalMonitor(Configured, keras.callbacks.Callback):
             self._trap.release()  # The run before was interrupted.
         loss = resolve_loss(model, None, "SignalMonitor")
         check_labels(model, self.y, loss, "SignalMonitor")
+        if len(loss.parts) > 1:
+            loss.build(self.y)
         self._watch = Watch(model, loss, "SignalMonitor")
         self._batch = (self.x, tree.map_structure(ops.convert_to_tensor, self.y), None)
         self._trap = Trap(model, "SignalMonitor")

@@ -52,6 +52,17 @@ class LossOfOutputs:
         compute_loss = self._compiled.compute_loss
         return compute_loss(x=x, y=y, y_pred=predictions, sample_weight=weights)
 
+    def build(self, y: Any) -> None:
+        """Makes the variables in which Keras keeps a mean per output; not to be done in a trace."""
+        probe = keras.Operation("probe")
+        probe.call = lambda y, p: self._compiled.compute_loss(y=y, y_pred=p)
+
+        def spec(a: Any) -> Any:
+            dtype = keras.backend.standardize_dtype(a.dtype)
+            return None if a is None else keras.KerasTensor((None, *a.shape[1:]), dtype)
+
+        probe.compute_output_spec(tree.map_structure(spec, y), self._structure)
+
     def with_parts(self, parts: list[Any]) -> "LossOfOutputs":
         """Returns the same with other loss functions."""
         return LossOfOutputs(self._model, parts, self.names, self._weights)
