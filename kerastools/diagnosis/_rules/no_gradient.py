@@ -30,7 +30,11 @@ def no_gradient(evidence: Evidence) -> list[Finding]:
         limit = _ROUNDING * max(norm for _, norm in norms)
         if largest > limit > 0:
             return []  # A model that has learned all gets small ones.
-        passed = [path for path, norm in norms if norm > limit]
+        first = next((i for i, (_, norm) in enumerate(norms) if norm > limit), len(norms))
+        passed = [path for path, _ in norms[first : first + 1]]
+        before = max((norm for _, norm in norms[:first]), default=0.0)
+        if passed and before > _ROUNDING * norms[first][1]:
+            return []  # It fades on its way, for which there are other rules.
         layer = passed[0] if passed else evidence.signals[-1].layer
         what = "gets one, and passes none on" if passed else "gets none from the loss"
         text = f"The gradient is 0 for every weight: {layer} {what}."
