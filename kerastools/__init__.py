@@ -18,6 +18,7 @@ from kerastools import (
     transfer,
 )
 from kerastools._core.notices import KerastoolsNotice
+from kerastools._exchange.model import from_keras, to_keras
 
 __version__ = "0.1.0"
 
@@ -33,12 +34,14 @@ __all__ = [
     "diagnosis",
     "export",
     "folding",
+    "from_keras",
     "initializers",
     "layers",
     "optimizers",
     "pretraining",
     "regularization",
     "search",
+    "to_keras",
     "transfer",
 ]
 

@@ -695,7 +695,7 @@ REFUSALS = [
         "it reads the graph of layers, and a call() of the user's own is Python code",
     ),
     Refusal(
-        GRAPH + " fast_prediction parameter_groups rebound freeze_schedule",
+        GRAPH + " fast_prediction parameter_groups rebound freeze_schedule exchanged",
         "not_built",
         "needs a built model",
         "there are no weights before the first data",
@@ -716,7 +716,7 @@ REFUSALS = [
     ),
     Refusal(
         "folded regularized dropout_schedule adaptive_dropout held_constraints reused "
-        "prediction_with_dropout reuse_depth tuned",
+        "prediction_with_dropout reuse_depth tuned exchanged",
         "layer_without_config",
         "could not copy layer",
         "the new model has layers of its own, and this one cannot be made again",
@@ -750,8 +750,13 @@ REFUSALS = [
         "of two calls it is not said which one is meant",
     ),
     Refusal(
-        "diagnosed calibrated fast_prediction prediction_with_dropout recalibrated reuse_depth "
-        "autoencoder tuned",
+        "fast_prediction prediction_with_dropout",
+        "endless_dataset generator",
+        "needs data that ends",
+        "there is a prediction for each row",
+    ),
+    Refusal(
+        "reuse_depth autoencoder tuned",
         "*dataset* generator",
         "needs arrays",
         "takes arrays only until now",

@@ -40,6 +40,15 @@ def require_graph(model: Any, caller: str) -> None:
         )
 
 
+def require_at_least(least: int, caller: str, **numbers: Any) -> None:
+    """Raises unless each argument is an integer of at least `least`."""
+    for name, number in numbers.items():
+        if isinstance(number, bool) or int(number) != number or number < least:
+            raise ValueError(
+                f"{caller} needs {name} >= {least}, an integer. Received {name}={number!r}."
+            )
+
+
 def require_array(name: str, values: Any, caller: str) -> np.ndarray:
     """Returns `values` as an array, or raises if it is a dataset or another object."""
     if not (hasattr(values, "__array__") or isinstance(values, list | tuple | int | float)):
@@ -67,3 +76,31 @@ def require_finite(name: str, values: Any, caller: str) -> np.ndarray:
                 "Remove or impute those rows first, for example with numpy.nan_to_num."
             )
     return array
+
+
+def require_inputs(graph: Any, x: Any, caller: str) -> Any:
+    """Returns `x` as finite arrays, or raises unless it is rows of what the model takes."""
+    x = keras.tree.map_structure(lambda a: require_finite("x", a, caller), x)
+    structure, model = graph.input_structure, graph.model.name
+    names = set(structure) if isinstance(structure, dict) else {t.name for t in graph.inputs}
+    if isinstance(x, dict) and not names <= set(x):
+        raise ValueError(
+            f'{caller} needs x to hold the inputs {sorted(names)} of model "{model}". '
+            f"Received {sorted(x)}."
+        )
+    arrays, wanted = graph.by_input(x), [tuple(t.shape) for t in graph.inputs]
+    fits = len(arrays) == len(wanted) and all(
+        array.ndim == len(shape)
+        and all(n in (None, m) for n, m in zip(shape[1:], array.shape[1:], strict=True))
+        for array, shape in zip(arrays, wanted, strict=True)
+    )
+    if not fits:
+        raise ValueError(
+            f'{caller} needs x, without labels, to fit the inputs of model "{model}", of shapes '
+            f"{wanted}. Received arrays of shapes {[a.shape for a in arrays]}."
+        )
+    if len({len(array) for array in arrays}) > 1:
+        raise ValueError(
+            f"{caller} needs as many rows in each input. Received {[len(a) for a in arrays]}."
+        )
+    return x

@@ -1,15 +1,18 @@
 """The same `fit`, with many steps in one compiled call."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
 
 from kerastools._core.checks import require_model
+from kerastools._core.graph.calls import sublayers
+from kerastools._core.graph.kinds import is_kind
 from kerastools._core.keras_private.data_adapters import split_validation
 from kerastools._core.keras_private.patched import patched, unpatched
-from kerastools._core.keras_private.training import is_inside_fit
+from kerastools._core.keras_private.training import is_inside_fit, steps_until_save
+from kerastools._core.notices import notify
 from kerastools.acceleration._choice import _Choice
 from kerastools.acceleration._each_batch import (
     Synchronous,
@@ -22,6 +25,7 @@ from kerastools.acceleration._row_weights import normalizers
 from kerastools.acceleration._runner import _Runner
 
 _LAST_BATCH = ("auto", "keep", "drop", "merge")
+_OWN = {"train": ("fit", "make_train_function"), "test": ("evaluate", "make_test_function")}
 _FEWEST_ROWS = 16  # The variance of 16 rows has a standard error of 36 %, of 3 rows 100 %.
 
 
@@ -44,13 +48,23 @@ def accelerate(
     By default it chooses while it trains: it times the first steps, takes as many steps a call as
     fit in 0.2 s, and compiles a second time (with XLA on TensorFlow, the loop on JAX) where the
     steps that are left are expected to save twice what compiling cost, and keeps that only if it
-    is measured to be faster. With a callback that sets `stop_training`, such as `EarlyStopping`, it
-    counts on no more steps than were done already. `print(model.acceleration)` shows the choice.
+    is measured to be faster. A recurrent net takes XLA at once where that is expected to pay. With
+    a callback that sets `stop_training`, such as `EarlyStopping`, it counts on no more steps than
+    were done already. `print(model.acceleration)` shows the choice.
 
-    Callbacks that implement batch hooks are called once per call, with the number of its last
-    step, as with `steps_per_execution` in `compile`. One that has to act on each batch keeps the
-    training at one step a call. Keras's own callbacks and those with `needs_every_batch = False`
-    need not; any other with a batch hook is taken to.
+    Nothing of yours runs before the first step but to be traced. A model, callback or data set for
+    which a loop would not do the same as Keras trains all the same, one step a call or by Keras's
+    own function, and a `KerastoolsNotice` names the reason: `run_eagerly`, a distribution,
+    `steps_per_execution`, a `fit` or `make_train_function` of the model's own, sparse data.
+
+    Keras's own callbacks have their batch hooks called once per call, with the number of its last
+    step, as with `steps_per_execution` in `compile`; a call ends where one with an integer
+    `save_freq` saves. Any other callback with a batch hook is taken to act on each batch, which
+    keeps the model at one step a call; set `needs_every_batch = False` on those that need not.
+
+    A data set of unknown length takes as many steps as it has batches. Keras itself calls the step
+    once more at its end, which may draw another dropout mask. The batches of a generator are
+    collected before the call that runs them.
 
     The last batch of an epoch, where it is smaller, ruins batch normalisation if it has a few rows
     only, and moves the moving statistics as much as a full one. Here it moves them in proportion to
@@ -62,8 +76,10 @@ def accelerate(
         model: A compiled model. Custom `train_step` and `test_step` methods are used.
         steps_per_call: How many steps a call runs; `"auto"` chooses; 1 gives Keras's own `fit`
             back.
-        xla: Whether TensorFlow compiles the loop with XLA; `"auto"` chooses, except for nets with
-            convolutions, which XLA slows down on CPUs. `compile(jit_compile=True)` means `True`.
+        xla: Whether TensorFlow compiles the loop with XLA; `"auto"` chooses, and tries it on
+            convolutions, which it may slow down on CPUs, only where they are small.
+            `compile(jit_compile=True)` means `True`; `jit_compile=False` is what Keras's `"auto"`
+            comes to on a CPU and does not forbid it.
         last_batch: What is done with a last batch of fewer rows. `"keep"`: a step like the others;
             `"drop"`: it is left out; `"merge"`: it is joined to the batch before it. `"auto"`
             merges it if the model trains batch normalisation and it has fewer than 16 rows and
@@ -74,10 +90,7 @@ def accelerate(
 
     Raises:
         TypeError: If `model` is not a Keras model.
-        ValueError: If it is not compiled, an argument is out of range, or something in the way
-            cannot be looped: `run_eagerly`, a distribution, PyTorch, a `make_train_function` of the
-            model's own. In `fit`: sparse or ragged data, or a callback that needs each batch while
-            `steps_per_call` is a number.
+        ValueError: If it is not compiled or an argument is out of range.
 
     Example:
 
@@ -103,14 +116,30 @@ def accelerate(
 class _Plan:
     """How many steps are still to come, as far as is known."""
 
-    def __init__(self, total: int | None = None, may_stop: bool = False) -> None:
-        self.total, self.may_stop = total, may_stop
+    def __init__(
+        self, per_epoch: int | None = None, callbacks: Iterable[Any] = (), epochs: int = 1
+    ) -> None:
+        self.total = per_epoch and per_epoch * epochs
+        self.callbacks, self.epochs = list(callbacks), epochs
+        self.may_stop = any(map(may_end_early, self.callbacks))
         self.done = 0
 
     def left(self) -> int:
         """Returns the steps left; where it may end any time, as many again as were done."""
         known = self.done if self.total is None else self.total - self.done
         return min(known, self.done) if self.may_stop else known
+
+    def end_epoch(self) -> None:
+        """Learns from the first end of the data how long an epoch is."""
+        self.total = self.total or self.done * self.epochs
+
+    def most(self, steps: int, at_start: bool) -> int:
+        """Returns how many of `steps` may run before a callback saves.
+
+        The first step of an epoch runs alone then: by its number the callback knows the epoch.
+        """
+        saves = [n for n in map(steps_until_save, self.callbacks) if n is not None]
+        return max(1, min([steps, *saves, *([1] if saves and at_start else [])]))
 
 
 class _Acceleration:
@@ -120,9 +149,11 @@ class _Acceleration:
         self, model: keras.Model, steps: int | None, xla: bool | None, last_batch: str
     ) -> None:
         self.model, self.steps, self.xla, self.last_batch = model, steps, xla, last_batch
-        self.plans = {"train": _Plan(), "test": _Plan()}
-        self.most: dict[str, int | None] = {"train": None, "test": None}
-        self.each_batch: str | None = None
+        self.plans = {kind: _Plan() for kind in _OWN}
+        self.most: dict[str, int | None] = dict.fromkeys(_OWN)
+        self.obstacles: dict[str, str | None] = dict.fromkeys(_OWN)
+        self.each_batch: dict[str, str | None] = dict.fromkeys(_OWN)
+        self.said: set[str] = set()
 
     def install(self) -> None:
         """Puts the methods of this object before those of the model."""
@@ -130,63 +161,72 @@ class _Acceleration:
             self.model,
             fit=self.fit,
             evaluate=self.evaluate,
-            make_train_function=lambda _, force=False: self._make("train", force),
-            make_test_function=lambda _, force=False: self._make("test", force),
+            make_train_function=lambda make, force=False: self._make("train", make, force),
+            make_test_function=lambda make, force=False: self._make("test", make, force),
         )
         self.model.acceleration = self
-        self._forget()
+        for kind in _OWN:
+            self._forget(kind)
+            self._loops(kind)
 
     def remove(self) -> None:
         """Gives the model its own methods back."""
         self.patches.undo()
         del self.model.acceleration
-        self._forget()
+        for kind in _OWN:
+            self._forget(kind)
 
     def fit(self, fit: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Trains like `fit`, Keras's or what the user has put in its place."""
-        call = _arguments(keras.Model.fit, args, kwargs)
-        _refuse(self.model)
-        callbacks = _flat(call.pop("callbacks", None))
+        """Trains like Keras's `fit`."""
+        own = _obstacle(self.model, "train")  # A `fit` of the user's may take other arguments.
+        call = {} if own else _arguments(keras.Model.fit, args, kwargs)
+        callbacks = call.pop("callbacks", None)
+        if not self._loops("train", callbacks):
+            self._loops("test", callbacks)
+            return fit(*args, **kwargs)
+        callbacks = _flat(callbacks)
         data = {name: call.pop(name, None) for name in ("x", "y", "sample_weight")}
         split = call.pop("validation_split", 0.0)
-        validation = call.pop("validation_data", None)
-        if split and validation is None:
+        held_out = call.pop("validation_data", None)
+        if split and held_out is None:
             arrays = (data["x"], data["y"], data["sample_weight"])
-            arrays, validation = split_validation(arrays, split)
+            arrays, held_out = split_validation(arrays, split)
             data = dict(zip(("x", "y", "sample_weight"), arrays, strict=True))
         data |= {name: call.pop(name, None) for name in ("batch_size", "class_weight")}
-        steps = call.get("steps_per_epoch")
-        train = self._stacked(data | {"shuffle": call.pop("shuffle", True)}, steps, "train")
-        if validation is not None:
+        data["shuffle"] = call.pop("shuffle", True)
+        epochs = call.get("epochs", 1) - call.get("initial_epoch", 0)
+        x = self._data("train", data, call.get("steps_per_epoch"), callbacks, epochs)
+        if held_out is not None and self._loops("test"):
             size = call.pop("validation_batch_size", None) or data["batch_size"]
-            x, y, weight = keras.utils.unpack_x_y_sample_weight(validation)
-            held_out = {"x": x, "y": y, "sample_weight": weight, "batch_size": size}
-            validation = self._stacked(held_out, call.get("validation_steps"), "test")
-        self._plan(callbacks, call.get("epochs", 1) - call.get("initial_epoch", 0))
+            names = ("x", "y", "sample_weight")
+            unpacked = keras.utils.unpack_x_y_sample_weight(held_out)
+            data = dict(zip(names, unpacked, strict=True)) | {"batch_size": size}
+            held_out = self._data("test", data, call.get("validation_steps"), callbacks, epochs)
         with between_groups(callbacks, self.model):
-            return fit(
-                x=train,
-                validation_data=validation,
-                callbacks=[*callbacks, Synchronous()],
-                **call,
-            )
+            return fit(x=x, validation_data=held_out, callbacks=[*callbacks, Synchronous()], **call)
 
     def evaluate(self, evaluate: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Evaluates like `evaluate`."""
+        """Evaluates like Keras's `evaluate`."""
         if is_inside_fit(kwargs):
             return evaluate(*args, **kwargs)
-        call = _arguments(keras.Model.evaluate, args, kwargs)
-        _refuse(self.model)
-        callbacks = _flat(call.pop("callbacks", None))
+        own = _obstacle(self.model, "test")
+        call = {} if own else _arguments(keras.Model.evaluate, args, kwargs)
+        callbacks = call.pop("callbacks", None)
+        if not self._loops("test", callbacks):
+            return evaluate(*args, **kwargs)
+        callbacks = _flat(callbacks)
         data = {name: call.pop(name, None) for name in ("x", "y", "sample_weight", "batch_size")}
-        stacked = self._stacked(data, call.get("steps"), "test")
-        self.plans["test"] = _Plan(self.most["test"])
+        x = self._data("test", data, call.get("steps"), callbacks)
         with between_groups(callbacks, self.model):
-            return evaluate(x=stacked, callbacks=[*callbacks, Synchronous()], **call)
+            return evaluate(x=x, callbacks=[*callbacks, Synchronous()], **call)
 
-    def _make(self, kind: str, force: bool) -> Any:
+    def _make(self, kind: str, make: Callable[..., Any], force: bool) -> Any:
         name = f"{kind}_function"
         runner = getattr(self.model, name)
+        if self.obstacles[kind] or _obstacle(self.model, kind):
+            if isinstance(runner, _Runner):
+                self._forget(kind)
+            return make(force=force)
         if runner is None or force:
             runner = _Runner(self.model, kind, self._choice(kind), self.plans[kind])
             setattr(self.model, name, runner)
@@ -195,16 +235,44 @@ class _Acceleration:
 
     def _choice(self, kind: str) -> _Choice:
         jax = keras.backend.backend() == "jax"
-        xla = True if self.model.jit_compile and not jax else self.xla
+        # `jit_compile=False` cannot be told from "auto" here, which is False without a GPU.
+        xla = True if self.xla is None and self.model.jit_compile and not jax else self.xla
         if kind == "test" and xla is None:
             xla = False
-        steps = 1 if self.each_batch else self.steps
+        steps = 1 if self.each_batch[kind] else self.steps
         return _Choice(jax, steps, xla, self.most[kind])
 
-    def _stacked(self, data: dict[str, Any], steps: int | None, kind: str) -> StackingAdapter:
+    def _data(
+        self,
+        kind: str,
+        data: dict[str, Any],
+        steps: int | None,
+        callbacks: list[Any],
+        epochs: int = 1,
+    ) -> Any:
+        """Returns the data as stacks of batches, or as Keras's where they cannot be stacked."""
         last = self._fate if kind == "train" else lambda rows, size: "keep"
-        stacked = StackingAdapter(data, steps, last)
-        self.most[kind] = stacked.per_epoch or stacked.num_batches
+        # XLA needs to know the rows where a net loops over time; elsewhere they may change freely.
+        fixed = kind == "train" and any(
+            is_kind(layer, "recurrent") for layer in sublayers(self.model)
+        )
+        stacked = StackingAdapter(data, steps, last, fixed)
+        if stacked.not_dense:
+            self._loops(kind, because=f"its data is sparse or ragged ({stacked.not_dense})")
+            return stacked.inner
+        self.most[kind] = most = stacked.per_epoch or stacked.num_batches
+        self.plans[kind] = _Plan(most, callbacks, epochs)
+        needing = [type(c).__name__ for c in callbacks if needs_every_batch(c, kind)]
+        each_batch = needing[0] if needing else None
+        if each_batch != self.each_batch[kind]:
+            self.each_batch[kind] = each_batch
+            self._forget(kind)
+        if each_batch:
+            self._say(
+                f'Model "{self.model.name}" runs one step a call, because the callback '
+                f"{each_batch} has hooks for each batch. If they may act between calls only, set "
+                "needs_every_batch = False on it."
+            )
         return stacked
 
     def _fate(self, rows: int, size: int) -> str:
@@ -213,32 +281,34 @@ class _Acceleration:
         norms = any(layer.trainable for layer in normalizers(self.model))
         return "merge" if norms and rows < min(_FEWEST_ROWS, size / 2) else "keep"
 
-    def _plan(self, callbacks: list[Any], epochs: int) -> None:
-        needing = [type(c).__name__ for c in callbacks if needs_every_batch(c)]
-        if needing and self.steps is not None:
-            raise ValueError(
-                f"An accelerated fit runs {self.steps} steps in one call. Received the callback "
-                f"{needing[0]}, whose batch hooks would act only between calls. If that is right, "
-                "set needs_every_batch = False on it; otherwise use steps_per_call='auto', which "
-                "then runs one step a call."
+    def _loops(self, kind: str, callbacks: Any = None, because: str | None = None) -> bool:
+        """Returns whether the steps can run in a loop; says, where they cannot, that Keras runs."""
+        because = because or _obstacle(self.model, kind, callbacks)
+        if (because is None) != (self.obstacles[kind] is None):
+            self._forget(kind)
+        self.obstacles[kind] = because
+        if because:
+            self._say(
+                f'Model "{self.model.name}" runs the {kind} steps as plain Keras does: {because}.'
             )
-        each_batch = needing[0] if needing else None
-        if each_batch != self.each_batch:
-            self.each_batch = each_batch
-            self._forget()
-        may_stop = any(may_end_early(c) for c in callbacks)
-        for kind, most in self.most.items():
-            self.plans[kind] = _Plan(None if most is None else most * epochs, may_stop)
+        return because is None
 
-    def _forget(self) -> None:
-        self.model.train_function = self.model.test_function = None
+    def _say(self, text: str) -> None:
+        if text not in self.said:
+            self.said.add(text)
+            notify(text, stacklevel=6)
+
+    def _forget(self, kind: str) -> None:
+        setattr(self.model, f"{kind}_function", None)
 
     def __str__(self) -> str:
         runner = self.model.train_function
+        if self.obstacles["train"]:
+            return f"plain Keras: {self.obstacles['train']}"
         if not isinstance(runner, _Runner):
             return "nothing chosen yet: call fit first"
-        if self.each_batch:
-            return f"1 step a call, because {self.each_batch} needs each batch"
+        if self.each_batch["train"]:
+            return f"1 step a call, because {self.each_batch['train']} needs each batch"
         return str(runner.choice)
 
     __repr__ = __str__
@@ -258,11 +328,6 @@ def _arguments(method: Callable[..., Any], args: Any, kwargs: Any) -> dict[str, 
 
 
 def _flat(callbacks: Any) -> list[Any]:
-    if isinstance(callbacks, keras.callbacks.CallbackList):
-        raise ValueError(
-            "An accelerated fit needs callbacks as a list, whose batch hooks it can hold back. "
-            "Received a CallbackList. Pass its .callbacks."
-        )
     return [] if callbacks is None else [c for c in keras.tree.flatten(callbacks) if c is not None]
 
 
@@ -288,33 +353,34 @@ def _check(model: Any, steps_per_call: Any, xla: Any, last_batch: Any) -> None:
         raise ValueError(
             f"accelerate needs last_batch to be one of {_LAST_BATCH}. Received {last_batch!r}."
         )
-    if steps_per_call != 1:
-        _refuse(model)
 
 
-def _refuse(model: Any) -> None:
-    """Raises where the steps of a model cannot run in a loop of ours."""
-    reason = None
-    if keras.backend.backend() not in ("tensorflow", "jax"):
-        reason = f"the backend is {keras.backend.backend()}, which has no compiled loop"
-    elif model.run_eagerly:
-        reason = "it was compiled with run_eagerly=True, which asks for steps that are not compiled"
-    elif keras.distribution.distribution() is not None:
-        reason = "a keras.distribution is set, whose placement of batches a stack would break"
-    elif keras.backend.backend() == "tensorflow" and _replicated(model):
-        reason = "it trains under a tf.distribute strategy, whose batches cannot be stacked"
-    elif unpatched(model, "make_train_function") is not keras.Model.make_train_function:
-        reason = f"{type(model).__name__} defines make_train_function itself"
-    elif model.steps_per_execution != 1:
-        reason = (
-            f"it was compiled with steps_per_execution={model.steps_per_execution}; compile without"
-        )
-    if reason:
-        raise ValueError(
-            f'The fit of model "{model.name}" cannot be accelerated: {reason}. '
-            "accelerate(model, steps_per_call=1) gives Keras's own fit back."
-        )
+def _obstacle(model: Any, kind: str, callbacks: Any = None) -> str | None:
+    """Returns why the steps of a model cannot run in a loop of ours, if they cannot."""
+    backend = keras.backend.backend()
+    if backend not in ("tensorflow", "jax"):
+        return f"the backend is {backend}, which has no compiled loop"
+    if model.run_eagerly:
+        return "it was compiled with run_eagerly=True"
+    if backend == "jax" and not model.jit_compile:
+        return "it was compiled with jit_compile=False, or has a layer that JAX cannot compile"
+    if keras.distribution.distribution() is not None:
+        return "a keras.distribution is set, whose placement of batches a stack would break"
+    if backend == "tensorflow" and _distributes(model):
+        return "it trains under a tf.distribute strategy, whose batches cannot be stacked"
+    if model.steps_per_execution != 1:
+        return f"it was compiled with steps_per_execution={model.steps_per_execution}"
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        return "its callbacks are a CallbackList, whose hooks cannot be held back"
+    for name in _OWN[kind]:
+        if unpatched(model, name) is not getattr(keras.Model, name):
+            return f"{type(model).__name__} has its own {name}"
+    return None
 
 
-def _replicated(model: Any) -> bool:
-    return model.distribute_strategy.num_replicas_in_sync > 1
+def _distributes(model: Any) -> bool:
+    import tensorflow as tf
+
+    if tf.distribute.has_strategy():
+        return True
+    return model.distribute_strategy is not tf.distribute.get_strategy()

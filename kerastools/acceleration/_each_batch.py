@@ -32,8 +32,8 @@ class Synchronous(keras.callbacks.Callback):
         pass
 
 
-def needs_every_batch(callback: Any) -> bool:
-    """Tells whether a callback must act between any two batches.
+def needs_every_batch(callback: Any, kind: str) -> bool:
+    """Tells whether a callback must act between any two batches of training or testing.
 
     Keras's own callbacks work at the granularity of `steps_per_execution`. Any other that
     implements a batch hook is taken to need each batch, unless its `needs_every_batch` is False.
@@ -41,7 +41,7 @@ def needs_every_batch(callback: Any) -> bool:
     declared = getattr(callback, "needs_every_batch", None)
     if declared is not None:
         return bool(declared)
-    hooks = [getattr(callback, name) for name, kind in _HOOKS.items() if kind == "train"]
+    hooks = [getattr(callback, name) for name, of in _HOOKS.items() if of == kind]
     return any(not (hook.__module__ or "").startswith("keras.") for hook in hooks)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from kerastools._core.batches import batches_of, is_dataset, require_end
 from kerastools._core.checks import require_array, require_built
 
 
@@ -25,7 +26,7 @@ def fast_predict(model: keras.Model, batch_size: int = 1024) -> Callable[[Any], 
         batch_size: More rows than this are predicted in parts, to bound the memory.
 
     Returns:
-        A function of what `model.predict` takes as `x`, as arrays of one batch or many, that
+        A function of what `model.predict` takes as `x`, arrays or a dataset that ends, that
         returns NumPy arrays in the structure of the model's outputs.
 
     Raises:
@@ -46,6 +47,10 @@ def fast_predict(model: keras.Model, batch_size: int = 1024) -> Callable[[Any], 
     forward = _tensorflow_forward(model) if tensorflow else _jax_forward(model)
 
     def predict(x: Any) -> Any:
+        if is_dataset(x):
+            require_end(x, "fast_predict")
+            batches = [predict(batch[0]) for batch in batches_of(x)]
+            return keras.tree.map_structure(lambda *p: np.concatenate(p), *batches)
         x = keras.tree.map_structure(_array, x)
         rows = len(keras.tree.flatten(x)[0])
         if rows <= batch_size:

@@ -51,14 +51,19 @@ class Batches:
     """Iterator over the batches of an epoch that hands out many at once.
 
     Attributes:
-        static_rows: The rows of every batch, where the data set promises it.
+        static_rows: The first axis of each leaf of every batch, where the data set promises it.
     """
 
-    static_rows: int | None = None
+    static_rows: list[int | None] | None = None
 
     def __init__(self, per_epoch: int | None = None) -> None:
         self.per_epoch = per_epoch
         self.done = 0
+
+    @property
+    def at_start(self) -> bool:
+        """Whether the next batch is the first of an epoch."""
+        return not (self.done % self.per_epoch if self.per_epoch else self.done)
 
     def __iter__(self) -> "Batches":
         return self
@@ -140,21 +145,30 @@ class StreamBatches(Batches):
         self.waiting: deque[Any] = deque()
         self.size: int | None = None
 
+    def __next__(self) -> Any:
+        """Returns one batch and draws no other: Keras begins a `fit` with one, on JAX."""
+        batch = self._peek()
+        if batch is None:
+            raise StopIteration
+        self.done += 1
+        return self.waiting.popleft()
+
     def _take(self, most: int, left: int | None) -> Group | None:
         first = self._peek()
         if first is None:
             return None
         rows = _num_rows(first)
-        self.size = self.size or rows
+        self.size = size = self.size or rows
         batches = [self.waiting.popleft()]
         while len(batches) < most and _alike(self._peek(), first):
             batches.append(self.waiting.popleft())
         steps = len(batches)
         merged = None
-        if self.last is not None and (left is None or left > steps):
+        if self.last is not None and rows and (left is None or left > steps):
             rest = self._peek()
-            if _alike(rest, first, rows=False) and _num_rows(rest) < rows and not self._peek(1):
-                fate = self.last(_num_rows(rest), rows)
+            few = _num_rows(rest) if _alike(rest, first, rows=False) else None
+            if few and few < rows and not self._peek(1):
+                fate = self.last(few, rows)
                 if fate != "keep":
                     self.waiting.popleft()
                     steps += 1
@@ -163,9 +177,9 @@ class StreamBatches(Batches):
         stacks = []
         if batches:
             data = _joined(np.stack, batches)
-            stacks.append(Stack(data, len(batches), rows / self.size))
+            stacks.append(Stack(data, len(batches), rows / size if rows and size else 1.0))
         if merged is not None:
-            weight = _num_rows(merged) / self.size
+            weight = (_num_rows(merged) or 1) / (size or 1)
             stacks.append(Stack(_joined(np.stack, [merged]), 1, weight))
         return Group(stacks, steps)
 
@@ -181,25 +195,39 @@ class StreamBatches(Batches):
 class StackingAdapter(DataAdapter):
     """Wraps the adapter that Keras would have made, so that `fit` iterates over `Batches`."""
 
-    def __init__(self, data: dict[str, Any], steps: int | None, last: LastBatch) -> None:
+    def __init__(
+        self, data: dict[str, Any], steps: int | None, last: LastBatch, fixed: bool = False
+    ) -> None:
         shown = {"batch_size": None, "shuffle": False, "class_weight": None, **data}
         self.inner = get_data_adapter(steps_per_epoch=steps, **shown)
         cap = keras.config.max_steps_per_epoch()
         self.per_epoch = min(steps or cap, cap) if cap else steps
         self.last = last
-        self.static_rows: int | None = None
+        self.static_rows: list[int | None] | None = None
+        self.not_dense: str | None = None
         self.rows = array_rows(self.inner)
         if self.rows is not None:
-            if self.rows.not_dense is not None:
-                raise ValueError(_NOT_DENSE.format(self.rows.not_dense))
+            self.not_dense = self.rows.not_dense
+            if fixed and not self.inner.has_partial_batch:
+                batch = keras.tree.flatten(self.rows.take(np.zeros(1, int)))
+                self.static_rows = [self.inner.batch_size for a in batch if a is not None]
         elif keras.backend.backend() == "tensorflow":
             self._dataset = self.inner.get_tf_dataset()
-            first = keras.tree.flatten(self._dataset.element_spec)[0]
-            self.static_rows = first.shape[0] if len(getattr(first, "shape", ())) else None
+            self._read_specs(keras.tree.flatten(self._dataset.element_spec))
+
+    def _read_specs(self, specs: list[Any]) -> None:
+        import tensorflow as tf
+
+        present = [s for s in specs if hasattr(s, "shape")]  # `None` of Keras has no shape.
+        sparse = [type(s).__name__ for s in present if not isinstance(s, tf.TensorSpec)]
+        self.not_dense = sparse[0].removesuffix("Spec") if sparse else None
+        self.static_rows = [s.shape[0] if s.shape.rank else None for s in present]
 
     def __iter__(self) -> Batches:
         if self.rows is not None:
-            return ArrayBatches(self.rows, self.inner.batch_size, self.last, self.per_epoch)
+            arrays = ArrayBatches(self.rows, self.inner.batch_size, self.last, self.per_epoch)
+            arrays.static_rows = self.static_rows
+            return arrays
         if keras.backend.backend() == "tensorflow":
             source = iter(self._dataset)
         else:
@@ -279,9 +307,10 @@ def _leaves(batch: Any) -> list[np.ndarray]:
     return [leaf for leaf in keras.tree.flatten(batch) if leaf is not None]
 
 
-def _num_rows(batch: Any) -> int:
-    leaves = _leaves(batch)
-    return leaves[0].shape[0] if leaves and leaves[0].ndim else 1
+def _num_rows(batch: Any) -> int | None:
+    """Returns the rows of a batch; None where the first axes differ: it has no rows then."""
+    sizes = {leaf.shape[0] for leaf in _leaves(batch) if leaf.ndim}
+    return sizes.pop() if len(sizes) == 1 else None
 
 
 def _alike(a: Any, b: Any, rows: bool = True) -> bool:

@@ -1,5 +1,6 @@
 """Many training or test steps in one compiled call, on each backend."""
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -7,12 +8,13 @@ import keras
 import numpy as np
 
 from kerastools._core.keras_private.patched import unpatched
+from kerastools._core.keras_private.training import symbolic_build
 from kerastools.acceleration._loop_data import Stack
 
 _FEW = 100  # As many tests run one by one cost what it costs to make a loop of them.
 
 
-def programs_of(model: Any, kind: str, static_rows: int | None = None) -> Any:
+def programs_of(model: Any, kind: str, static_rows: Any = None) -> Any:
     """Returns the compiled steps of `model`; `kind` is `"train"` or `"test"`."""
     if keras.backend.backend() == "tensorflow":
         return TensorFlowPrograms(model, kind, static_rows)
@@ -27,7 +29,7 @@ class TensorFlowPrograms:
     first test steps, which in a short training are all there are, run without a loop.
     """
 
-    def __init__(self, model: Any, kind: str, static_rows: int | None) -> None:
+    def __init__(self, model: Any, kind: str, static_rows: list[int | None] | None) -> None:
         self.model, self.kind, self.static_rows = model, kind, static_rows
         self.spec: list[Any] = []
         self.compiled: dict[Any, Callable[..., Any]] = {}
@@ -51,11 +53,16 @@ class TensorFlowPrograms:
             self.compiled[key] = self._loop(key)
         return self.compiled[key](np.int32(stack.num), *leaves), state
 
+    def trace(self, stack: Stack) -> None:
+        """Traces the step for batches like these, if that has not been done."""
+        self._trace(stack.data, [a for a in keras.tree.flatten(stack.data) if a is not None])
+
     @property
     def num_operations(self) -> int:
         """Operations that run in a step, each of which costs a dispatch."""
-        # A loop runs its body once for every time step, the second axis of some input.
-        steps = max([int(s.shape[1] or 1) for s in self.spec if len(s.shape) > 2], default=1)
+        # A loop runs its body once for every time step: the second axis of sequences and tokens.
+        timed = [s for s in self.spec if len(s.shape) > (1 if s.dtype.is_integer else 2)]
+        steps = max([int(s.shape[1] or 1) for s in timed], default=1)
         graph = self.step.graph.as_graph_def()
         bodies = {op.attr["body"].func.name for op in graph.node if "body" in op.attr}
         inner = [len(f.node_def) for f in graph.library.function if f.signature.name in bodies]
@@ -68,18 +75,22 @@ class TensorFlowPrograms:
 
     @property
     def has_convolutions(self) -> bool:
-        """Whether a step convolves, which XLA does up to 20 times slower on a CPU."""
+        """Whether a step convolves, which XLA may do up to 20 times slower on a CPU."""
         return any("Conv" in op.type for op in self.step.graph.get_operations())
 
     def _trace(self, data: Any, leaves: list[np.ndarray]) -> None:
         import tensorflow as tf
 
-        shapes = [[self.static_rows, *a.shape[2:]] if a.ndim > 1 else [] for a in leaves]
+        rows = self.static_rows or [None] * len(leaves)
+        shapes = [
+            [n if n == a.shape[1] else None, *a.shape[2:]] if a.ndim > 1 else []
+            for n, a in zip(rows, leaves, strict=True)
+        ]
         if len(leaves) == len(self.spec):
             known = [s.shape for s in self.spec]
-            if all(k.is_compatible_with(shape) for k, shape in zip(known, shapes, strict=True)):
+            if all(k.is_compatible_with(a.shape[1:]) for k, a in zip(known, leaves, strict=True)):
                 return
-            # Sequences of another length: from now on their length varies.
+            # Sequences of another length, or other rows: from now on they vary.
             shapes = [
                 [m if m == n else None for m, n in zip(k, shape, strict=True)]
                 for k, shape in zip(known, shapes, strict=True)
@@ -110,15 +121,11 @@ class TensorFlowPrograms:
     def _build(self, data: Any) -> None:
         """Creates slots and metrics first; a step that creates variables is traced twice."""
         model = self.model
-        if unpatched(model, "train_step") is not keras.Model.train_step or (
-            model.optimizer.built
-            and all(getattr(metric, "built", True) for metric in model.metrics)
-        ):
-            return
-        batch = keras.tree.map_structure(lambda a: None if a is None else a[0], data)
-        build_metrics(model, *keras.utils.unpack_x_y_sample_weight(batch))
-        if not model.optimizer.built:
-            model.optimizer.build(model.trainable_variables)
+        name = f"{self.kind}_step"
+        if model.built and unpatched(model, name) is getattr(keras.Model, name):
+            batch = keras.tree.map_structure(lambda a: None if a is None else a[0], data)
+            with contextlib.suppress(Exception):  # Then it is traced twice, as Keras does.
+                symbolic_build(model, batch)
 
     def _loop(self, xla_shapes: Any) -> Callable[..., Any]:
         import tensorflow as tf
@@ -126,7 +133,8 @@ class TensorFlowPrograms:
         step, shapes = self.step, [[None, *s.shape] for s in self.spec]
         if xla_shapes:
             shapes = xla_shapes
-            if self.num_loops:  # XLA differentiates a loop only where all shapes are known.
+            # XLA differentiates a loop only where all shapes are known.
+            if self.num_loops and any(None in s.shape for s in self.spec):
                 pairs = zip(shapes, self.spec, strict=True)
                 step = self._step([tf.TensorSpec(shape[1:], s.dtype) for shape, s in pairs])
 
@@ -150,26 +158,6 @@ class TensorFlowPrograms:
         )
 
 
-def build_metrics(model: Any, x: Any, y: Any, sample_weight: Any = None) -> None:
-    """Creates the variables of the losses and metrics that `model` was compiled with."""
-    y_pred = _predicted(model, x)
-    model.compute_loss(x, y, y_pred, sample_weight, training=False)
-    model.compute_metrics(x, y, y_pred, sample_weight)
-    model.reset_metrics()
-
-
-def _predicted(model: Any, x: Any) -> Any:
-    """Returns what losses and metrics can be built by: zeros where their shapes are known."""
-    outputs = getattr(model, "output", None)
-    known = [o for o in keras.tree.flatten(outputs) if isinstance(o, keras.KerasTensor)]
-    if not known or any(None in o.shape[1:] or o.sparse for o in known):
-        return model(x, training=False)
-    rows = len(keras.tree.flatten(x)[0])
-    return keras.tree.map_structure(
-        lambda o: keras.ops.zeros((rows, *o.shape[1:]), o.dtype), outputs
-    )
-
-
 class JaxPrograms:
     """The jitted step, and the same step in a loop whose stack is padded to one length."""
 
@@ -179,6 +167,9 @@ class JaxPrograms:
         self.shapes: list[Any] = []
         self.step = jax.jit(getattr(model, f"{kind}_step"), donate_argnums=0)
         self.loop = jax.jit(self._loop, donate_argnums=0)
+
+    def trace(self, stack: Stack) -> None:
+        """Does nothing: JAX traces where it runs."""
 
     def run(self, program: str, state: Any, stack: Stack, length: int) -> tuple[Any, Any]:
         """Runs the stack; a loop takes `length` batches, so that it is compiled once."""

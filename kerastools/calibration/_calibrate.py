@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
+from kerastools._core.batches import gather, is_dataset
 from kerastools._core.checks import require_finite
 from kerastools._core.graph.calls import Call, as_recorded, read_graph, replay
 from kerastools._core.graph.fans import kernel_axes, num_gates
@@ -16,6 +17,8 @@ from kerastools._core.table import format_table
 
 # A bias is not scaled along with its kernel: then one scaling is not enough.
 _MOST_SCALINGS = 10
+# Of a dataset.
+_MOST_ROWS = 512
 
 
 def calibrate(
@@ -45,7 +48,8 @@ def calibrate(
     Args:
         model: A built functional or Sequential model.
         x: A few hundred rows of training inputs, scaled as in training: an array, or a list or
-            dictionary of arrays. They are run as one batch.
+            dictionary of arrays, or a dataset, whose first 512 are taken. They are run as one
+            batch.
         tolerance: How far each variance may be from 1.
         dry_run: Whether to leave the model as it is; use it with `verbose`.
         verbose: Whether to show progress, and then each layer's variance and scale as a table.
@@ -74,6 +78,7 @@ def calibrate(
     Reference: Mishkin and Matas, "All you need is a good init", ICLR 2016.
     """
     graph = read_graph(model, "calibrate")
+    x = gather(x, "calibrate", _MOST_ROWS)[0] if is_dataset(x) else x
     x = tree.map_structure(lambda a: require_finite("x", a, "calibrate"), x)
     if not tolerance > 0:
         raise ValueError(f"calibrate needs tolerance > 0. Received tolerance={tolerance}.")

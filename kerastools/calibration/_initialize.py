@@ -24,6 +24,8 @@ _LARGEST_GROWTH = 2.0
 _BY_ACTIVATION = "by_activation"
 # Of the variance of the signal after a kernel, over what the scheme that suits it gives.
 _BOUNDS = (1 / 32, 32.0)
+# Below it, the ε of a normalization outweighs what it normalizes.
+_LEAST_NORMALISED = 1e-3
 
 
 def initialize(
@@ -40,7 +42,8 @@ def initialize(
     corrects what would keep the model from learning:
 
     - The fans of depthwise, separable, grouped, strided and transposed convolutions and of gates
-      are counted right, and recurrent kernels are orthogonal gate by gate.
+      are counted right, and recurrent kernels are orthogonal gate by gate. Kernels whose signal is
+      normalized next are left as Keras draws them: larger ones would only learn more slowly.
     - Kernels that are alike in all units (zeros among them), not finite, or of a variance 32 times
       too large get the scheme of the table.
     - So do all kernels of a chain along which the variance of the signal would grow or shrink more
@@ -110,9 +113,14 @@ def initialize(
     placed = walk(model, "initialize")
     seeds = iter(np.random.SeedSequence(seed).spawn(sum(len(p.weights) for p in placed)))
     shapes = spatial_shapes(model) if same_padding else {}
-    steps = [step for p in placed for step in _plan(p, scheme, seeds, shapes.get(id(p.layer)))]
+    links = links_of(model, "initialize") if scheme == "auto" else {}
+    steps = [
+        step
+        for p in placed
+        for step in _plan(p, scheme, seeds, shapes.get(id(p.layer)), links.get(id(p.layer)))
+    ]
     if scheme == "auto":
-        _correct(steps, links_of(model, "initialize"))
+        _correct(steps, links)
     drawn = [(step.variable, step.value()) for step in steps if step.initializer is not None]
     for variable, value in drawn:
         variable.assign(value)
@@ -187,7 +195,9 @@ class _Step:
         return 0.0 if alike else float(np.square(value).mean()) / self.suited.variance(shape)
 
 
-def _plan(placed: PlacedLayer, scheme: str, seeds: Any, shape: Any) -> list[_Step]:
+def _plan(
+    placed: PlacedLayer, scheme: str, seeds: Any, shape: Any, link: Link | None
+) -> list[_Step]:
     """Returns the steps for one layer; takes one seed per variable, whatever becomes of it."""
     layer = placed.layer
     named = "auto" if scheme == _BY_ACTIVATION else scheme
@@ -199,7 +209,9 @@ def _plan(placed: PlacedLayer, scheme: str, seeds: Any, shape: Any) -> list[_Ste
         suited = by_name.get(variable.name)
         initializer = _own_initializer(layer, variable.name)
         if scheme == "auto" and initializer is not None:
-            initializer = with_right_fans(initializer, layer, variable.name, shape)
+            # Normalized, the signal is the same, and larger weights would only learn more slowly.
+            if link is None or link.joins or not link.normalised:
+                initializer = with_right_fans(initializer, layer, variable.name, shape)
         elif suited is not None:
             initializer = suited
         if not layer.trainable:
@@ -233,9 +245,14 @@ def _correct(steps: list[_Step], links: dict[int, Link]) -> None:
         chain = list(dict.fromkeys([m for b in before for m in chains[b]] + [key]))
         chains.update(dict.fromkeys(chain, chain))
     for chain in {id(chain): chain for chain in chains.values()}.values():
-        inside = [growths[key] for key in chain if not links.get(key, Link(joins=True)).joins]
-        if inside and not _BOUNDS[0] <= min(inside) <= max(inside) <= _BOUNDS[1]:
+        if any(_is_lost(growths[key], links.get(key, Link(joins=True))) for key in chain):
             _suit([step for key in chain for step in kernels[key] if growths[key] > 0])
+
+
+def _is_lost(growth: float, link: Link) -> bool:
+    """Whether a signal whose variance is `growth` times what it should be is too weak or strong."""
+    least = _BOUNDS[0] if not link.normalised else _LEAST_NORMALISED
+    return not link.joins and not least <= growth <= _BOUNDS[1]
 
 
 def _suit(steps: list[_Step]) -> None:

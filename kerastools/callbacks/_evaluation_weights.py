@@ -4,6 +4,7 @@ from typing import Any
 
 import keras
 
+from kerastools._core.keras_private.training import fit_callbacks
 from kerastools._core.registration import Configured
 from kerastools.optimizers._base.evaluation_point import EvaluationPoint
 from kerastools.optimizers._base.slots import optimizer_tree
@@ -29,7 +30,8 @@ class EvaluationWeights(Configured, keras.callbacks.Callback):
 
     Raises:
         ValueError: At the start of training, if an optimizer of Keras's own keeps a moving average
-            (`use_ema`), which ends in the model whatever this callback does.
+            (`use_ema`), which ends in the model whatever this callback does; or next to
+            `keras.callbacks.SwapEMAWeights`.
 
     Example:
 
@@ -58,6 +60,12 @@ class EvaluationWeights(Configured, keras.callbacks.Callback):
                     "ends. Use an optimizer of kerastools.optimizers, whose average this callback "
                     "swaps in and out, or keras.callbacks.SwapEMAWeights."
                 )
+        if any(isinstance(c, keras.callbacks.SwapEMAWeights) for c in fit_callbacks()):
+            raise ValueError(
+                "EvaluationWeights and SwapEMAWeights both swap the moving average into the model, "
+                "and one would swap it out again. Received both in the callbacks of one fit. Leave "
+                "SwapEMAWeights out."
+            )
         self._in_fit = True
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:

@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from kerastools._core.registration import Configured
-from kerastools.callbacks._mutable_hyperparameters import innermost, require_live
+from kerastools.callbacks._mutable_hyperparameters import borrow, innermost
 
 
 class HyperparameterScheduler(Configured, keras.callbacks.Callback):
@@ -15,7 +15,8 @@ class HyperparameterScheduler(Configured, keras.callbacks.Callback):
 
     Works for every mutable hyperparameter: learning rate, momentum, β₁, β₂, ρ, ε, weight decay and
     clipping thresholds of `kerastools.optimizers`; the learning rate of Keras's optimizers. It
-    acts on the next step, without another trace, and is in the epoch's logs under its name.
+    acts on the next step, without another trace, and is in the epoch's logs under its name. When
+    `fit` ends, the hyperparameter is again what it was before.
 
     For a schedule per step, a function given to the optimizer itself,
     `Adam(beta_1=function_of_the_step)`, costs nothing; here the model's state is fetched in every
@@ -25,13 +26,15 @@ class HyperparameterScheduler(Configured, keras.callbacks.Callback):
     Args:
         name: The optimizer's attribute, `"beta_1"` for instance.
         function: A function of the epoch or step, both counted from 0, that returns the value; a
-            `keras.optimizers.schedules.LearningRateSchedule` will do. The step goes on from the
-            optimizer's `iterations` when training is resumed.
+            `keras.optimizers.schedules.LearningRateSchedule` will do. The step is the optimizer's
+            `iterations`: it goes on when training is resumed, and counts updates where gradients
+            are accumulated.
         per: `"epoch"` or `"batch"`.
 
     Raises:
         ValueError: If `per` is neither; and at the start of training if the hyperparameter is not
-            mutable. A value outside its interval is refused by the optimizer.
+            mutable or another callback sets it too. A value outside its interval is refused by
+            the optimizer.
 
     Example:
 
@@ -68,33 +71,39 @@ class HyperparameterScheduler(Configured, keras.callbacks.Callback):
         """Whether an accelerated `fit` must run one step a call."""
         return self.per == "batch"
 
+    @property
+    def sets(self) -> set[str]:
+        """The hyperparameter that it sets."""
+        return {self.name}
+
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Checks that the hyperparameter is mutable, and reads the step."""
-        optimizer = innermost(self.model.optimizer)
-        require_live(optimizer, self.name, "HyperparameterScheduler")
-        self._step = int(ops.convert_to_numpy(optimizer.iterations))
+        """Checks that the hyperparameter is mutable, and keeps its value."""
+        self._give_back = borrow(self, self.name)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Sets the value of this epoch."""
         if self.per == "epoch":
             self._set(epoch)
+            self._used = self._value
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Sets the value of this step."""
         if self.per == "batch":
-            self._first = batch
-            self._set(self._step)
+            self._set(int(ops.convert_to_numpy(innermost(self.model.optimizer).iterations)))
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Counts; one call covers several steps with `steps_per_execution`."""
-        if self.per == "batch":
-            self._step += batch - self._first + 1
+        """Keeps the value that the step had."""
+        self._used = self._value
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Logs the current value."""
+        """Logs the value of the last step."""
         if logs is not None:
-            logs[self.name] = float(getattr(innermost(self.model.optimizer), self.name))
+            logs[self.name] = self._used
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Gives the hyperparameter back."""
+        self._give_back()
 
     def _set(self, index: int) -> None:
-        value = float(ops.convert_to_numpy(self.function(index)))
-        setattr(innermost(self.model.optimizer), self.name, value)
+        self._value = float(ops.convert_to_numpy(self.function(index)))
+        setattr(innermost(self.model.optimizer), self.name, self._value)

@@ -7,7 +7,7 @@ import keras
 
 from kerastools._core.registration import Configured
 from kerastools._core.table import Printed, format_table
-from kerastools.callbacks._mutable_hyperparameters import innermost, live_numbers, require_live
+from kerastools.callbacks._mutable_hyperparameters import borrow, innermost, live_numbers
 
 
 class OneCycle(Printed, Configured, keras.callbacks.Callback):
@@ -15,7 +15,8 @@ class OneCycle(Printed, Configured, keras.callbacks.Callback):
 
     Trains in fewer epochs at rates that would otherwise diverge; the large rates in the middle
     regularise. Take the rate that `LearningRateFinder` suggests, or up to ten times it, as the
-    largest. The cycle spans the whole `fit`; to go on inside it, pass `initial_epoch`.
+    largest. The cycle spans the whole `fit`; to go on inside it, pass `initial_epoch`. When `fit`
+    ends, learning rate and momentum are again what they were before.
 
     With T steps, of which the first pT rise, and the half wave w(x) = (1 − cos πx)/2 from 0 to 1,
     in step t = 0, 1, …, T − 1:
@@ -38,7 +39,8 @@ class OneCycle(Printed, Configured, keras.callbacks.Callback):
 
     Raises:
         ValueError: If a number is outside its interval; and at the start of training if learning
-            rate or momentum is not mutable or the number of steps is unknown.
+            rate or momentum is not mutable, another callback sets it too, or the number of steps is
+            unknown.
 
     Example:
 
@@ -101,20 +103,25 @@ class OneCycle(Printed, Configured, keras.callbacks.Callback):
         largest, least = (0.95, 0.85) if self.momentum == "auto" else self.momentum
         return self._wave(step, num_steps, largest, least, largest)
 
+    @property
+    def sets(self) -> set[str]:
+        """The hyperparameters that it sets."""
+        live = live_numbers(innermost(self.model.optimizer))
+        found = [name for name in ("momentum", "beta_1") if name in live][:1]
+        if self.momentum not in (None, "auto") and not found:
+            found = ["momentum"]
+        return {"learning_rate", *(() if self.momentum is None else found)}
+
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Finds out how many steps there are and what the momentum is called."""
-        optimizer = innermost(self.model.optimizer)
         if not self.params.get("steps"):
             raise ValueError(
                 "OneCycle needs to know the number of steps per epoch, and this data does not "
                 "tell it. Pass steps_per_epoch to fit."
             )
-        require_live(optimizer, "learning_rate", "OneCycle")
-        live = live_numbers(optimizer)
-        names = [name for name in ("momentum", "beta_1") if name in live]
-        if self.momentum not in (None, "auto") and not names:
-            require_live(optimizer, "momentum", "OneCycle")
-        self._momentum_name = names[0] if names and self.momentum is not None else None
+        names = sorted(self.sets, reverse=True)
+        self._give_back = borrow(self, *names)
+        self._momentum_name = next((n for n in names if n != "learning_rate"), None)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Keeps the epoch."""
@@ -128,6 +135,10 @@ class OneCycle(Printed, Configured, keras.callbacks.Callback):
         optimizer.learning_rate = self.learning_rate_at(*at)
         if self._momentum_name:
             setattr(optimizer, self._momentum_name, self.momentum_at(*at))
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Gives learning rate and momentum back."""
+        self._give_back()
 
     def __str__(self) -> str:
         top = self.max_learning_rate

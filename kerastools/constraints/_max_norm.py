@@ -27,7 +27,8 @@ class MaxNorm(Configured, keras.constraints.Constraint):
         max_value: r, the largest norm allowed; in units of the weights, greater than 0.
         axis: The axes that are summed over: an integer, a tuple, or `"auto"`, every axis but the
             last, which is right for `Dense`, `Conv1D`, `Conv2D` and `Conv3D` (a Dense column, a
-            whole filter) and for recurrent layers (a gate's column). For every other kind
+            whole filter) and for recurrent layers (a gate's column); a vector, such as a bias, is
+            bounded as a whole, as in Keras. For every other kind
             `kerastools.constraints.for_layer` knows the axes: a depthwise kernel `(..., channels,
             multiplier)` needs its spatial axes, `(0, 1)` in 2-D, and a transposed convolution's
             kernel `(..., out, in)` needs `(0, 1, 3)`. For a layer that puts one constraint on
@@ -72,10 +73,10 @@ class MaxNorm(Configured, keras.constraints.Constraint):
     def __call__(self, w: Any) -> Any:
         """Returns `w` with every vector longer than `max_value` scaled back to it."""
         w = ops.convert_to_tensor(w)
-        axis = self._axis_of(tuple(w.shape))
+        axis = self.axes_of(tuple(w.shape))
         wide = ops.cast(w, keras.backend.result_type(w.dtype, "float32"))
         # Squares of the ratio to the largest element cannot overflow.
-        largest = ops.max(ops.abs(wide), axis=axis, keepdims=True)
+        largest = ops.max(ops.abs(wide), axis=axis, keepdims=True, initial=0)
         unit = ops.where(largest > 0, largest, 1.0)
         norm = unit * ops.sqrt(ops.sum(ops.square(wide / unit), axis=axis, keepdims=True))
         scaled = ops.cast(wide * (self.max_value / ops.maximum(norm, self.max_value)), w.dtype)
@@ -83,11 +84,12 @@ class MaxNorm(Configured, keras.constraints.Constraint):
         margin = 4 * _epsilon(w.dtype)
         return ops.where(norm > self.max_value * (1 + margin), scaled, w)
 
-    def _axis_of(self, shape: tuple[int, ...]) -> Any:
-        if self.axis == "auto":
-            return tuple(range(len(shape) - 1))
+    def axes_of(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Returns the axes that are summed over in weights of a shape."""
+        if isinstance(self.axis, str):
+            return tuple(range(max(len(shape) - 1, min(len(shape), 1))))
         if not isinstance(self.axis, dict):
-            return self.axis
+            return self.axis if isinstance(self.axis, tuple) else (self.axis,)
         key = "x".join(map(str, shape))
         if key not in self.axis:
             raise ValueError(

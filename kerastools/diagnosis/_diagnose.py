@@ -26,9 +26,9 @@ def diagnose(
 
     Call it before `fit`. It runs one batch as `fit` would, with dropout and batch statistics, and
     looks at the signal that goes forward and the gradient that comes back, layer by layer; at the
-    data (10 000 rows at most), the outputs and their loss; and, where an optimizer is known, at its first twenty steps
-    on copies of the weights. The model is not changed, to the bit: no weight, moving statistic,
-    random state or metric moves.
+    data (10 000 rows at most), the outputs and their loss; and, where an optimizer is known, at its
+    first twenty steps on copies of the weights. The model is not changed, to the bit: no weight,
+    moving statistic, random state or metric moves.
 
     | rule | measured | limit |
     |---|---|---|

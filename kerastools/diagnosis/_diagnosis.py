@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from kerastools._core.keras_private.optimizer_hooks import strategy_scope
 from kerastools._core.table import Printed, format_table
 from kerastools.diagnosis._examine import examine
 from kerastools.diagnosis._finding import Finding
@@ -103,7 +104,8 @@ class Diagnosis(Printed):
         Raises:
             ValueError: If a layer cannot be made again from its configuration.
         """
-        return repair(self, judge, seed)
+        with strategy_scope(self.subject.model):
+            return repair(self, judge, seed)
 
 
 def judge(subject: Subject) -> Diagnosis:

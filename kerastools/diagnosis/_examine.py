@@ -18,6 +18,7 @@ from kerastools._core.graph.kinds import is_kind, unwrapped
 from kerastools._core.keras_private.optimizer_hooks import learning_rate_source
 from kerastools.diagnosis._layer_signal import summarise
 from kerastools.diagnosis._look_ups import looks_up
+from kerastools.diagnosis._probe.losses import loss_name
 from kerastools.diagnosis._probe.signals import (
     LayerRecord,
     differentiate,
@@ -52,7 +53,7 @@ def examine(subject: Subject) -> tuple[Evidence, int]:
             stepper = Stepper(model, batches[1:], subject.loss, subject.optimizer, _NAME)
         source = subject.optimizer and learning_rate_source(subject.optimizer)
         evidence = Evidence(
-            model=model,
+            subject=subject,
             loss=value,
             signals=tuple(summarise(record) for record in records),
             records=tuple(records),
@@ -60,9 +61,6 @@ def examine(subject: Subject) -> tuple[Evidence, int]:
             outputs=_outputs(subject, records),
             x=tuple(a[_rows(subject)] for a in graph.by_input(subject.x) if a is not None),
             input_names=tuple(layer.name for layer in graph.input_layers),
-            readings=subject.readings,
-            num_rows=subject.num_rows,
-            batch_size=subject.batch_size,
             steps=_steps(stepper) if stepper else None,
             output_gradients=lambda: output_gradients(model, x, y, subject.loss, records, _NAME),
             has_schedule=not isinstance(source, keras.Variable),
@@ -121,7 +119,7 @@ def _outputs(subject: Subject, records: Sequence[LayerRecord]) -> tuple[Output, 
                 layer=record.path,
                 activation=activation,
                 tail=tail,
-                loss_name=str(getattr(loss, "name", None) or getattr(loss, "__name__", loss)),
+                loss_name=loss_name(loss),
                 from_logits=bool(config.get("from_logits", False)),
                 values=np.atleast_2d(record.output),
                 targets=np.asarray(y)[rows],

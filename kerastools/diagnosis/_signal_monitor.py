@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from kerastools._core.checks import require_finite, require_graph
+from kerastools._core.checks import require_at_least, require_finite, require_graph
 from kerastools._core.registration import Configured
 from kerastools.diagnosis._plot import plot_heat_map
 from kerastools.diagnosis._probe.layer_stats import FIGURES, Watch
@@ -70,8 +70,7 @@ class SignalMonitor(Configured, keras.callbacks.Callback):
 
     def __init__(self, x: Any, y: Any, every: int = 50, log_dir: str | Path | None = None) -> None:
         super().__init__()
-        if int(every) != every or every < 1:
-            raise ValueError(f"SignalMonitor needs every of at least 1. Received every={every!r}.")
+        require_at_least(1, "SignalMonitor", every=every)
         self.x = tree.map_structure(lambda a: require_finite("x", a, "SignalMonitor"), x)
         self.y = tree.map_structure(lambda a: require_finite("y", a, "SignalMonitor"), y)
         self.every = int(every)
@@ -117,7 +116,8 @@ class SignalMonitor(Configured, keras.callbacks.Callback):
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Looks at the weights that this step begins with, if it is time."""
         self._first = batch
-        if self._step % self.every == 0:
+        # At the end of an epoch Keras may announce a step that never comes.
+        if self._step % self.every == 0 and self.steps[-1:] != [self._step]:
             self._look()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
@@ -132,7 +132,10 @@ class SignalMonitor(Configured, keras.callbacks.Callback):
         self._check()
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Leaves the model as it was."""
+        """Leaves the model as it was, and drops a look at a step that never came."""
+        if self.steps[-1:] == [self._step]:
+            self.steps.pop()
+            self._looks.pop()
         if self._trap is not None:
             self._trap.release()
             self._trap = None

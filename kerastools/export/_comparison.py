@@ -108,18 +108,15 @@ def largest_difference(
     differences = {name: difference(got[name], want[name]) for name in want}
     # A NaN compares as neither larger nor smaller.
     wrong = [name for name in want if not differences[name] <= tolerance]
-    if wrong:
-        repeated = again()
-        random = [n for n in wrong if not difference(repeated[n], want[n]) <= tolerance / 10]
-        for name in wrong:
-            if name not in random:
-                raise ValueError(
-                    f'its output "{name}" differs from the model\'s by {differences[name]:.2g} of '
-                    f"the largest value; allowed is {tolerance:.2g}"
-                )
-        differences = {name: d for name, d in differences.items() if name not in random}
-        return max(differences.values(), default=0.0), random
-    return max(differences.values(), default=0.0), []
+    repeated = again() if wrong else {}
+    random = [n for n in wrong if not difference(repeated[n], want[n]) <= tolerance / 10]
+    for name in wrong:
+        if name not in random:
+            raise ValueError(
+                f'its output "{name}" differs from the model\'s by {differences[name]:.2g} of '
+                f"the largest value; allowed is {tolerance:.2g}"
+            )
+    return max((d for name, d in differences.items() if name not in random), default=0.0), random
 
 
 def difference(got: np.ndarray, want: np.ndarray) -> float:

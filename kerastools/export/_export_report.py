@@ -9,6 +9,9 @@ from typing import Any
 from kerastools._core.table import Printed, format_table
 from kerastools.folding import FoldReport
 
+# Of each tensor by name: dtype and shape.
+Described = dict[str, tuple[str, tuple[int | None, ...]]]
+
 
 @dataclass(frozen=True, repr=False)
 class ExportReport(Printed):
@@ -39,8 +42,8 @@ class ExportReport(Printed):
     model: str
     path: str
     version: int
-    inputs: dict[str, tuple[str, tuple[int | None, ...]]]
-    outputs: dict[str, tuple[str, tuple[int | None, ...]]]
+    inputs: Described
+    outputs: Described
     fold: FoldReport | None
     frozen: bool
     note: str | None
@@ -52,9 +55,7 @@ class ExportReport(Printed):
     latency: dict[int, tuple[float, float]] = field(default_factory=dict)
     plain_num_nodes: int | None = None
     plain_size_bytes: int | None = None
-    signatures: dict[str, dict[str, tuple[str, tuple[int | None, ...]]]] = field(
-        default_factory=dict
-    )
+    signatures: dict[str, Described] = field(default_factory=dict)
 
     @property
     def serving_config(self) -> str:
@@ -72,7 +73,7 @@ class ExportReport(Printed):
         return {**fields, "fold": self.fold and self.fold.to_dict()}
 
     def __str__(self) -> str:
-        def tensors(named: dict[str, tuple[str, tuple[int | None, ...]]]) -> str:
+        def tensors(named: Described) -> str:
             return ", ".join(f"{name}: {dtype} {shape}" for name, (dtype, shape) in named.items())
 
         def megabytes(size: int) -> str:

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +11,18 @@ from kerastools._core.checks import require_built
 from kerastools._core.graph.calls import Graph, has_graph
 from kerastools._core.notices import notify
 from kerastools.export._chain import chained
-from kerastools.export._comparison import (
-    as_arrays,
-    default_tolerance,
-    largest_difference,
-)
+from kerastools.export._comparison import as_arrays, default_tolerance, largest_difference
 from kerastools.export._endpoint import Endpoint
-from kerastools.export._export_report import ExportReport
+from kerastools.export._export_report import Described, ExportReport
 from kerastools.export._graph_writer import write_graph
 from kerastools.export._latency import against_plain, num_nodes_of, size_of
 from kerastools.export._reference import Reference
 from kerastools.export._staging import appears_at_once, one_writer
 from kerastools.export._warm_up import write_warm_up
 from kerastools.export._ways import Way, first_that_works, prepare, ways
-from kerastools.folding import FoldReport
 
 _NAME = "export_savedmodel"
 _MAIN = "serving_default"
-
-# Of each tensor by name: dtype and shape.
-_Described = dict[str, tuple[str, tuple[int | None, ...]]]
 
 
 def export_savedmodel(
@@ -169,7 +160,7 @@ def export_savedmodel(
         version = _checked_version(root, version, overwrite)
         with appears_at_once(root, version) as directory:
             try:
-                way, written, note = first_that_works(
+                way, (fields, random), note = first_that_works(
                     candidates, directory, lambda way: _write(cases, way, directory, tolerance)
                 )
             except ValueError as error:
@@ -178,30 +169,22 @@ def export_savedmodel(
                     f"does: {error}. Nothing was written. Compare on real data with sample=, or "
                     "pass a larger tolerance if the model amplifies rounding errors."
                 ) from error
-            if written.random:
-                random = f"not compared, because it is random: {', '.join(written.random)}"
-                note = "; ".join(filter(None, (note, random)))
             if warm_up:
                 # Keras's own export may have other names, but the same order.
-                requests = dict(zip(written.inputs, main.named.values(), strict=True))
+                requests = dict(zip(fields["inputs"], main.named.values(), strict=True))
                 write_warm_up(directory, root.resolve().name, requests, warm_up)
             timed, untimed = against_plain(directory, models[_MAIN], main.arguments, latency)
-            note = "; ".join(filter(None, (note, untimed))) or None
+            unequal = f"not compared, because it is random: {', '.join(random)}" if random else None
+            note = "; ".join(filter(None, (note, unequal, untimed))) or None
             report = ExportReport(
                 model=model.name,
                 path=str(root / str(version)),
                 version=version,
-                inputs=written.inputs,
-                outputs=written.outputs[_MAIN],
-                signatures={name: o for name, o in written.outputs.items() if name != _MAIN},
-                fold=written.fold,
                 frozen=way.freeze,
                 note=note,
                 dtype=dtype if way.half else None,
-                largest_difference=written.difference,
-                tolerance=written.tolerance,
-                num_nodes=written.num_nodes,
                 size_bytes=size_of(directory),
+                **fields,
                 **timed,
             )
     if note:
@@ -209,34 +192,19 @@ def export_savedmodel(
     return report
 
 
-@dataclass(frozen=True)
-class _Written:
-    """What one way wrote, read back."""
-
-    fold: FoldReport | None
-    inputs: _Described
-    outputs: dict[str, _Described]
-    difference: float
-    random: list[str]
-    tolerance: float
-    num_nodes: int
-
-
 def _write(
     cases: dict[str, Reference], way: Way, directory: Path, tolerance: float | None
-) -> _Written:
-    """Writes in one way, loads that again and compares it with the models."""
+) -> tuple[dict[str, Any], list[str]]:
+    """Writes in one way, loads that again and compares it with the models.
+
+    Returns fields of the report, and which outputs could not be compared because they are random.
+    """
     import tensorflow as tf
 
     if way.own:
         served = {name: prepare(case.model, way) for name, case in cases.items()}
-        write_graph(
-            {name: made for name, (made, _) in served.items()},
-            {name: case.endpoint for name, case in cases.items()},
-            {name: case.dtypes for name, case in cases.items()},
-            directory,
-            way.freeze,
-        )
+        models = {name: made for name, (made, _) in served.items()}
+        write_graph(models, cases, directory, way.freeze)
     else:
         served = {_MAIN: (cases[_MAIN].model, None)}
         cases[_MAIN].model.export(directory, format="tf_saved_model", verbose=False)
@@ -257,15 +225,16 @@ def _write(
         random += unequal
         outputs[name] = _described(signature.structured_outputs, list(case.want))
     main, inputs = loaded.signatures[_MAIN], list(cases[_MAIN].named)
-    return _Written(
-        fold=served[_MAIN][1],
-        inputs=_described(main.structured_input_signature[1], inputs),
-        outputs=outputs,
-        difference=worst,
-        random=random,
-        tolerance=limit,
-        num_nodes=num_nodes_of(main),
-    )
+    fields = {
+        "inputs": _described(main.structured_input_signature[1], inputs),
+        "outputs": outputs.pop(_MAIN),
+        "signatures": outputs,
+        "fold": served[_MAIN][1],
+        "largest_difference": worst,
+        "tolerance": limit,
+        "num_nodes": num_nodes_of(main),
+    }
+    return fields, random
 
 
 def _further(
@@ -342,7 +311,7 @@ def _check_batch_sizes(endpoint: Endpoint, **arguments: Sequence[int]) -> None:
                 )
 
 
-def _described(specs: dict[str, Any], names: list[str]) -> _Described:
+def _described(specs: dict[str, Any], names: list[str]) -> Described:
     """Returns dtype and shape of each tensor of a signature, in the order of `names` if it can."""
     order = names if set(names) == set(specs) else list(specs)
     return {name: (specs[name].dtype.name, tuple(specs[name].shape)) for name in order}

@@ -9,28 +9,24 @@ import numpy as np
 
 from kerastools._core.graph.calls import sublayers
 from kerastools.export._endpoint import Endpoint
+from kerastools.export._reference import Reference
 
 # A graph is one protocol buffer message, which holds less than 2 GiB; the rest is margin.
 _LARGEST_GRAPH = 2**31 - 2**27
 
 
 def write_graph(
-    models: dict[str, Any],
-    endpoints: dict[str, Endpoint],
-    dtypes: dict[str, list[str]],
-    directory: Path,
-    freeze: bool,
+    models: dict[str, Any], cases: dict[str, Reference], directory: Path, freeze: bool
 ) -> None:
-    """Writes `models`, each with the signature of the endpoint of that name.
+    """Writes `models`, each with the signature of the case of that name.
 
     That of `serving_default` is also the endpoint `serve`, which takes and returns the structure
     that the model does, as `model.export` writes it.
 
     Args:
         models: The models as they are to be served; one may be written for several endpoints.
-        endpoints: What they stand for.
-        dtypes: Of each output of each endpoint: a model that computes in half precision returns
-            what the model that it was made of returns.
+        cases: What they stand for, with the dtype of each output: a model that computes in half
+            precision returns what the model that it was made of returns.
         directory: Where to write.
         freeze: Whether the weights become constants.
 
@@ -42,10 +38,10 @@ def write_graph(
     if freeze:
         _check_size(models.values())
     module, signatures, written = tf.Module(), {}, []
-    for name, endpoint in endpoints.items():
+    for name, case in cases.items():
         call = _frozen(models[name]) if freeze else _plain(models[name])
-        serve = _structured(call, endpoint, dtypes[name])
-        signatures[name] = _by_name(serve, endpoint)
+        serve = _structured(call, case.endpoint, case.dtypes)
+        signatures[name] = _by_name(serve, case.endpoint)
         written.append(signatures[name])
         if name == "serving_default":
             module.serve = serve

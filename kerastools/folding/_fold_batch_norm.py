@@ -5,7 +5,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from kerastools._core.graph.calls import Call, Graph, layers_in_training, read_graph, sublayers
+from kerastools._core.graph.calls import Call, layers_in_training, read_graph, sublayers
 from kerastools._core.graph.kinds import is_kind, kind_of
 from kerastools._core.graph.rebuild import layer_from_config, open_layers, rebuild
 from kerastools._core.sample_inputs import sample_inputs
@@ -105,8 +105,7 @@ def fold_batch_norm(
         given = None if isinstance(sample, str) and sample == "random" else sample
         inputs = sample_inputs(graph, given, _NAME)
     in_training = layers_in_training(graph)
-    opened = open_layers(model, lambda layer: _is_block(layer, in_training))
-    plan = Plan(Graph(opened), in_training)
+    plan = Plan(open_layers(model, lambda layer: _is_block(layer, in_training)), in_training)
     folded = _folded(plan)
     if not return_report:
         return folded

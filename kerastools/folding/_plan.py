@@ -20,7 +20,6 @@ from kerastools.folding._algebra.affine import (
     statistics,
 )
 from kerastools.folding._algebra.linear import LinearWeights
-from kerastools.folding._nesting import Nesting
 from kerastools.folding._report import FoldOutcome
 
 # Beyond it, adding the shift before the scale would lose the digits of x that matter.
@@ -33,7 +32,8 @@ class Plan:
     Attributes:
         model: The model to fold; it is not changed.
         in_training: The ids of the layers that run in training mode.
-        graphs: Its graph and those of nested models, by the id of the model.
+        graph: Its graph, nested models entered.
+        times: How often each call is made: several times inside a model that is called again.
         outcomes: A `FoldOutcome` per call, or for what cannot be reached by the id of the layer.
         weights: Those of the layers that take one in, by the id of the layer.
         removed: The calls that go.
@@ -41,19 +41,17 @@ class Plan:
         returned: The calls whose output the model around them returns.
     """
 
-    def __init__(self, graph: Graph, in_training: Set[int]) -> None:
-        self.model = graph.model
+    def __init__(self, model: Any, in_training: Set[int]) -> None:
+        self.model = model
         self.in_training = in_training
-        self.graphs: dict[int, Graph] = {}
-        self.returned: set[Call] = set()
-        self._read(graph)
-        self.num_calls = Counter(
-            id(call.operation) for graph in self.graphs.values() for call in graph.calls
-        )
-        self.nesting = Nesting(self.graphs)
+        self.graph = Graph(model).entered()
+        self.times = Counter(self.graph.calls)
+        self.num_calls = Counter(id(call.operation) for call in self.times)
+        graphs = [Graph(part) for part in sublayers(model) if has_graph(part)]
+        self.returned = {c for g in graphs for c in g.calls if g.is_output(c.outputs[0])}
         self.outcomes: dict[Any, FoldOutcome] = {}
-        self.candidates: dict[Call, Graph] = {}
-        self._find(graph, "", set())
+        self.candidates: list[Call] = []
+        self._find()
         self.weights: dict[int, LinearWeights] = {}
         self.removed: set[Call] = set()
         self.shifts: dict[Call, np.ndarray] = {}
@@ -62,26 +60,14 @@ class Plan:
 
     def stays(self, layer: Any) -> bool:
         """Whether some call of `layer` stays."""
-        calls = [c for g in self.graphs.values() for c in g.calls if c.operation is layer]
-        return not self.removed.issuperset(calls)
+        return not self.removed.issuperset(c for c in self.times if c.operation is layer)
 
-    def _read(self, graph: Graph) -> None:
-        self.graphs[id(graph.model)] = graph
-        self.returned |= {call for call in graph.calls if graph.is_output(call.outputs[0])}
-        for call in graph.calls:
-            if has_graph(call.operation) and id(call.operation) not in self.graphs:
-                self._read(Graph(call.operation))
-
-    def _find(self, graph: Graph, path: str, seen: set[int]) -> None:
+    def _find(self) -> None:
         """Lists what could be folded, and what cannot because its call is unknown."""
-        seen.add(id(graph.model))
-        for call in graph.calls:
-            layer = call.operation
-            if id(layer) in self.graphs:
-                if id(layer) not in seen:
-                    self._find(self.graphs[id(layer)], f"{path}{layer.name}/", seen)
-            elif known_class(layer) in AFFINE_LAYERS:
-                self.candidates[call] = graph
+        for call in self.times:
+            layer, path = call.operation, call.path.removesuffix(call.operation.name)
+            if known_class(layer) in AFFINE_LAYERS:
+                self.candidates.append(call)
                 self._note(call, path, layer, None, None)
             elif isinstance(layer, keras.Layer):
                 for part in sublayers(layer):
@@ -99,24 +85,22 @@ class Plan:
         progress = True
         while progress:
             progress = False
-            for call, graph in list(self.candidates.items()):
-                into, reason = self._fold(graph, call)
+            for call in list(self.candidates):
+                into, reason = self._fold(call)
                 self.outcomes[call] = replace(self.outcomes[call], into=into, reason=reason)
                 if into:
                     progress = True
                     self.removed.add(call)
-                    del self.candidates[call]
+                    self.candidates.remove(call)
 
     def _fold_scales(self) -> None:
         """Folds the scale alone, forward, where zero padding keeps out the shift."""
-        for call, graph in self.candidates.items():
+        for call in self.candidates:
             updates: dict[int, LinearWeights] = {}
             try:
                 affine = self._affine(call)
                 shift = self._shift_before(call, affine)
-                names = self._into_consumers(
-                    graph, call.outputs[0], affine.without_shift(), updates
-                )
+                names = self._into_consumers(call, affine.without_shift(), updates)
                 _check_rounding(call, updates, shifted=False)
             except CannotFold:
                 continue
@@ -139,23 +123,21 @@ class Plan:
             raise CannotFold("the shift before the scale is too large")
         return np.array(shift)
 
-    def _fold(self, graph: Graph, call: Call) -> tuple[str | None, str | None]:
+    def _fold(self, call: Call) -> tuple[str | None, str | None]:
         """Folds one call if it can; returns the layers' names and nothing, or nothing and why."""
         try:
             affine = self._affine(call)
         except CannotFold as reason:
             return None, str(reason)
         reasons = []
-        attempts = (
-            (self._into_producers, call.inputs[0]),
-            (self._into_consumers, call.outputs[0]),
-        )
-        for absorb, tensor in attempts:
+        for forward in (False, True):
             updates: dict[int, LinearWeights] = {}
             try:
-                names = absorb(graph, tensor, affine, updates)
-                if tensor is call.outputs[0]:
+                if forward:
+                    names = self._into_consumers(call, affine, updates)
                     _check_rounding(call, updates, affine.shifts)
+                else:
+                    names = self._into_producers(call.inputs[0], call, affine, updates)
             except CannotFold as reason:
                 reasons.append(str(reason))
             else:
@@ -177,68 +159,87 @@ class Plan:
         return affine_of(call.operation, len(source.shape))
 
     def _into_producers(
-        self, graph: Graph, tensor: Any, affine: Affine, updates: dict[int, LinearWeights]
+        self, tensor: Any, user: Call, affine: Affine, updates: dict[int, LinearWeights]
     ) -> list[str]:
-        """Makes the layers before `tensor`, which is used once, compute a⊗tensor + b in place."""
-        graph, tensor = self.nesting.source(graph, tensor)
-        call = graph.producer(tensor)
+        """Makes the layers before `tensor`, used once, compute a⊗tensor + b in place."""
+        call = self.graph.producer(tensor)
         if call is None:
             raise CannotFold("follows an input of the model")
         layer = call.operation
-        self._check_used_once(graph, tensor, layer)
+        self._check_border(call, tensor, user)
+        if self.graph.is_output(tensor):
+            raise CannotFold(f"the model also returns the output of {layer.name}")
+        users = self.graph.consumers(tensor)
+        if len(users) > 1:
+            names = ", ".join(sorted({user.operation.name for user in users}))
+            raise CannotFold(f"the output of {layer.name} is used several times: by {names}")
         if call in self.removed:
-            return self._into_producers(graph, call.inputs[0], affine, updates)
+            return self._into_producers(call.inputs[0], call, affine, updates)
         passes = self._passage(call)
         if passes is not None:
             (source,) = call.inputs
             _check_dtype(call)
             before = passes(layer, affine, tensor.shape, source.shape)
-            return self._into_producers(graph, source, before, updates)
+            return self._into_producers(source, call, before, updates)
         if is_kind(layer, "add", "concatenate"):
             _check_dtype(call)
             parts = _branches(call, affine)
             return [
                 name
                 for source, part in zip(call.inputs, parts, strict=True)
-                for name in self._into_producers(graph, source, part, updates)
+                for name in self._into_producers(source, call, part, updates)
             ]
         weights = self._weights(layer, updates)
         updates[id(layer)] = weights.followed_by(affine, len(tensor.shape))
         return [layer.name]
 
-    def _check_used_once(self, graph: Graph, tensor: Any, layer: Any) -> None:
-        calls = [call for _, call in self.nesting.uses(graph, tensor)]
-        if None in calls:
-            raise CannotFold(f"the model also returns the output of {layer.name}")
-        if len(calls) > 1:
-            users = ", ".join(sorted({call.operation.name for call in calls if call}))
-            raise CannotFold(f"the output of {layer.name} is used several times: by {users}")
-
     def _into_consumers(
-        self, graph: Graph, tensor: Any, affine: Affine, updates: dict[int, LinearWeights]
+        self, call: Call, affine: Affine, updates: dict[int, LinearWeights]
     ) -> list[str]:
-        """Makes all layers after `tensor` = a⊗x + b compute the same from x."""
+        """Makes all layers after a call, which returned a⊗x + b, compute the same from x."""
+        (tensor,) = call.outputs
+        if self.graph.is_output(tensor):
+            raise CannotFold("its output goes out of the model")
+        users = self.graph.consumers(tensor)
+        if not users:
+            raise CannotFold("nothing takes its output")
         names = []
-        for place, call in self.nesting.uses(graph, tensor):
-            if call is None:
-                raise CannotFold("its output goes out of the model")
-            layer = call.operation
-            passes = self._passage(call)
-            if call in self.removed:
-                names += self._into_consumers(place, call.outputs[0], affine, updates)
+        for user in users:
+            layer = user.operation
+            self._check_border(call, tensor, user)
+            passes = self._passage(user)
+            if user in self.removed:
+                names += self._into_consumers(user, affine, updates)
             elif passes is not None:
-                (target,) = call.outputs
-                _check_dtype(call)
+                (target,) = user.outputs
+                _check_dtype(user)
                 averages = kind_of(layer).name.endswith("average_pooling")
                 if averages and affine.shifts and target.dtype in RANGE_OF_HALF:
                     raise CannotFold(f"{layer.name} averages in {target.dtype}")
-                after = passes(layer, affine, call.inputs[0].shape, target.shape)
-                names += self._into_consumers(place, target, after, updates)
+                after = passes(layer, affine, tensor.shape, target.shape)
+                names += self._into_consumers(user, after, updates)
             else:
                 weights = self._weights(layer, updates)
                 updates[id(layer)] = weights.preceded_by(affine, len(tensor.shape))
                 names.append(layer.name)
         return names
+
+    def _check_border(self, call: Call, tensor: Any, user: Call) -> None:
+        """Raises if `tensor` is another value, or may be, in the model that `call` or `user` is in.
+
+        A nested model may be called again, on other values, and convert what goes into it.
+        """
+        made = call.node.outputs[[*map(id, call.outputs)].index(id(tensor))]
+        taken = [b for a, b in zip(user.inputs, user.recorded_inputs, strict=True) if a is tensor]
+        crosses = any(t is not made for t in taken)
+        for one in (call, user):
+            leaves = one is call and call in self.returned
+            if self.times[one] > 1 and (crosses or leaves):
+                model = one.path.split("/")[-2]
+                raise CannotFold(f"the nested model {model} is called {self.times[one]} times")
+        if any(t.dtype != made.dtype or len(t.shape) != len(made.shape) for t in taken):
+            model = max(call.path, user.path, key=lambda path: path.count("/")).split("/")[-2]
+            raise CannotFold(f"{model} changes the dtype or shape of what goes into it")
 
     def _passage(self, call: Call) -> Any:
         """Returns how an affine map passes a call in inference, or `None` if it cannot."""

@@ -4,9 +4,10 @@ from typing import Any
 
 import keras
 
-from kerastools._core.checks import require_finite
+from kerastools._core.batches import MOST_ROWS, gather, is_dataset
+from kerastools._core.checks import require_at_least, require_inputs
 from kerastools._core.graph.batch_statistics import measure_batch_norm
-from kerastools._core.graph.calls import Call, Graph, read_graph
+from kerastools._core.graph.calls import Call, read_graph
 
 _NAME = "recalibrate_batch_norm"
 
@@ -34,7 +35,7 @@ def recalibrate_batch_norm(model: keras.Model, x: Any, batch_size: int = 256) ->
     Args:
         model: A built functional or Sequential model.
         x: Inputs as the model takes them: an array, or a list or dictionary of arrays. A few
-            thousand rows do; labels are not needed.
+            thousand rows do; labels are not needed. Of a dataset the first 8,192 are taken.
         batch_size: Rows per batch. Larger fits better: the statistics of one layer are measured on
             what the layers below give under the statistics of the same batch.
 
@@ -60,10 +61,9 @@ def recalibrate_batch_norm(model: keras.Model, x: Any, batch_size: int = 256) ->
     "Averaging weights leads to wider optima and better generalization", UAI 2018.
     """
     graph = read_graph(model, _NAME)
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"{_NAME} needs batch_size ≥ 1. Received batch_size={batch_size!r}.")
-    _check_data(graph, x)
-    measure_batch_norm(model, x, batch_size, _NAME, _moves)
+    require_at_least(1, _NAME, batch_size=batch_size)
+    x = gather(x, _NAME, MOST_ROWS)[0] if is_dataset(x) else x
+    measure_batch_norm(model, require_inputs(graph, x, _NAME), batch_size, _NAME, _moves)
     return model
 
 
@@ -72,24 +72,3 @@ def _moves(call: Call) -> bool:
     # Batch renormalisation keeps averages of its own.
     layer = call.operation
     return layer.trainable and not layer.renorm and call.argument("training") is not False
-
-
-def _check_data(graph: Graph, x: Any) -> None:
-    try:
-        keras.tree.assert_same_structure(x, graph.input_structure)
-    except ValueError as error:
-        raise ValueError(
-            f"{_NAME} needs inputs as the model takes them, without labels. Received {error}"
-        ) from error
-    arrays = [require_finite("x", array, _NAME) for array in keras.tree.flatten(x)]
-    for array, tensor in zip(arrays, graph.inputs, strict=True):
-        sizes = zip(array.shape[1:], tensor.shape[1:], strict=False)
-        if array.ndim != len(tensor.shape) or any(want not in (None, have) for have, want in sizes):
-            raise ValueError(
-                f'{_NAME} needs x of shape {tuple(tensor.shape)} for the input "{tensor.name}". '
-                f"Received an array of shape {array.shape}."
-            )
-    if len({len(array) for array in arrays}) > 1:
-        raise ValueError(
-            f"{_NAME} needs as many rows in each input. Received {[len(a) for a in arrays]}."
-        )

@@ -10,24 +10,8 @@ import numpy as np
 from kerastools._core.graph.activations import activation_name, own_activation
 from kerastools._core.graph.fans import kernel_axes, kernel_holder, met_fraction, num_gates
 from kerastools.initializers._gated_orthogonal import GatedOrthogonal
-from kerastools.initializers._schemes import (
-    GlorotNormal,
-    GlorotUniform,
-    HeNormal,
-    HeUniform,
-    LecunNormal,
-    LecunUniform,
-)
+from kerastools.initializers._schemes import SCHEMES
 from kerastools.initializers._variance_scaling import VarianceScaling
-
-SCHEMES: dict[str, type[VarianceScaling]] = {
-    "glorot_normal": GlorotNormal,
-    "glorot_uniform": GlorotUniform,
-    "he_normal": HeNormal,
-    "he_uniform": HeUniform,
-    "lecun_normal": LecunNormal,
-    "lecun_uniform": LecunUniform,
-}
 
 # Activations that zero about half of their input's second moment, as ReLU does.
 RECTIFIERS = (

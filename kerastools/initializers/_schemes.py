@@ -191,3 +191,13 @@ class LecunUniform(Scheme):
     """
 
     parts = (1.0, "fan_in", "uniform")
+
+
+SCHEMES: dict[str, type[Scheme]] = {
+    "glorot_normal": GlorotNormal,
+    "glorot_uniform": GlorotUniform,
+    "he_normal": HeNormal,
+    "he_uniform": HeUniform,
+    "lecun_normal": LecunNormal,
+    "lecun_uniform": LecunUniform,
+}

@@ -28,6 +28,14 @@ class MutableRateLayer(keras.layers.Layer):
         # At rate 0 Keras makes no seed generator, and a later rate needs one.
         super().__init__(rate or 0.5, *args, **kwargs)
         self.rate = rate
+        shape = getattr(self, "noise_shape", None) or ()
+        if not isinstance(shape, list | tuple) or not all(
+            size is None or (isinstance(size, int) and size > 0) for size in shape
+        ):
+            raise ValueError(
+                f"{type(self).__name__} needs noise_shape to be a tuple of sizes and None. "
+                f"Received noise_shape={shape!r}."
+            )
 
     @property
     def rate(self) -> float:
@@ -80,9 +88,18 @@ class MutableRateLayer(keras.layers.Layer):
 
         It is `noise_shape`, with the inputs' own sizes where that has `None`.
         """
-        wanted = self.noise_shape or (None,) * len(shape)
-        pairs = zip(shape, wanted, strict=True)
-        return tuple(actual if size is None else size for actual, size in pairs)
+        wanted = tuple(self.noise_shape or (None,) * len(shape))
+        fits = len(wanted) == len(shape) and all(
+            size in (None, 1) or not isinstance(actual, int) or size == actual
+            for size, actual in zip(wanted, shape, strict=True)
+        )
+        if not fits:
+            raise ValueError(
+                f'Layer "{self.name}" needs a noise_shape with an entry for each axis of its '
+                "inputs: None or the axis's size, or 1 to drop along the whole axis. Received "
+                f"noise_shape={wanted} and inputs of shape {tuple(shape)}."
+            )
+        return tuple(a if size is None else size for a, size in zip(shape, wanted, strict=True))
 
     def drop(self, inputs: Any, drawn: Any, rate: Any, *numbers: Any) -> Any:
         """Returns `inputs` with units dropped, by random numbers `drawn` from [0, 1)."""
@@ -96,7 +113,7 @@ class MutableRateLayer(keras.layers.Layer):
         """Returns `inputs` with units dropped if `training`, else `inputs`."""
         if not training:
             return inputs
-        shape = self.mask_shape(ops.shape(inputs))
+        shape = self.mask_shape(tuple(ops.shape(inputs)))
         dtype = self.drawn_dtype(inputs)
         drawn = keras.random.uniform(shape, dtype=dtype, seed=self.seed_generator)
         return self.drop(inputs, drawn, *ops.unstack(self.rate_variable.value))

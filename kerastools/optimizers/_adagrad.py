@@ -84,6 +84,9 @@ class Adagrad(MutableOptimizer):
     def _slot_start(self, name: str) -> float:
         return self.initial_accumulator_value
 
+    def _leaves_zero_rows(self, n: _Numbers) -> bool:
+        return True
+
     def _rule(self, g: Any, n: _Numbers, total: Any) -> tuple[Any, ...]:
         total = total + ops.square(g)
         return n.learning_rate * g / ops.sqrt(total + n.epsilon), total

@@ -29,7 +29,11 @@ class ParamGroup(Printed):
     another β₂. What a group does not set is the optimizer's own and follows it; the norm that
     `global_clipnorm` bounds is one over all groups.
 
-    Which group a variable is in belongs to the optimizer's saved state, so that it is the same
+    Groups may overlap: what each sets of a variable comes together, and their multipliers are
+    multiplied, so that `no_decay_groups`, `layer_decay_groups` and a group for the head can go into
+    one list.
+
+    Which groups a variable is in belongs to the optimizer's saved state, so that it is the same
     after loading. `optimizer.set_group(0, lr_multiplier=0.5)` sets a number of the first group
     while `fit` runs.
 
@@ -46,7 +50,7 @@ class ParamGroup(Printed):
     Raises:
         TypeError: If `match` is none of these.
         ValueError: If a role is unknown; when the optimizer is built, if a group matches no
-            variable, two match one, or the optimizer has no number of that name.
+            variable, two set the same number of one, or the optimizer has no number of that name.
 
     Example:
 
@@ -90,6 +94,7 @@ class ParamGroup(Printed):
         """Returns whether `variable`, a `keras.Variable` of a model, is in this group."""
         if self.match is None:
             return False
+        variable = getattr(variable, "original", variable)  # Of a copy to try steps on.
         layers = _layers(self.match)
         if layers:
             return any(v is variable for layer in layers for v in layer.weights)
@@ -132,7 +137,8 @@ class ParamGroup(Printed):
         layers = ", ".join(f'"{layer.name}"' for layer in _layers(self.match))
         numbers = {k: v for k, v in self.numbers.items() if (k, v) != ("lr_multiplier", 1.0)}
         changed = "".join(f", {name}={number:g}" for name, number in numbers.items())
-        return f"ParamGroup({f'layers {layers}' if layers else repr(self.match)}{changed})"
+        match = getattr(self.match, "__name__", repr(self.match))
+        return f"ParamGroup({f'layers {layers}' if layers else match}{changed})"
 
 
 def _layers(match: Any) -> list[Any]:

@@ -13,6 +13,7 @@ from kerastools._core.keras_private.optimizer_hooks import (
     moving_averages,
     own_variables,
     slot_attributes,
+    strategy_scope,
     unbuild,
 )
 from kerastools.optimizers._base.evaluation_point import EvaluationPoint
@@ -81,21 +82,25 @@ def rebind(optimizer: Any, model: Any) -> Any:
     _refuse_strangers(optimizer, model, compiled_with)
 
     wanted = list(model.trainable_variables)
-    if not optimizer.built:
-        optimizer.build(wanted)
-    elif [id(v) for v in known_variables(optimizer)] != [id(v) for v in wanted]:
-        _rebuild(optimizer, wanted)
+    with strategy_scope(model):
+        if not optimizer.built:
+            optimizer.build(wanted)
+        elif [id(v) for v in known_variables(optimizer)] != [id(v) for v in wanted]:
+            _rebuild(optimizer, wanted)
 
     if compiled_with is optimizer:
         # Dropped first: JAX would find the old trace while the old function is alive.
+        was_made = model.train_function is not None
         model.train_function = model.test_function = model.predict_function = None
-        model.make_train_function(force=True)
+        if was_made:  # By a `fit`, which may be running; else the next one makes it.
+            model.make_train_function(force=True)
     return optimizer
 
 
-def forget_slots(optimizer: Any) -> None:
-    """Unbinds a built `optimizer` from all variables; the next `rebind` begins their slots anew."""
-    _rebuild(optimizer, [])
+def forget_slots(model: Any) -> None:
+    """Unbinds the built optimizer of `model` from all variables; `rebind` then resets the slots."""
+    with strategy_scope(model):
+        _rebuild(model.optimizer, [])
 
 
 def _refuse_strangers(optimizer: Any, model: Any, compiled_with: Any) -> None:

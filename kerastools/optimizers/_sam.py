@@ -6,8 +6,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from kerastools._core.keras_private.optimizer_hooks import dense, known_variables
+from kerastools._core.keras_private.optimizer_hooks import dense, known_variables, num_replicas
 from kerastools._core.registration import register
+from kerastools._core.replicas import sum_over_replicas
 from kerastools.optimizers._base.clipping import norm
 from kerastools.optimizers._base.wrapped_optimizer import WrappedOptimizer
 
@@ -104,6 +105,7 @@ class SAM(WrappedOptimizer):
         if not self.built:
             self.build(list(trainable_variables or []))
         variables = list(trainable_variables or known_variables(self))
+        grads = self._of_all_rows(grads)
         climbs = ops.equal(ops.mod(self._calls.value, 2), 0)
         self._calls.assign(self._calls + 1)
         origins = {id(v): s for v, s in zip(known_variables(self), self._origin_slots, strict=True)}
@@ -120,6 +122,11 @@ class SAM(WrappedOptimizer):
         for climb, (_, variable, _) in zip(self._climb(triples), triples, strict=True):
             variable.assign(variable + ops.where(climbs, climb, ops.zeros_like(climb)))
 
+    def _of_all_rows(self, grads: list[Any]) -> list[Any]:
+        """Returns the gradients summed over the replicas, of which each has those of its rows."""
+        sums = iter(sum_over_replicas([dense(g) for g in grads if g is not None]))
+        return [None if g is None else next(sums) for g in grads]
+
     def _climb(self, triples: list[tuple[Any, Any, Any]]) -> list[Any]:
         """Returns ε for each variable."""
         gradients = [g for g, _, _ in triples]
@@ -135,12 +142,15 @@ class SAM(WrappedOptimizer):
 
     def _update_unless(self, climbs: Any, grads: list[Any], variables: list[Any] | None) -> None:
         inner = self.inner_optimizer
-        if keras.backend.backend() == "tensorflow":
+        replicas = num_replicas()
+        if keras.backend.backend() == "tensorflow" and replicas == 1:
             ops.cond(climbs, lambda: None, lambda: inner.apply(grads, variables))
             return
-        # JAX's cond may have no side effects: the update is made and taken back.
+        # JAX's cond may have no side effects, and that of replicas no update in common: the update
+        # is made and taken back. The inner optimizer sums over the replicas again.
+        grads = [None if g is None else g / replicas for g in grads]
         touched = [*known_variables(self), *inner.variables]
-        before = [ops.convert_to_tensor(v) for v in touched]
+        before = [ops.copy(v) for v in touched]
         inner.apply(grads, variables)
         for variable, old in zip(touched, before, strict=True):
             variable.assign(ops.where(climbs, old, ops.convert_to_tensor(variable)))

@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Any, Unpack
 
+from keras import ops
+
 from kerastools._core.registration import register
 from kerastools.optimizers._base import tf_kernels
 from kerastools.optimizers._base.arguments import CommonArguments, Number
@@ -40,7 +42,7 @@ class SGD(MutableOptimizer):
 
     {{mutable}}
     The velocity is kept at momentum 0 too (as the displacement d = −v), so that γ can be raised
-    while training.
+    while training; that of an embedding, whose rows alone are moved at momentum 0, then starts.
 
     Args:
         {{learning_rate}}
@@ -104,6 +106,12 @@ class SGD(MutableOptimizer):
             return eta * g - d, d
         d = gamma * d - eta * g
         return (eta * g - gamma * d if self.nesterov else -d), d
+
+    def _leaves_zero_rows(self, n: _Numbers) -> Any:
+        return self.nesterov != "exact" and ops.equal(n.momentum, 0)
+
+    def _rule_of_rows(self, g: Any, n: _Numbers, d: Any) -> tuple[Any, ...]:
+        return n.learning_rate * g, ops.zeros_like(d)
 
     def _has_kernel(self) -> bool:
         return True

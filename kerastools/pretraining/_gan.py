@@ -6,7 +6,9 @@ import keras
 import numpy as np
 from keras import ops
 
+from kerastools._core.keras_private.optimizer_hooks import num_replicas
 from kerastools._core.registration import register
+from kerastools._core.replicas import drawn_for_rows, mean_over_replicas
 
 
 @register
@@ -113,10 +115,11 @@ class GAN(keras.Model):
         z = self._normal((ops.shape(x)[0], *self.generator.input_shape[1:]))
         made = self.generator(z, training=training)
         judged = self.discriminator(ops.stop_gradient(made), training=training)
-        loss_d = ops.mean(ops.softplus(-y_pred)) + ops.mean(ops.softplus(judged))
-        loss_g = ops.mean(ops.softplus(-self._judge_held(made, training)))
-        self._discriminator_loss.update_state(loss_d)
-        self._generator_loss.update_state(loss_g)
+        mean = mean_over_replicas
+        loss_d = mean(ops.softplus(-y_pred)) + mean(ops.softplus(judged))
+        loss_g = mean(ops.softplus(-self._judge_held(made, training)))
+        self._discriminator_loss.update_state(loss_d * num_replicas())
+        self._generator_loss.update_state(loss_g * num_replicas())
         if self.penalty:
             loss_d = loss_d + 0.5 * self.penalty * self._roughness(x)
         return loss_d + loss_g
@@ -151,7 +154,10 @@ class GAN(keras.Model):
         step = 0.01
         moved = x + step * self._normal(ops.shape(x))
         slope = (self.discriminator(moved) - self.discriminator(x)) / step
-        return ops.mean(ops.square(slope))
+        return mean_over_replicas(ops.square(slope))
 
     def _normal(self, shape: Any) -> Any:
-        return keras.random.normal(shape, seed=self.seed_generator, dtype=self.compute_dtype)
+        def draw(shape: Any) -> Any:
+            return keras.random.normal(shape, seed=self.seed_generator, dtype=self.compute_dtype)
+
+        return drawn_for_rows(draw, shape)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from kerastools._core.checks import require_at_least
 from kerastools.pretraining._train_tokenizer import check_texts
 
 
@@ -66,8 +67,7 @@ class MaskedTokens:
                 "MaskedTokens needs a tokenizers.Tokenizer, such as train_tokenizer returns. "
                 f"Received {self.tokenizer!r} of type {type(self.tokenizer).__name__}."
             )
-        if self.length < 2:
-            raise ValueError(f"MaskedTokens needs length >= 2. Received length={self.length}.")
+        require_at_least(2, "MaskedTokens", length=self.length)
         if not 0 < self.rate < 1:
             raise ValueError(f"MaskedTokens needs a rate in (0, 1). Received rate={self.rate}.")
         if min(self.mask_share, self.random_share) < 0 or self.mask_share + self.random_share > 1:

@@ -6,8 +6,9 @@ from typing import Any
 import keras
 
 from kerastools._core.graph.activations import is_activation, own_activation
-from kerastools._core.graph.calls import Call, read_graph
+from kerastools._core.graph.calls import Call, Graph, read_graph
 from kerastools._core.graph.kinds import is_kind, kind_of
+from kerastools._core.graph.rebuild import open_layers
 from kerastools.calibration import initialize
 from kerastools.pretraining._transposed import Transposed
 
@@ -23,26 +24,35 @@ class Step:
     """One layer of an encoder that is a chain.
 
     Attributes:
+        path: The layer's name, after the names of the models that it is inside of.
         layer: The layer.
         input: The symbolic tensor it takes.
         output: The symbolic tensor it returns.
         activation: The activation that made `input`, or `None`: what the mirrored layer ends in.
     """
 
+    path: str
     layer: Any
     input: Any
     output: Any
     activation: Any
 
 
-def read_chain(encoder: keras.Model, caller: str) -> list[Step]:
-    """Returns the layers of `encoder` in order, or raises unless each can be mirrored."""
+def read_chain(encoder: keras.Model, caller: str, enter: bool = True) -> list[Step]:
+    """Returns the layers of `encoder` in order, or raises unless each can be mirrored.
+
+    Nested models are entered, and so are layers of the user's own that are proved to do no more
+    than call layers. With `enter=False` none is, and the tensors of the steps are the encoder's.
+    """
     graph = read_graph(encoder, caller)
+    if enter:
+        opened = open_layers(encoder, lambda layer: kind_of(layer).name == "unknown")
+        graph = Graph(opened).entered()
     steps: list[Step] = []
     tensor, activation = graph.inputs[0], None
     for call in graph.calls:
         _check(call, tensor, caller)
-        steps.append(Step(call.operation, tensor, call.outputs[0], activation))
+        steps.append(Step(call.path, call.operation, tensor, call.outputs[0], activation))
         tensor = call.outputs[0]
         if is_kernel_layer(call.operation) or is_activation(call.operation):
             activation = own_activation(call.operation)
@@ -110,7 +120,7 @@ def _check(call: Call, tensor: Any, caller: str) -> None:
 def _mirrored(step: Step, activation: Any, tied: bool) -> list[Any]:
     """Returns the layers that take `step.output` back to `step.input`."""
     layer, target, code = step.layer, step.input.shape[1:], step.output.shape[1:]
-    name, activation = f"mirrored_{layer.name}", _fresh(activation)
+    name, activation = f"mirrored_{step.path.replace('/', '_')}", _fresh(activation)
     if is_kind(layer, "dense"):
         if tied:
             return [Transposed(layer, activation, name=name)]

@@ -9,12 +9,12 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
 
 from kerastools._core.batches import Batches
 from kerastools._core.checks import require_built
+from kerastools._core.replicas import in_strategy_scope, mean_over_replicas
 from kerastools.pretraining._mirror import Step, is_kernel_layer, mirror, read_chain
-from kerastools.pretraining._resumable_fit import resumable_fit, seed_of
+from kerastools.pretraining._resumable_fit import resumable_fit, seed_of, set_history
 from kerastools.pretraining._rows import check_encoder, check_rows, fresh_optimizer
 
 Noise = Callable[[np.ndarray, np.random.Generator], tuple[np.ndarray, Any]]
@@ -23,6 +23,7 @@ _NAME = "pretrain_autoencoder"
 _LOSSES = ("mse", "mae", "huber", "binary_crossentropy")
 
 
+@in_strategy_scope
 def pretrain_autoencoder(
     encoder: keras.Model,
     x: Any,
@@ -60,8 +61,9 @@ def pretrain_autoencoder(
         x: Rows without labels, as the encoder takes them.
         decoder: `"mirrored"`: the encoder run backwards; `Dense` and convolutions (as transposed
             convolutions), pooling (as repetition), `Flatten` and `Reshape` are known; dropout and
-            normalisation are left out. `"tied"`: the same with the encoder's kernels, transposed.
-            Or a model of your own from the code to the input, for an encoder of any kind.
+            normalisation are left out; nested models and layers of your own that only call such
+            layers are entered, unless `greedy`. `"tied"`: the same with the encoder's kernels,
+            transposed. Or a model of your own from the code to the input, for any encoder.
         noise: `MaskingNoise`, `GaussianNoise`, or a function of rows and a `numpy` generator that
             returns the noisy rows and what each feature counts in the loss (`None`: equally). New
             noise is drawn for every batch. By default none.
@@ -122,7 +124,7 @@ def pretrain_autoencoder(
             f"{decoder!r}."
         )
     else:
-        steps = read_chain(encoder, _NAME)
+        steps = read_chain(encoder, _NAME, enter=not greedy)
         if greedy:
             return _pretrain_greedily(encoder, steps, x, tied, end, loss, training, directory)
         decoder = mirror(steps, end, tied, seed, "decoder")
@@ -194,7 +196,7 @@ def _pretrain_greedily(
     blocks = _blocks(steps)
     for block in blocks:
         training.check_noise(tuple(block[0].input.shape[1:]))
-    decoders, history = [], keras.callbacks.History()
+    decoders, history = [], {}
     for i, block in enumerate(blocks):
         kernel = next(step for step in block if is_kernel_layer(step.layer))
         part = keras.Model(block[0].input, block[-1].output)
@@ -205,7 +207,7 @@ def _pretrain_greedily(
         if stage.fit.get("verbose") != 0:
             print(f"{_NAME}: layer {i + 1} of {len(blocks)}, {kernel.layer.name}")
         stage.run(model, x, None if directory is None else Path(directory) / f"layer_{i + 1}")
-        history.history[f"{kernel.layer.name}_loss"] = model.history.history["loss"]
+        history[f"{kernel.layer.name}_loss"] = model.history.history["loss"]
         x = part.predict(x, batch_size=256, verbose=0)
         decoders.append(decoder)
     code = keras.Input(encoder.outputs[0].shape[1:])
@@ -215,9 +217,7 @@ def _pretrain_greedily(
     decoder = keras.Model(code, outputs, name="decoder")
     model = keras.Model(encoder.inputs[0], decoder(encoder.outputs[0]), name="autoencoder")
     model.compile(fresh_optimizer(training.optimizer, 1e-3), loss)
-    history.set_model(model)
-    history.epoch = list(range(training.epochs))
-    model.history = history
+    set_history(model, training.epochs, history)
     return model
 
 
@@ -233,11 +233,9 @@ def _weighted(elementwise: Any) -> Any:
 
     def loss(target: Any, output: Any) -> Any:
         if len(target.shape) == len(output.shape):
-            return ops.mean(elementwise(target[..., None], output[..., None]))
+            return mean_over_replicas(elementwise(target[..., None], output[..., None]))
         target, weight = target[..., 0], target[..., 1]
-        each = elementwise(target[..., None], output[..., None])
-        # A small batch may have nothing deleted.
-        return ops.sum(weight * each) / ops.maximum(ops.sum(weight), 1e-7)
+        return mean_over_replicas(elementwise(target[..., None], output[..., None]), weight)
 
     return loss
 

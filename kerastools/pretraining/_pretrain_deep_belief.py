@@ -9,14 +9,16 @@ import keras
 from kerastools._core.batches import Batches
 from kerastools._core.graph.activations import activation_name
 from kerastools._core.graph.kinds import is_kind
+from kerastools._core.replicas import in_strategy_scope
 from kerastools.pretraining._mirror import read_chain
 from kerastools.pretraining._restricted_boltzmann import RestrictedBoltzmann, check_visible
-from kerastools.pretraining._resumable_fit import resumable_fit, seed_of
+from kerastools.pretraining._resumable_fit import resumable_fit, seed_of, set_history
 from kerastools.pretraining._rows import check_encoder, fresh_optimizer
 
 _NAME = "pretrain_deep_belief"
 
 
+@in_strategy_scope
 def pretrain_deep_belief(
     encoder: keras.Model,
     x: Any,
@@ -95,7 +97,8 @@ def pretrain_deep_belief(
         )
         for i, layer in enumerate(layers)
     ]
-    history, learned = keras.callbacks.History(), []
+    history: dict[str, list[Any]] = {}
+    learned = []
     for i, (layer, machine) in enumerate(zip(layers, machines, strict=True)):
         if fit.get("verbose") != 0:
             print(f"{_NAME}: machine {i + 1} of {len(layers)}, {layer.name}")
@@ -105,15 +108,13 @@ def pretrain_deep_belief(
         folder = None if directory is None else Path(directory) / f"machine_{i + 1}"
         resumable_fit(machine, batches, epochs, folder, **fit)
         for name, values in machine.history.history.items():
-            history.history[f"{layer.name}_{name}"] = values
+            history[f"{layer.name}_{name}"] = values
         learned.append((machine.kernel, machine.hidden_bias))
         x = machine.predict(x, batch_size=256, verbose=0)
     for layer, (kernel, bias) in zip(layers, learned, strict=True):
         layer.kernel.assign(kernel)
         layer.bias.assign(bias)
-    history.set_model(encoder)
-    history.epoch = list(range(epochs))
-    encoder.history = history
+    set_history(encoder, epochs, history)
     return encoder
 
 

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from kerastools._core.batches import Batches
+from kerastools._core.replicas import in_strategy_scope
 from kerastools.calibration import initialize
 from kerastools.pretraining._gan import GAN
 from kerastools.pretraining._mirror import mirror, read_chain
@@ -17,6 +18,7 @@ from kerastools.pretraining._rows import check_encoder, check_rows, fresh_optimi
 _NAME = "pretrain_gan"
 
 
+@in_strategy_scope
 def pretrain_gan(
     trunk: keras.Model,
     x: Any,

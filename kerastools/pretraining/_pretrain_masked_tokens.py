@@ -10,6 +10,8 @@ from keras import ops
 from kerastools._core.batches import Batches
 from kerastools._core.graph.calls import sublayers
 from kerastools._core.graph.kinds import is_kind
+from kerastools._core.registration import register
+from kerastools._core.replicas import in_strategy_scope, mean_over_replicas
 from kerastools.pretraining._masked_tokens import MaskedTokens
 from kerastools.pretraining._resumable_fit import resumable_fit, seed_of
 from kerastools.pretraining._rows import check_batch_size, check_encoder, fresh_optimizer
@@ -17,6 +19,7 @@ from kerastools.pretraining._rows import check_batch_size, check_encoder, fresh_
 _NAME = "pretrain_masked_tokens"
 
 
+@in_strategy_scope
 def pretrain_masked_tokens(
     encoder: keras.Model,
     texts: Iterable[str],
@@ -94,9 +97,7 @@ def pretrain_masked_tokens(
     model = keras.Model([encoder.inputs[0], positions], logits(asked), name="masked_tokens")
     model.compile(
         fresh_optimizer(optimizer, 1e-3),
-        keras.losses.SparseCategoricalCrossentropy(
-            from_logits=True, reduction="mean_with_sample_weight"
-        ),
+        MaskedCrossentropy(from_logits=True, reduction="mean_with_sample_weight"),
         weighted_metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
     )
     batches = Batches(
@@ -107,6 +108,15 @@ def pretrain_masked_tokens(
     )
     resumable_fit(model, batches, epochs, directory, **fit)
     return model
+
+
+@register
+class MaskedCrossentropy(keras.losses.SparseCategoricalCrossentropy):
+    """The mean over the deleted words, of the rows of all replicas."""
+
+    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        """Returns J; on a replica its part of it."""
+        return mean_over_replicas(self.call(y_true, y_pred), sample_weight)
 
 
 def _check_shapes(encoder: keras.Model, task: MaskedTokens) -> None:

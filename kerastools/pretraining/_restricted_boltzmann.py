@@ -1,12 +1,16 @@
 """The restricted Boltzmann machine, trained by contrastive divergence."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
+from kerastools._core.checks import require_at_least
 from kerastools._core.registration import register
+from kerastools._core.replicas import drawn_for_rows, mean_over_replicas
 from kerastools.pretraining._rows import check_rows
 
 _VISIBLE = ("bernoulli", "gaussian")
@@ -86,14 +90,9 @@ class RestrictedBoltzmann(keras.Model):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        for name, value in (("units", units), ("gibbs_steps", gibbs_steps)):
-            if value < 1:
-                raise ValueError(f"RestrictedBoltzmann needs {name} >= 1. Received {name}={value}.")
-        if num_chains is not None and num_chains < 1:
-            raise ValueError(
-                "RestrictedBoltzmann needs num_chains >= 1, or None for chains that start from the "
-                f"data. Received num_chains={num_chains}."
-            )
+        require_at_least(1, "RestrictedBoltzmann", units=units, gibbs_steps=gibbs_steps)
+        if num_chains is not None:
+            require_at_least(1, "RestrictedBoltzmann", num_chains=num_chains)
         if visible not in _VISIBLE:
             raise ValueError(
                 f"RestrictedBoltzmann needs visible to be one of {_VISIBLE}. "
@@ -145,10 +144,7 @@ class RestrictedBoltzmann(keras.Model):
 
     def gibbs(self, v: Any, steps: int = 1) -> Any:
         """Returns the visible units after `steps` of sampling h from v and v from h."""
-        v = ops.convert_to_tensor(v, dtype=self.variable_dtype)
-        for _ in range(steps):
-            v = self._sample_visible(self._bits(ops.sigmoid(self._to_hidden(v))))
-        return v
+        return self._gibbs(v, steps, drawn_for_rows)
 
     def reconstruct(self, v: Any) -> Any:
         """Returns the mean of the visible units, given the probabilities of the hidden."""
@@ -159,7 +155,10 @@ class RestrictedBoltzmann(keras.Model):
         """Returns n · log p(vᵢ | the others) for each row, with one random i of the n bits."""
         v = ops.convert_to_tensor(v, dtype=self.variable_dtype)
         num_visible = v.shape[-1]
-        chosen = keras.random.randint((ops.shape(v)[0],), 0, num_visible, seed=self.seed_generator)
+        seed = self.seed_generator
+        chosen = drawn_for_rows(
+            lambda shape: keras.random.randint(shape, 0, num_visible, seed=seed), (ops.shape(v)[0],)
+        )
         flip = ops.one_hot(chosen, num_visible, dtype=v.dtype)
         flipped = v * (1 - flip) + (1 - v) * flip
         gap = self.free_energy(flipped) - self.free_energy(v)
@@ -175,8 +174,12 @@ class RestrictedBoltzmann(keras.Model):
     ) -> Any:
         """Returns J, whose gradient is that of contrastive divergence."""
         v = ops.cast(x, self.variable_dtype)
-        start = v if self.num_chains is None else ops.cast(self.chains, self.variable_dtype)
-        sample = ops.stop_gradient(self.gibbs(start, self.gibbs_steps))
+        if self.num_chains is None:
+            sample = self.gibbs(v, self.gibbs_steps)
+        else:  # Every replica has all chains, and draws the same numbers for them.
+            chains = ops.cast(self.chains, self.variable_dtype)
+            sample = self._gibbs(chains, self.gibbs_steps, lambda draw, shape: draw(shape))
+        sample = ops.stop_gradient(sample)
         if training and self.num_chains is not None:
             self.chains.assign(sample)
         energy = self.free_energy(v)
@@ -185,7 +188,7 @@ class RestrictedBoltzmann(keras.Model):
             values.append(self.pseudo_likelihood(v))
         for monitor, value in zip(self._monitors, values, strict=True):
             monitor.update_state(value)
-        return ops.mean(energy) - ops.mean(self.free_energy(sample))
+        return mean_over_replicas(energy) - mean_over_replicas(self.free_energy(sample))
 
     def fit(self, x: Any = None, y: Any = None, **kwargs: Any) -> Any:
         """Trains on rows `x` without labels; all else as in `keras.Model.fit`."""
@@ -221,18 +224,22 @@ class RestrictedBoltzmann(keras.Model):
         mean = ops.matmul(h, ops.transpose(self.kernel)) + self.visible_bias
         return mean if self.visible == "gaussian" else ops.sigmoid(mean)
 
-    def _sample_visible(self, h: Any) -> Any:
-        mean = self._mean_visible(h)
-        if self.visible == "bernoulli":
-            return self._bits(mean)
-        noise = keras.random.normal(ops.shape(mean), seed=self.seed_generator, dtype=mean.dtype)
-        return mean + noise
-
-    def _bits(self, probability: Any) -> Any:
-        drawn = keras.random.uniform(
-            ops.shape(probability), seed=self.seed_generator, dtype=probability.dtype
+    def _gibbs(self, v: Any, steps: int, drawn: Callable[..., Any]) -> Any:
+        """Samples; `drawn` takes a function of a shape that draws, and the shape."""
+        v = ops.convert_to_tensor(v, dtype=self.variable_dtype)
+        options = {"seed": self.seed_generator, "dtype": v.dtype}
+        uniform, normal = (
+            partial(f, **options) for f in (keras.random.uniform, keras.random.normal)
         )
-        return ops.cast(drawn < probability, probability.dtype)
+
+        def bits(probability: Any) -> Any:
+            chance = drawn(uniform, ops.shape(probability))
+            return ops.cast(chance < probability, probability.dtype)
+
+        for _ in range(steps):
+            mean = self._mean_visible(bits(ops.sigmoid(self._to_hidden(v))))
+            v = bits(mean) if self.visible == "bernoulli" else mean + drawn(normal, ops.shape(mean))
+        return v
 
 
 def check_visible(

@@ -42,11 +42,16 @@ def resumable_fit(
             callbacks=[_Keep(batches, state), *callbacks],
             **fit,
         )
+    names = dict.fromkeys(name for logs in state.logs for name in logs)
+    values = {name: [logs.get(name) for logs in state.logs] for name in names}
+    set_history(model, len(state.logs), values)
+
+
+def set_history(model: keras.Model, num_epochs: int, values: dict[str, list[Any]]) -> None:
+    """Lets `model.history` tell of epochs that no single `fit` has trained."""
     history = keras.callbacks.History()
     history.set_model(model)
-    history.epoch = list(range(len(state.logs)))
-    names = dict.fromkeys(name for logs in state.logs for name in logs)
-    history.history = {name: [logs.get(name) for logs in state.logs] for name in names}
+    history.epoch, history.history = list(range(num_epochs)), values
     model.history = history
 
 

@@ -5,7 +5,12 @@ from typing import Any
 import keras
 
 from kerastools._core.registration import Configured
-from kerastools.regularization._mutable_dropout import mutable_dropout, set_rate, usual_range
+from kerastools.regularization._mutable_dropout import (
+    borrowed_dropout,
+    names_of_rates,
+    set_rate,
+    usual_range,
+)
 
 
 class AdaptiveDropout(Configured, keras.callbacks.Callback):
@@ -20,7 +25,8 @@ class AdaptiveDropout(Configured, keras.callbacks.Callback):
     Use it where the right rate is unknown and there is no time to search for it. The rate acts at
     once, without compiling again, and is in the epoch's logs as `dropout`. Keras measures
     `loss` with dropout on and averages it over the epoch, so that it stands above the loss of the
-    same rows in validation, and the gap is below 0 without overfitting.
+    same rows in validation, and the gap is below 0 without overfitting. When `fit` ends, the layers
+    have the rates from before; the next `fit` with this object goes on at its own.
 
     Args:
         bounds: (low, high), between which the rate moves, in [0, 1]. By default what is usual:
@@ -33,8 +39,8 @@ class AdaptiveDropout(Configured, keras.callbacks.Callback):
             theirs.
 
     Raises:
-        ValueError: If a number is out of range; at the start of training if no rate is mutable, and
-            after the first epoch if there is no validation loss.
+        ValueError: If a number is out of range; at the start of training if no rate is mutable or
+            another callback sets it too, and after the first epoch if there is no validation loss.
 
     Example:
 
@@ -79,12 +85,18 @@ class AdaptiveDropout(Configured, keras.callbacks.Callback):
         self.underfitting = underfitting
         self.layers = layers
 
+    @property
+    def sets(self) -> set[str]:
+        """The rates that it sets."""
+        return names_of_rates(self)
+
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Finds the layers, and brings their rate within the bounds."""
-        self._found = mutable_dropout(self.model, self.layers, "AdaptiveDropout")
+        before = getattr(self, "_found", None)
+        self._found, self._give_back = borrowed_dropout(self)
         self._low, self._high = self.bounds or usual_range(self.model)
         rates = [layer.rate for layer in self._found]
-        self._set(sum(rates) / len(rates))
+        self._set(self._rate if self._found == before else sum(rates) / len(rates))
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Changes the rate, and logs what it was in this epoch."""
@@ -99,6 +111,10 @@ class AdaptiveDropout(Configured, keras.callbacks.Callback):
             self._set(self._rate + self.step)
         elif gap < self.underfitting:
             self._set(self._rate - self.step)
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Gives the layers their rates back."""
+        self._give_back()
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments of the constructor as plain data."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from kerastools._core.registration import Configured
 from kerastools._core.table import Printed, format_table
-from kerastools.regularization._mutable_dropout import mutable_dropout, set_rate
+from kerastools.regularization._mutable_dropout import borrowed_dropout, names_of_rates, set_rate
 
 
 class DropoutSchedule(Printed, Configured, keras.callbacks.Callback):
@@ -16,7 +16,7 @@ class DropoutSchedule(Printed, Configured, keras.callbacks.Callback):
 
     Dropout in the first epochs only helps a model that underfits; dropout in the last epochs only
     regularizes one that overfits. The rate acts at once, without compiling again, and is in the
-    epoch's logs as `dropout`.
+    epoch's logs as `dropout`. When `fit` ends, the layers have the rates from before.
 
     Args:
         points: Pairs (epoch, rate), epochs counted from 0 and not falling; between two points the
@@ -28,7 +28,7 @@ class DropoutSchedule(Printed, Configured, keras.callbacks.Callback):
 
     Raises:
         ValueError: If `points` are not such pairs; at the start of training if no rate
-            is mutable.
+            is mutable or another callback sets it too.
 
     Example:
 
@@ -75,9 +75,14 @@ class DropoutSchedule(Printed, Configured, keras.callbacks.Callback):
         epochs, rates = np.array(self.points).T
         return float(np.interp(epoch, epochs, rates))
 
+    @property
+    def sets(self) -> set[str]:
+        """The rates that it sets."""
+        return names_of_rates(self)
+
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Finds the layers."""
-        self._found = mutable_dropout(self.model, self.layers, "DropoutSchedule")
+        self._found, self._give_back = borrowed_dropout(self)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Sets the rate."""
@@ -87,6 +92,10 @@ class DropoutSchedule(Printed, Configured, keras.callbacks.Callback):
         """Logs the rate."""
         if logs is not None:
             logs["dropout"] = self.rate(epoch)
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Gives the layers their rates back."""
+        self._give_back()
 
     def __str__(self) -> str:
         layers = "" if self.layers == "all" else f" of layers {self.layers!r}"

@@ -6,6 +6,7 @@ from typing import Any
 from kerastools._core.graph.calls import sublayers
 from kerastools._core.graph.kinds import is_kind
 from kerastools._core.graph.layer_tree import LayerTree
+from kerastools._core.keras_private.training import FitEnd, require_sole_owner
 from kerastools.layers._mutable_rate import MutableRateLayer
 
 _CONVOLUTIONS = (
@@ -34,6 +35,29 @@ def set_rate(layers: Iterable[MutableRateLayer], rate: float) -> None:
     """Sets the rate of every layer."""
     for layer in layers:
         layer.rate = rate
+
+
+def borrowed_dropout(callback: Any) -> tuple[list[MutableRateLayer], FitEnd]:
+    """Returns the layers whose rate `callback` sets, and what gives them their rates of now back.
+
+    Raises:
+        ValueError: If no rate is mutable, or another callback of the same `fit` sets one of them.
+    """
+    found = mutable_dropout(callback.model, callback.layers, type(callback).__name__)
+    require_sole_owner(callback)
+    rates = [layer.rate for layer in found]
+
+    def give_back() -> None:
+        for layer, rate in zip(found, rates, strict=True):
+            layer.rate = rate
+
+    return found, FitEnd(callback.model, give_back)
+
+
+def names_of_rates(callback: Any) -> set[str]:
+    """Returns the names of the rates that `callback` sets."""
+    found = mutable_dropout(callback.model, callback.layers, type(callback).__name__)
+    return {f"the rate of {layer.path}" for layer in found}
 
 
 def usual_range(model: Any) -> tuple[float, float]:

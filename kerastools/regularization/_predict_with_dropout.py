@@ -6,7 +6,8 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from kerastools._core.checks import require_finite
+from kerastools._core.batches import gather, is_dataset
+from kerastools._core.checks import require_at_least, require_finite
 from kerastools._core.compiled import compiled
 from kerastools._core.graph.calls import Call, Graph, as_recorded, read_graph, replay, sublayers
 from kerastools._core.graph.kinds import is_kind, parent_kind
@@ -30,7 +31,7 @@ def predict_with_dropout(
 
     Args:
         model: A built functional or Sequential model with dropout.
-        x: Inputs: an array, or a list or dictionary of arrays.
+        x: Inputs: an array, a list or dictionary of arrays, or a dataset that ends.
         num_samples: S, how many predictions are made for each row; at least 2.
         batch_size: Rows that are run at a time.
         seed: Integer that makes the masks repeatable; by default it is new each time.
@@ -57,16 +58,14 @@ def predict_with_dropout(
     uncertainty in deep learning", ICML 2016.
     """
     graph = read_graph(model, _NAME)
-    if int(num_samples) != num_samples or num_samples < 2 or batch_size < 1:
-        raise ValueError(
-            f"{_NAME} needs at least 2 samples and a batch_size of at least 1. "
-            f"Received num_samples={num_samples}, batch_size={batch_size}."
-        )
+    require_at_least(2, _NAME, num_samples=num_samples)
+    require_at_least(1, _NAME, batch_size=batch_size)
     if not any(_drops(layer) for layer in sublayers(model)):
         raise ValueError(
             f'{_NAME} needs a model with dropout. Received model "{model.name}" without. '
             "kerastools.regularization.regularize(model, dropout=0.2) inserts some."
         )
+    x = gather(x, _NAME)[0] if is_dataset(x) else x
     x = tree.map_structure(lambda a: require_finite("x", a, _NAME), x)
     states = [v for v in model.variables if v.name == "seed_generator_state"]
     others = [v for v in model.variables if v.name != "seed_generator_state"]

@@ -5,16 +5,19 @@ from typing import Any
 import keras
 
 from kerastools import layers
+from kerastools._core.checks import require_at_least
 from kerastools._core.graph.activations import activation_name, own_activation
 from kerastools._core.graph.calls import Call, Graph, read_graph
 from kerastools._core.graph.fans import is_kernel
 from kerastools._core.graph.kinds import is_kind
 from kerastools._core.graph.rebuild import rebuild
+from kerastools._core.replicas import in_strategy_scope
 from kerastools.regularization._config import penalised
 
 _NAME = "regularize"
 
 
+@in_strategy_scope
 def regularize(
     model: keras.Model,
     l1: float = 0.0,
@@ -106,10 +109,7 @@ def _check(l1: float, l2: float, max_norm: float | None, dropout: float, top_lay
             f"{_NAME} needs a dropout rate in [0, 1). Received dropout={dropout}. For 30 % pass "
             "0.3."
         )
-    if int(top_layers) != top_layers or top_layers < 1:
-        raise ValueError(
-            f"{_NAME} needs top_layers of at least 1. Received top_layers={top_layers!r}."
-        )
+    require_at_least(1, _NAME, top_layers=top_layers)
     if not (l1 or l2 or max_norm or dropout):
         raise ValueError(f"{_NAME} received nothing to add. Pass l1, l2, max_norm or dropout.")
 

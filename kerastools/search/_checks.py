@@ -8,8 +8,8 @@ import keras_tuner
 import numpy as np
 
 from kerastools._core.keras_private.compiled_model import compile_arguments
+from kerastools._core.keras_private.training import symbolic_build
 from kerastools._core.notices import notify
-from kerastools.acceleration._loop_programs import build_metrics
 from kerastools.search._oracle.space import difference as difference_of_spaces
 from kerastools.search._reuse.description import describe, difference
 
@@ -99,7 +99,7 @@ def _tried_names(model: Any, fit_arguments: dict[str, Any]) -> list[str] | None:
     if not all(isinstance(array, np.ndarray) for array in keras.tree.flatten(data)):
         return None
     try:
-        build_metrics(model, *keras.tree.map_structure(lambda array: array[:1], data))
+        symbolic_build(model, keras.tree.map_structure(lambda array: array[:1], tuple(data)))
     except Exception:  # A loss may need more than one row.
         return None
     return list(model.get_metrics_result())

@@ -13,6 +13,7 @@ import keras
 import keras_tuner
 import numpy as np
 
+from kerastools._core.checks import require_at_least
 from kerastools._core.keras_private.compiled_model import count_names_anew
 from kerastools._core.keras_private.random_state import seed_and_keep_kernels
 from kerastools._core.keras_private.tuner import (
@@ -184,8 +185,7 @@ class PopulationTuner(keras_tuner.Tuner):
                 "PopulationTuner does not support HyperbandOracle, which resumes trials. Use "
                 "keras_tuner.Hyperband, or another oracle."
             )
-        if population < 1:
-            raise ValueError(f"PopulationTuner needs population >= 1. Received {population}.")
+        require_at_least(1, "PopulationTuner", population=population)
         if overwrite and isinstance(oracle, OptunaOracle):
             oracle.require_no_study(project_name or "untitled_project")
         self.population = population

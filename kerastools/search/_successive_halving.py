@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from kerastools._core.checks import require_at_least
+
 
 @dataclass(frozen=True)
 class SuccessiveHalving:
@@ -48,11 +50,7 @@ class SuccessiveHalving:
                 "SuccessiveHalving needs a reduction factor > 1. Received "
                 f"factor={self.factor}. With factor=3, one in three trials passes a rung."
             )
-        if int(self.min_epochs) != self.min_epochs or self.min_epochs < 1:
-            raise ValueError(
-                "SuccessiveHalving needs min_epochs >= 1, an integer. Received "
-                f"min_epochs={self.min_epochs}."
-            )
+        require_at_least(1, "SuccessiveHalving", min_epochs=self.min_epochs)
 
     def rungs(self, epochs: int) -> list[int]:
         """Returns the epochs, out of `epochs`, after which trials are compared."""

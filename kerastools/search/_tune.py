@@ -9,12 +9,14 @@ import keras
 import keras_tuner
 import numpy as np
 
+from kerastools._core.replicas import in_strategy_scope
 from kerastools.search._oracle.oracle import OptunaOracle
 from kerastools.search._population_tuner import PopulationTuner
 from kerastools.search._report.report import SearchReport
 from kerastools.search._reuse.mutable_hyper_model import MutableHyperModel
 
 
+@in_strategy_scope
 def tune(
     model: Any,
     x: Any,

@@ -6,8 +6,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from kerastools._core.checks import require_finite
+from kerastools._core.checks import require_at_least, require_finite
 from kerastools._core.graph.calls import read_graph
+from kerastools._core.replicas import in_strategy_scope
 from kerastools._core.table import Printed, format_table
 from kerastools.callbacks import FreezeSchedule
 from kerastools.callbacks._freeze.phase_follower import PhaseFollower
@@ -57,6 +58,7 @@ class FineTuning(Printed):
         return "\n\n".join([str(self.schedule), format_table(("epoch", *names), rows), *notes])
 
 
+@in_strategy_scope
 def fine_tune(
     model: keras.Model,
     x: Any,
@@ -129,9 +131,8 @@ def fine_tune(
     ACL 2018.
     """
     read_graph(model, _NAME)
-    for name, number, least in (("epochs", epochs, 0), ("head_epochs", head_epochs, 1)):
-        if int(number) != number or number < least:
-            raise ValueError(f"{_NAME} needs {name} >= {least}, an integer. Received {number!r}.")
+    require_at_least(0, _NAME, epochs=epochs)
+    require_at_least(1, _NAME, head_epochs=head_epochs)
     if not model.compiled:
         model = _with_head(model, y, learning_rate)
     if schedule is None:

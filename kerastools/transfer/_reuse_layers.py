@@ -6,10 +6,12 @@ import keras
 
 from kerastools._core.graph.calls import Call, Graph, calls, read_graph
 from kerastools._core.graph.rebuild import rebuild
+from kerastools._core.replicas import in_strategy_scope
 
 _NAME = "reuse_layers"
 
 
+@in_strategy_scope
 def reuse_layers(
     model: keras.Model,
     upto: str | keras.Layer,

@@ -6,7 +6,6 @@ from typing import Any
 import keras
 
 from kerastools._core.checks import require_built
-from kerastools._core.graph.kinds import is_kind
 from kerastools._core.graph.layer_tree import LayerTree
 from kerastools.callbacks import FreezeSchedule, Phase
 
@@ -218,15 +217,8 @@ def head_and_units(model: Any, head: Any, caller: str) -> tuple[list[str], list[
     require_built(model, caller)
     tree = LayerTree(model)
     top = _head(tree, head, caller)
-    units: list[list[str]] = []
-    for path, layer in tree.owners():
-        if path in top:
-            continue
-        if units and is_kind(layer, "normalization"):
-            units[-1].append(path)
-        else:
-            units.append([path])
-    return top, units
+    units = tree.units(lambda path, layer: path not in top)
+    return top, [[path for path, _ in unit] for unit in units]
 
 
 def _groups(model: Any, num_groups: int, head: Any, caller: str) -> list[list[str]]:

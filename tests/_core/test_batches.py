@@ -1,34 +1,54 @@
+import keras
 import numpy as np
+import pytest
 
-from kerastools._core.batches import Batches
-
-
-def batches(**changes):
-    arguments = {"batch_size": 4, "seed": 1, **changes}
-    return Batches([np.arange(10), np.arange(10) * 2.0], transform=lambda a, rng: a, **arguments)
+from kerastools import KerastoolsNotice
+from kerastools._core.batches import gather, is_dataset
 
 
-def test_an_epoch_takes_whole_batches_without_repeating_a_row():
-    data = batches()
-    assert len(data) == 2
-    rows = np.concatenate([data[i][0] for i in range(2)])
-    assert len(set(rows)) == 8
-    for a, b in (data[i] for i in range(2)):
-        np.testing.assert_array_equal(b, 2 * a)
+class Pairs(keras.utils.PyDataset):
+    """Batches of 4 rows; without a number of them it has no end."""
+
+    def __init__(self, num):
+        super().__init__()
+        self.num = num
+
+    @property
+    def num_batches(self):
+        return self.num
+
+    def __getitem__(self, i):
+        rows = np.arange(4 * i, 4 * i + 4)
+        return {"a": rows, "b": -rows}, rows % 2
 
 
-def test_batches_depend_on_seed_epoch_and_position_alone():
-    one, two, other = batches(), batches(), batches(seed=2)
-    one.epoch = two.epoch = other.epoch = 3
-    _ = one[1]
-    np.testing.assert_array_equal(one[0][0], two[0][0])
-    assert (one[0][0] != other[0][0]).any()
-    first = np.concatenate([one[i][0] for i in range(2)])
-    one.epoch = 4
-    assert (first != np.concatenate([one[i][0] for i in range(2)])).any()
+def test_rows_of_a_dataset_are_joined_in_their_structure():
+    x, y, batch_size = gather(Pairs(3), "f")
+    np.testing.assert_array_equal(x["b"], -np.arange(12))
+    np.testing.assert_array_equal(y, np.arange(12) % 2)
+    assert batch_size == 4
+    assert gather(iter([np.ones((2, 3))]), "f", 9)[1] is None
 
 
-def test_the_generator_differs_between_batches():
-    data = Batches([np.zeros(8)], 4, 1, transform=lambda a, rng: (rng.random(),))
-    assert data[0] != data[1]
-    assert data[0] == data[0]
+def test_first_rows_of_an_endless_dataset_are_taken_where_some_will_do():
+    with pytest.warns(KerastoolsNotice, match="f takes the first 8 rows"):
+        x, _, _ = gather(Pairs(None), "f", 7)
+    assert len(x["a"]) == 8
+
+
+@pytest.mark.parametrize("data", [Pairs(None), iter([np.ones(2)])], ids=["dataset", "generator"])
+def test_endless_data_are_refused_where_all_rows_are_needed(data):
+    with pytest.raises(ValueError, match="f needs data that ends"):
+        gather(data, "f")
+
+
+def test_rows_of_several_shapes_and_empty_data_are_refused():
+    with pytest.raises(ValueError, match="rows of one shape"):
+        gather(iter([np.ones((2, 3)), np.ones((2, 4))]), "f", 9)
+    with pytest.raises(ValueError, match="empty dataset"):
+        gather(Pairs(0), "f")
+
+
+def test_arrays_and_structures_of_arrays_are_no_dataset():
+    arrays = np.ones(3), [np.ones(3)], {"a": np.ones(3)}, keras.ops.ones(3), "text", 3
+    assert not any(map(is_dataset, arrays))

@@ -47,6 +47,16 @@ def test_steps_go_on_counting_in_the_next_fit():
     np.testing.assert_allclose(record.values, [0.01 * i for i in range(6)], rtol=1e-6)
 
 
+def test_steps_are_updates_under_gradient_accumulation():
+    seen = []
+    scheduler = HyperparameterScheduler("learning_rate", lambda s: seen.append(s) or 0.1, "batch")
+    model = model_with(SGD(0.1, gradient_accumulation_steps=2))
+    for _ in range(2):
+        fit(model, scheduler)
+    batches = int(model.optimizer._iterations)
+    assert seen == [batch // 2 for batch in range(batches)]
+
+
 def test_the_scheduled_number_is_the_one_that_the_step_uses():
     """Against an optimizer that computes the same schedule inside its compiled step."""
     decay = keras.optimizers.schedules.ExponentialDecay(0.1, 2, 0.5)

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 from keras import ops
 
+from kerastools import KerastoolsNotice
 from kerastools.callbacks import LearningRateFinder
 from kerastools.optimizers import SGD, Adam
 
@@ -34,6 +35,7 @@ def state(model):
     ]
 
 
+@pytest.mark.filterwarnings("ignore:.*nothing is trained")
 @pytest.mark.parametrize("optimizer", [lambda: SGD(0.5, momentum=0.9), keras.optimizers.Adam])
 def test_the_sweep_leaves_no_trace_but_the_learning_rate(optimizer):
     swept, untouched = linear(optimizer()), linear(optimizer())
@@ -46,7 +48,7 @@ def test_the_sweep_leaves_no_trace_but_the_learning_rate(optimizer):
     assert len(finder.rates) == 24
 
 
-@pytest.mark.filterwarnings("ignore:LearningRateFinder saw")
+@pytest.mark.filterwarnings("ignore:LearningRateFinder s")
 def test_rates_grow_by_a_factor_and_the_loss_is_that_of_each_batch():
     model, finder = linear(SGD(0.5)), LearningRateFinder(1e-9, 1e-8, steps=16)
     x, y = data()
@@ -80,12 +82,54 @@ def test_training_goes_on_with_the_suggestion_and_learns():
     assert model.evaluate(*data(), verbose=0)[0] < before / 10
 
 
+def test_a_constant_added_to_the_loss_changes_nothing():
+    found = []
+    losses = ["mse", lambda y, z: ops.mean((y - z) ** 2, axis=-1) - 5.0]
+    for loss in losses:
+        model, finder = linear(SGD(0.1)), LearningRateFinder(1e-3, 1e3, steps=50)
+        model.compile(model.optimizer, loss)
+        fit(model, finder, epochs=7)
+        found.append([len(finder.rates), finder.suggestion])
+    assert found[0] == found[1]
+    assert found[0][0] < 50
+
+
+def test_a_fit_that_is_too_short_gets_a_shorter_sweep_or_none_and_says_so():
+    model, finder = linear(SGD(0.1)), LearningRateFinder(1e-4, 1.0)
+    with pytest.warns(KerastoolsNotice, match="over 100 batches, and this fit has 40.*over 20,"):
+        history = fit(model, finder, epochs=5).history
+    assert len(finder.rates) == 20
+    for values in history.values():  # 20 batches are two epochs and a half.
+        assert np.isnan(values).tolist() == [True, True, False, False, False]
+    assert int(model.optimizer.iterations) == 20
+    model, plain = linear(SGD(0.125)), linear(SGD(0.125))
+    with pytest.warns(KerastoolsNotice, match="this fit has 16: there is no sweep"):
+        fit(model, finder, epochs=5, initial_epoch=3)
+    fit(plain, epochs=5, initial_epoch=3)
+    for a, b in zip(state(model), state(plain), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert (finder.rates, finder.suggestion) == ([], None)
+    x, y = data()
+
+    def rows():
+        for i in range(0, 64, 8):
+            yield x[i : i + 8], y[i : i + 8]
+
+    model = linear(SGD(0.125))
+    with pytest.warns(UserWarning, match="8: nothing was trained|ran out of data") as told:
+        history = model.fit(rows(), verbose=0, shuffle=False, callbacks=[finder]).history
+    assert any("fit ended after 8" in str(warning.message) for warning in told)
+    assert np.isnan(history["loss"]).all()
+    assert float(model.optimizer.learning_rate) == 0.125
+    assert int(model.optimizer.iterations) == 0
+
+
 def test_the_sweep_ends_when_the_loss_explodes():
     finder = LearningRateFinder(1e-3, 1e6, steps=50)
     fit(linear(SGD(0.1)), finder, epochs=10)
     assert len(finder.rates) < 50
-    smooth = finder.smoothed_losses()
-    assert not smooth[-1] <= 4 * np.nanmin(smooth)
+    smooth, start = finder.smoothed_losses(), np.mean(finder.losses[:5])
+    assert not smooth[-1] < 3 * start - 2 * np.nanmin(smooth)
     assert finder.suggestion < finder.rates[-1] / 10
 
 

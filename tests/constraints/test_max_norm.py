@@ -43,6 +43,14 @@ def test_explicit_axes_fit_depthwise_and_transposed_kernels():
         )
 
 
+def test_a_bias_is_bounded_as_a_whole_as_in_keras():
+    bias = np.float32([3.0, 4.0])
+    theirs = ops.convert_to_numpy(keras.constraints.MaxNorm(1.0)(bias))
+    np.testing.assert_allclose(project(bias, max_value=1.0), theirs, rtol=1e-6)
+    assert project(np.float32(3.0), max_value=1.0) == 1
+    assert project(np.zeros((0, 2), "float32"), max_value=1.0).shape == (0, 2)
+
+
 def test_keras_bounds_only_a_kernel_row():
     w = np.random.default_rng(1).normal(size=(3, 3, 16, 4)).astype("float32")
     kept = ops.convert_to_numpy(keras.constraints.MaxNorm(2.0)(w))

@@ -302,4 +302,4 @@ def test_no_learning_rate_is_blamed_where_none_helps():
     def steps(factor):
         return Steps(0.02 * factor, (3e11, np.nan), (("net/kernel", 0.5),))
 
-    assert learning_rate(SimpleNamespace(steps=steps)) == []
+    assert not [*learning_rate(SimpleNamespace(steps=steps))]

@@ -140,7 +140,7 @@ def test_an_interrupt_leaves_the_model_as_it_was():
 @pytest.mark.parametrize(
     ("data", "options", "message"),
     [
-        (np.ones((5, 3)), {}, r"x of shape \(None, 4\)"),
+        (np.ones((5, 3)), {}, r"of shapes \[\(None, 4\)"),
         (np.ones((0, 4)), {}, "at least one row"),
         (np.full((5, 4), np.nan), {}, "finite numbers"),
         ((np.ones((5, 4)), np.ones(5)), {}, "without labels"),

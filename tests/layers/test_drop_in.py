@@ -51,7 +51,8 @@ def test_arguments_configuration_and_errors_are_those_of_keras(name):
     assert theirs.input_spec is None or theirs.input_spec.ndim == ours.input_spec.ndim
     for shape in ("text", (0, 1), (1.5,), 3):
         if name == "Dropout":
-            for cls in (keras.layers.Dropout, layers.Dropout):
+            # Keras's AlphaDropout takes anything.
+            for cls in (keras.layers.Dropout, layers.Dropout, layers.AlphaDropout):
                 with pytest.raises(ValueError, match="noise_shape"):
                     cls(0.3, noise_shape=shape)
 

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from kerastools.layers import Dropout
+from kerastools.layers import AlphaDropout, Dropout
 
 
 class Counter(keras.layers.Layer):
@@ -88,6 +88,14 @@ def test_noise_shape_drops_a_feature_at_all_time_steps():
     y = ops.convert_to_numpy(layer(np.ones((8, 6, 50), "float32"), training=True))
     np.testing.assert_array_equal(y, np.broadcast_to(y[:, :1], y.shape))
     assert 0.3 < (y == 0).mean() < 0.7
+
+
+@pytest.mark.parametrize("shape", [(None, 1), (None, 3, 8), (None, 2, 1)])
+@pytest.mark.parametrize("cls", [Dropout, AlphaDropout])
+def test_a_noise_shape_that_does_not_fit_the_inputs_is_refused(cls, shape):
+    layer = cls(0.5, noise_shape=shape)
+    with pytest.raises(ValueError, match=r"entry for each axis .*inputs of shape \(4, 1, 8\)"):
+        layer(np.ones((4, 1, 8), "float32"), training=True)
 
 
 def test_two_layers_with_one_seed_repeat_each_other_and_without_do_not():

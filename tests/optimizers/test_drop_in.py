@@ -11,23 +11,10 @@ import pytest
 from keras import ops
 
 from kerastools import optimizers
+from kerastools._core.keras_private.optimizer_state import KERAS_SLOTS, common_state
 from tests.optimizers.trajectory import FAST, compiled
 
-# Slots that keep the same in both, by class.
-MOMENTS = {"_momentum_slots": "_momentums", "_velocity_slots": "_velocities"}
-SLOTS = {
-    "SGD": {"_displacement_slots": "momentums"},
-    "Adagrad": {"_accumulator_slots": "_accumulators"},
-    "RMSprop": {
-        "_mean_square_slots": "_velocities",
-        "_velocity_slots": "_momentums",
-        "_mean_slots": "_average_gradients",
-    },
-    "Adam": MOMENTS | {"_largest_slots": "_velocity_hats"},
-    "AdamW": MOMENTS | {"_largest_slots": "_velocity_hats"},
-    "Nadam": MOMENTS,
-    "Adamax": {"_momentum_slots": "_m", "_norm_slots": "_u"},
-}
+SLOTS = [cls.__name__ for cls in KERAS_SLOTS]
 TOGETHER = {"weight_decay": 0.1, "global_clipnorm": 2.0, "use_ema": True}
 OPTIONS = [
     *((name, {}) for name in SLOTS),
@@ -88,10 +75,8 @@ def assert_same(ours, theirs, what):
 def test_the_trajectory_is_keras(name, options):
     ours, theirs = (getattr(module, name)(**options) for module in (optimizers, keras.optimizers))
     assert_same(moved(ours), moved(theirs), "weights")
-    pairs = SLOTS[name] | {"_model_variables_moving_average": "_model_variables_moving_average"}
-    for mine, its in pairs.items():
-        if its_slots := getattr(theirs, its, []):
-            assert_same(getattr(ours, mine), its_slots, mine)
+    for mine, its in common_state(ours, theirs):
+        assert_same([mine], [its], its.path)
 
 
 @pytest.mark.parametrize("name", [*SLOTS, "ScheduleFreeAdamW"])

@@ -4,7 +4,7 @@ import pytest
 from keras import ops
 
 from kerastools.callbacks import EvaluationWeights
-from kerastools.optimizers import SGD, Adam, Lookahead, rebind
+from kerastools.optimizers import SGD, Adam, Lookahead, ParamGroup, rebind
 from tests.optimizers.trajectory import error, gradients, start
 
 
@@ -126,3 +126,24 @@ def test_bad_arguments_are_refused(make, message):
 def test_what_is_no_optimizer_is_refused():
     with pytest.raises(TypeError, match="Received 'sgd' of type str"):
         Lookahead("sgd")
+
+
+@pytest.mark.tensorflow
+def test_a_checkpoint_restored_before_the_optimizer_is_built_keeps_the_slow_weights(tmp_path):
+    import tensorflow as tf
+
+    def make():
+        group = ParamGroup("role:bias", lr_multiplier=0.5)
+        model = model_with(Lookahead(Adam(0.1, param_groups=[group]), 3))
+        return model, tf.train.Checkpoint(model=model, optimizer=model.optimizer)
+
+    model, checkpoint = make()
+    options = {"batch_size": 8, "shuffle": False, "verbose": 0}
+    model.fit(*data(), epochs=2, **options)
+    path = checkpoint.save(tmp_path / "checkpoint")
+    restored, checkpoint = make()
+    checkpoint.restore(path)
+    for one in (model, restored):
+        one.fit(*data(), epochs=2, **options)
+    for a, b in zip(model.get_weights(), restored.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)

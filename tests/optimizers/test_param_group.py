@@ -13,6 +13,7 @@ from kerastools.optimizers import (
     no_decay_groups,
     rebind,
 )
+from kerastools.optimizers._group_builders import _is_vector
 from tests.optimizers.trajectory import gradients, how_to_run, run
 
 
@@ -123,12 +124,12 @@ def test_the_grouping_is_the_same_after_saving_and_loading(kind, match, tmp_path
     group = ParamGroup(matches[match], lr_multiplier=0.1, beta_2=0.9)
     model.compile(Adam(0.01, param_groups=[group]), "mse")
     fit(model)
-    chosen = ops.convert_to_numpy(model.optimizer._group_slots).tolist()
+    chosen = ops.convert_to_numpy(model.optimizer._group_slots)[:, 0].tolist()
     assert chosen == ([0, 1, 0, 1, 0, 1] if match == "role" else [1, 1, 1, 1, 0, 0])
     model.optimizer.set_group(0, lr_multiplier=0.2)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
-    assert ops.convert_to_numpy(loaded.optimizer._group_slots).tolist() == chosen
+    assert ops.convert_to_numpy(loaded.optimizer._group_slots)[:, 0].tolist() == chosen
     assert loaded.optimizer.param_groups[0].numbers["lr_multiplier"] == 0.2
     for a, b in zip(fit(model).get_weights(), fit(loaded).get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -164,7 +165,8 @@ def test_layers_that_join_later_join_their_group():
     before = {name: layer(model, name).get_weights()[0] for name in "abc"}
     rebind(model.optimizer, model)
     fit(model)
-    assert ops.convert_to_numpy(model.optimizer._group_slots).tolist() == [1, 1, 0, 0, 2, 2]
+    chosen = ops.convert_to_numpy(model.optimizer._group_slots).tolist()
+    assert chosen == [[1, 0], [1, 0], [0, 0], [0, 0], [0, 1], [0, 1]]
     moved = {
         name: np.abs(layer(model, name).get_weights()[0] - before[name]).max() for name in "abc"
     }
@@ -191,6 +193,25 @@ def test_layers_decay_from_the_top():
         np.testing.assert_allclose(step, factor * (plain.get_weights()[i] - before[i]), atol=2e-7)
 
 
+def test_groups_that_set_different_numbers_come_together():
+    model = make("nested", None)
+    groups = [
+        *no_decay_groups(model),
+        *layer_decay_groups(model, 0.5),
+        ParamGroup("c", lr_multiplier=3.0),
+    ]
+    optimizer = SGD(1.0, weight_decay=0.1, param_groups=groups)
+    optimizer.build(model.trainable_variables)
+    optimizer.set_group(0, weight_decay=0.2)
+    before = model.get_weights()
+    optimizer.apply([ops.zeros(v.shape) for v in model.trainable_variables])
+    for name, rate in {"a": 0.25, "b": 0.5, "c": 3.0}.items():
+        places = [i for i, v in enumerate(model.weights) if f"{name}/" in v.path]
+        for i, decay in zip(places, (0.1, 0.2), strict=True):
+            expected = before[i] * (1 - rate * decay)
+            np.testing.assert_allclose(model.get_weights()[i], expected, rtol=1e-6)
+
+
 def test_vectors_are_spared_from_decay():
     model = keras.Sequential(
         [keras.Input((4,)), keras.layers.Dense(3), keras.layers.BatchNormalization()]
@@ -206,7 +227,14 @@ def test_vectors_are_spared_from_decay():
     ("groups", "message"),
     [
         ([ParamGroup("z*")], r"ParamGroup\('z\*'\) matches none of the 6 trainable"),
-        ([ParamGroup("a"), ParamGroup("role:bias")], "both match .*a/bias"),
+        (
+            [ParamGroup("a", weight_decay=1), ParamGroup("role:bias", weight_decay=2)],
+            "both set weight_decay of .*a/bias",
+        ),
+        (
+            [*[ParamGroup(_is_vector, beta_1=0.1)] * 2],
+            r"ParamGroup\(_is_vector, beta_1=0.1\) and ParamGroup\(_is_vector",
+        ),
         ([ParamGroup("a", rho=0.5)], "Adam has no number 'rho' for a group. It has lr_mult"),
         ([ParamGroup("a", clipnorm=0.5)], "no number 'clipnorm'"),
         ([ParamGroup("a", beta_1=1.5)], r"beta_1 to be a number in \[0, 1\)"),

@@ -6,7 +6,7 @@ import optax
 import pytest
 from keras import ops
 
-from kerastools.optimizers import SGD
+from kerastools.optimizers import SGD, Adagrad
 from tests.optimizers.trajectory import (
     SHAPES,
     compiled,
@@ -188,6 +188,35 @@ def test_momentum_is_faster_than_plain_descent_in_a_long_valley():
         losses[nesterov, gamma] = np.sum(path[-1] ** 2)
     plain = losses.pop((False, 0.0))
     assert all(loss < plain / 100 for loss in losses.values())
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("make", [lambda: SGD(0.1), lambda: Adagrad(0.1), lambda: SGD(0.1, 0.9)])
+def test_the_rows_of_an_embedding_move_as_all_of_it(make):
+    import tensorflow as tf
+
+    shape = (300, 60)  # Too large for a stack.
+    rng = np.random.default_rng(0)
+    tables = [keras.Variable(np.ones(shape, "float32")) for _ in range(2)]
+    optimizers = [make() for _ in tables]
+
+    @tf.function
+    def step(ids, values):
+        sparse = tf.IndexedSlices(values, ids, tf.constant(shape))
+        for o, table, g in zip(
+            optimizers, tables, (sparse, tf.convert_to_tensor(sparse)), strict=True
+        ):
+            o.apply([g], [table])
+
+    for o, table in zip(optimizers, tables, strict=True):
+        o.build([table])
+    for _ in range(3):
+        ids = tf.constant(rng.integers(0, 20, 30))  # Some rows twice.
+        step(ids, tf.constant(rng.normal(size=(30, 60)).astype("float32")))
+    np.testing.assert_allclose(*map(ops.convert_to_numpy, tables), rtol=1e-6)
+    if optimizers[0].get_config().get("momentum", 1):
+        slots = [ops.convert_to_numpy(o._slots_of(0)[0]) for o in optimizers]
+        np.testing.assert_allclose(*slots, rtol=1e-6, atol=1e-8)
 
 
 def test_config_names_the_form_and_the_numbers_as_they_are_now():

@@ -276,6 +276,25 @@ def test_bad_input_is_refused_before_anything_is_changed(x, arguments, message):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("decoder", ["mirrored", "tied"])
+def test_nested_models_and_layers_of_layers_are_mirrored(decoder):
+    class Block(L.Layer):
+        def __init__(self):
+            super().__init__(name="block")
+            self.dense = L.Dense(5, "relu", name="dense")
+            self.dropout = L.Dropout(0.1)
+
+        def call(self, inputs, training=None):
+            return self.dropout(self.dense(inputs), training=training)
+
+    nested = keras.Sequential([keras.Input((5,)), L.Dense(3, name="dense")], name="nested")
+    encoder = keras.Sequential([keras.Input((8,)), Block(), nested])
+    whole = pretrain_autoencoder(encoder, rows(), decoder, epochs=1, seed=0, verbose=0)
+    names = [layer.name for layer in whole.layers[-1].layers[1:]]
+    assert names == ["mirrored_nested_dense", "mirrored_block_dense"]
+    assert whole.output_shape == (None, 8)
+
+
 def test_an_encoder_that_cannot_learn_or_be_mirrored_is_refused():
     with pytest.raises(TypeError, match=r"needs a keras\.Model"):
         pretrain_autoencoder("encoder", rows())

@@ -59,9 +59,13 @@ def test_only_the_layers_that_are_named_are_set():
     model = keras.Sequential([keras.Input((2,)), *parts, keras.layers.Dense(1)])
     model.compile("sgd", "mse")
     x = np.ones((4, 2))
-    schedule = DropoutSchedule([(0, 0.25)], layers="high")
-    model.fit(x, x[:, :1], verbose=0, callbacks=[schedule])
-    assert [parts[0].rate, parts[2].rate] == [0.5, 0.25]
+    schedule, seen = DropoutSchedule([(0, 0.25)], layers="high"), []
+    look = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: seen.append([parts[0].rate, parts[2].rate])
+    )
+    model.fit(x, x[:, :1], verbose=0, callbacks=[schedule, look])
+    assert seen == [[0.5, 0.25]]
+    assert [parts[0].rate, parts[2].rate] == [0.5, 0.5]
 
 
 class Losses(keras.callbacks.Callback):

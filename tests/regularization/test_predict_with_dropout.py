@@ -63,7 +63,7 @@ def test_what_cannot_work_is_refused():
     with pytest.raises(ValueError, match="without"):
         predict_with_dropout(plain, rows(2, 3))
     model = linear_net(layers.Dropout(0.5))
-    with pytest.raises(ValueError, match="at least 2"):
+    with pytest.raises(ValueError, match="num_samples >= 2"):
         predict_with_dropout(model, rows(2, 30), num_samples=1)
     with pytest.raises(ValueError, match="finite"):
         predict_with_dropout(model, np.full((2, 30), np.nan))

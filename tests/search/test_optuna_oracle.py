@@ -219,8 +219,7 @@ def test_failures_are_counted_once_and_are_no_end(tmp_path):
             raise ValueError("too large")
         return float("nan") if hp.get("x") > 0.4 else hp.get("x")
 
-    tuner = tuner_in(tmp_path, lambda hp: 0.0)
-    tuner = tuner_in(tmp_path, fails, max_trials=16)
+    tuner = tuner_in(tmp_path, fails, max_trials=16, max_consecutive_failed_trials=16)
     tuner.search(verbose=0)
     for trial in tuner.oracle.trials.values():
         x = trial.hyperparameters["x"]
@@ -230,6 +229,36 @@ def test_failures_are_counted_once_and_are_no_end(tmp_path):
     assert {n: t.status for n, t in resumed.oracle.trials.items()} == {
         n: t.status for n, t in tuner.oracle.trials.items()
     }
+
+
+def test_failures_are_tried_again_and_end_the_search_as_in_keras_tuner(tmp_path):
+    runs = []
+
+    class Failing(BaseTuner):
+        def run_trial(self, trial):
+            runs.append(trial.trial_id)
+            raise ValueError("flaky")
+
+    limits = {"max_retries_per_trial": 4, "max_consecutive_failed_trials": 2}
+    tuner = Failing(
+        OptunaOracle("loss", 8, seed=0, **limits),
+        lambda hp: hp.Float("x", 0, 1),
+        directory=tmp_path,
+    )
+    with pytest.raises(RuntimeError, match="consecutive failures exceeded the limit of 2"):
+        tuner.search()
+    assert [runs.count(name) for name in dict.fromkeys(runs)] == [5, 5]
+
+
+def test_a_space_that_runs_define_is_searched_through_without_trying_anything_twice(tmp_path):
+    class Defining(BaseTuner):
+        def run_trial(self, trial, **ignored):
+            trial.hyperparameters.Boolean("a"), trial.hyperparameters.Boolean("b")
+            return 1.0
+
+    tuner = Defining(OptunaOracle("loss", 8, seed=0), directory=tmp_path)
+    tuner.search(verbose=0)
+    assert len(tuner.oracle.trials) == 4
 
 
 def test_another_sampler_is_used(tmp_path):

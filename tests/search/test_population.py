@@ -2,12 +2,16 @@
 
 import keras
 import keras_tuner
+import numpy as np
 import pytest
 
+from kerastools import KerastoolsNotice
 from kerastools.layers import Dropout
 from kerastools.optimizers import SGD
 from kerastools.search import PopulationTuner, SuccessiveHalving, dropout
 from kerastools.search._stacked import population
+from kerastools.search._stacked.stacked_model import StackedModel
+from kerastools.search._stacked.stacked_update import StackedUpdate
 
 pytestmark = pytest.mark.tensorflow
 
@@ -49,6 +53,7 @@ def instant(monkeypatch):
 
     plain = PopulationTuner._build
     monkeypatch.setattr("kerastools.search._stacked.stacked_model.StackedModel", Instant)
+    monkeypatch.setattr(population.Population, "_compare_with_fit", lambda *given: None)
     monkeypatch.setattr(PopulationTuner, "_build", build_named)
     monkeypatch.setattr(Instant, "made", [], raising=False)
 
@@ -129,3 +134,34 @@ def test_where_steps_are_long_one_trial_alone_decides_which_way_is_cheaper(
     assert sum("an epoch takes 0.5 s" in way for way in ways) == (4 if chosen == "alone" else 0)
     assert sum(way.startswith("one of") for way in ways) == (3 if chosen == "alone" else 7)
     assert all(trial.status == "COMPLETED" for trial in tuner_now.oracle.trials.values())
+
+
+def wrong_loss(monkeypatch):
+    right = StackedModel._penalty
+    monkeypatch.setattr(StackedModel, "_penalty", lambda self, values: right(self, values) + 0.01)
+
+
+def wrong_update(monkeypatch):
+    right = StackedUpdate.__call__
+
+    def update(self, theta, g, penalties):
+        right(self, theta, keras.tree.map_structure(lambda a: -a, g), penalties)
+
+    monkeypatch.setattr(StackedUpdate, "__call__", update)
+
+
+@pytest.mark.parametrize("fault", [wrong_loss, wrong_update])
+def test_a_population_whose_first_steps_are_not_those_of_fit_is_trained_alone(
+    fault, monkeypatch, tmp_path
+):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2, 20, 2))
+    data = {"x": x, "y": y, "validation_data": (x, y), "batch_size": 8, "shuffle": False}
+    right = tuner_in(tmp_path / "right", max_trials=3)
+    right.search(**data, verbose=0)
+    assert all("together" in how for how in right.how_trained.values())
+    fault(monkeypatch)
+    wrong = tuner_in(tmp_path / "wrong", max_trials=3)
+    with pytest.warns(KerastoolsNotice, match="one after the other: .* fit"):
+        wrong.search(**data, verbose=0)
+    assert scores(wrong) == pytest.approx(scores(right), rel=1e-5)

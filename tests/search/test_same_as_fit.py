@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from keras import layers as kl
 
+from kerastools.layers import Dropout
 from kerastools.optimizers import SGD, Adam
 from kerastools.search import PopulationTuner, tune
 
@@ -85,12 +86,12 @@ BUILDERS = [
 ]
 
 
-def assert_same_as_fit(tuner, build, x, y):
+def assert_same_as_fit(tuner, build, x, y, **validation):
     for trial in tuner.oracle.trials.values():
         keras.utils.set_random_seed(tuner._trial_seed(trial, 0))
         plain = build(trial.hyperparameters)
         plain.run_eagerly = True  # Four steps are faster than tracing them.
-        history = plain.fit(x, y, validation_data=(x, y), **FIT).history
+        history = plain.fit(x, y, **(validation or {"validation_data": (x, y)}), **FIT).history
         assert trial.score == pytest.approx(min(history["val_loss"]), rel=1e-4)
 
 
@@ -103,6 +104,18 @@ def test_a_population_scores_as_fit_does(build, tmp_path):
     tuner.search(X, Y, validation_data=(X, Y), **FIT)
     assert {trial.status for trial in tuner.oracle.trials.values()} == {"COMPLETED"}
     assert_same_as_fit(tuner, build, X, Y)
+
+
+def test_trials_with_a_validation_split_are_trained_together_and_score_as_fit_does(tmp_path):
+    def build(hp):
+        return net(hp, Dropout(hp.Float("rate", 0.1, 0.5)))
+
+    tuner = PopulationTuner(
+        build, "val_loss", max_trials=2, population=2, seed=1, directory=tmp_path
+    )
+    tuner.search(X, Y, validation_split=0.3, **FIT)
+    assert all("together" in how for how in tuner.how_trained.values())
+    assert_same_as_fit(tuner, build, X, Y, validation_split=0.3)
 
 
 @pytest.mark.filterwarnings("ignore:PopulationTuner compiles a model for every trial")

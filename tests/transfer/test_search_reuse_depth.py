@@ -252,7 +252,7 @@ def test_candidates_begin_with_the_layers_of_the_source_up_to_their_cut():
 def test_wrong_arguments_are_refused():
     source, _ = make_source()
     x, y = np.ones((10, 20)), np.arange(10) % 2
-    with pytest.raises(ValueError, match=r"epochs >= 8.* 3"):
+    with pytest.raises(ValueError, match=r"epochs >= 8.*=3"):
         search_reuse_depth(source, x, y, epochs=3)
     with pytest.raises(ValueError, match=r"integers of shape \(rows,\)"):
         search_reuse_depth(source, x, y * 0.5)

@@ -79,6 +79,11 @@ class Call:
             self.args, {k: v for k, v in self.kwargs.items() if not k.endswith("mask")}
         )
 
+    @property
+    def recorded_inputs(self) -> tuple[Any, ...]:
+        """`inputs` as they stand in the model that the call is in, also where that is entered."""
+        return _symbolic(self.node.arguments.args, self.node.arguments.kwargs)
+
     def argument(self, name: str) -> Any:
         """Returns the argument that was passed by keyword as `name`, or `None`."""
         return self.kwargs.get(name)
@@ -273,12 +278,13 @@ def _with_masks(graph: Graph, x: Any, mask: Any) -> list[Any]:
 
 
 def layers_in_training(graph: Graph) -> set[int]:
-    """Returns the ids of the layers that a call of the model without `training` runs in training.
+    """Returns the ids of the layers that run in training mode where the model is in inference.
 
-    A layer inside that is called with `training=True` does, and Keras may run what it calls after
-    it so, too. Nothing is computed: the model is traced. If it cannot be, all layers are returned.
+    Those are called with `training=True`, and from Keras 3.16 on what it calls after them, too. No
+    values are computed: the model is traced. If it cannot be, all layers are returned.
     """
-    found: set[int] = set()
+    entered = graph.entered().calls
+    found = {id(call.operation) for call in entered if call.argument("training")}
 
     def watched(layer: Any, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if kwargs.get("training"):
@@ -286,7 +292,7 @@ def layers_in_training(graph: Graph) -> set[int]:
         return call(*args, **kwargs)
 
     probe = keras.Operation("probe")
-    probe.call = graph.model
+    probe.call = functools.partial(graph.model, training=False)
     layers = [layer for layer in sublayers(graph.model) if takes_training(layer)]
     with contextlib.ExitStack() as patches:
         for layer in layers:

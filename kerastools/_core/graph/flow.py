@@ -81,10 +81,12 @@ class Link:
             reshaping and concatenation, but through no normalization, sum or product.
         joins: Whether its signal meets another in a sum or product, as the last kernel of a
             residual branch and a gate do, or the model returns it.
+        normalised: Whether its signal is normalized before the next kernel.
     """
 
     before: set[int] = field(default_factory=set)
     joins: bool = False
+    normalised: bool = False
 
 
 def links_of(model: Any, caller: str) -> dict[int, Link]:
@@ -104,7 +106,10 @@ def links_of(model: Any, caller: str) -> dict[int, Link]:
             passed = {id(layer)}
         elif is_kind(layer, "concatenate") or (len(call.data) == 1 and _keeps_scale(layer)):
             passed = entering
-        elif not is_kind(layer, "normalization"):
+        elif is_kind(layer, "normalization"):
+            for key in entering:
+                links[key].normalised = True
+        else:
             for key in entering:
                 links[key].joins = True
         reaching.update({id(t): passed for t in call.outputs})

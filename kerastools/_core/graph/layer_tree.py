@@ -104,14 +104,8 @@ class LayerTree:
             groups = [self.select(one, caller) for one in selector]
         else:
             inside = {id(p) for a in self.select(selector, caller) for p in sublayers(a)}
-            groups = []
-            for _, layer in self.owners():
-                if id(layer) in inside:
-                    if groups and is_kind(layer, "normalization"):
-                        groups[-1].append(layer)
-                    else:
-                        groups.append([layer])
-            groups.reverse()
+            units = self.units(lambda path, layer: id(layer) in inside)
+            groups = [[layer for _, layer in unit] for unit in reversed(units)]
         seen: set[int] = set()
         levels = []
         for group in groups:
@@ -119,6 +113,17 @@ class LayerTree:
             seen |= {id(v) for v in weights}
             levels.append(weights)
         return levels
+
+    def units(self, wanted: Callable[[str, Any], bool]) -> list[list[tuple[str, Any]]]:
+        """Returns those of `owners` that are `wanted`, each normalisation with the layer below."""
+        units: list[list[tuple[str, Any]]] = []
+        for path, layer in self.owners():
+            if wanted(path, layer):
+                if units and is_kind(layer, "normalization"):
+                    units[-1].append((path, layer))
+                else:
+                    units.append([(path, layer)])
+        return units
 
     def owners(self) -> list[tuple[str, Any]]:
         """Returns (path, layer) of layers with trainable weights of their own, the lowest first."""

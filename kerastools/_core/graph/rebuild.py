@@ -179,15 +179,19 @@ def copy_state(source: Any, target: Any, caller: str) -> None:
         store: dict[str, Any] = {}
         a.save_own_variables(store)
         b.load_own_variables(store)
-        # The vocabularies of lookup layers are no variables.
-        if hasattr(a, "save_assets"):
-            with tempfile.TemporaryDirectory() as directory:
-                a.save_assets(directory)
-                b.load_assets(directory)
+        copy_assets(a, b)
     # After the layers' own loading, which merges LoRA weights and skips random state.
     for v, w in zip(old, new, strict=True):
         w.assign(keras.ops.copy(v))
         w.trainable = v.trainable
+
+
+def copy_assets(source: Any, target: Any) -> None:
+    """Copies what a layer keeps beside variables, such as the vocabulary of a lookup layer."""
+    if hasattr(source, "save_assets"):
+        with tempfile.TemporaryDirectory() as directory:
+            source.save_assets(directory)
+            target.load_assets(directory)
 
 
 def open_layers(model: Any, wanted: Callable[[Any], bool]) -> Any:

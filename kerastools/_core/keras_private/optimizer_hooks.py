@@ -55,15 +55,19 @@ class OptimizerHooks(keras.optimizers.Optimizer):
         """Is called at the end of each step if `use_ema`; `moved` says whether weights moved."""
 
     def _averages(self) -> list[tuple[Any, Any]]:
-        """Returns each variable with its moving average, if `use_ema`."""
+        """Returns each variable with its moving average, if `use_ema`; none of empty variables."""
         pairs = zip(self._trainable_variables, self._model_variables_moving_average, strict=True)
-        return [(variable, average) for variable, average in pairs if average is not None]
+        return [(v, average) for v, average in pairs if average is not None and 0 not in v.shape]
 
     def apply(self, grads: list[Any], trainable_variables: list[Any] | None = None) -> None:
         """Updates the variables, then their moving averages, which then are of constrained ones."""
         # Keras would overwrite the weights before the constraints act, in each accumulated step.
+        # On TensorFlow `_overwrite_model_variables_with_average_value` prevents it: there replicas
+        # are threads, which share this object.
         own: dict[str, Any] = self.__dict__
-        frequency, own["ema_overwrite_frequency"] = own["ema_overwrite_frequency"], None
+        frequency = own["ema_overwrite_frequency"]
+        if keras.backend.backend() != "tensorflow":
+            own["ema_overwrite_frequency"] = None
         try:
             super().apply(grads, trainable_variables)
         finally:
@@ -77,6 +81,9 @@ class OptimizerHooks(keras.optimizers.Optimizer):
 
     def _update_model_variables_moving_average(self, trainable_variables: list[Any]) -> None:
         """Leaves the averages to `_move_averages`: Keras moves them before the constraints act."""
+
+    def _overwrite_model_variables_with_average_value(self, trainable_variables: list[Any]) -> None:
+        """Leaves this too to `_move_averages`."""
 
     def _backend_update_step(
         self, grads: list[Any], trainable_variables: list[Any], learning_rate: Any
@@ -264,6 +271,32 @@ def is_distributed() -> bool:
     return tf.distribute.has_strategy()
 
 
+def num_replicas() -> int:
+    """Returns how many replicas the strategy in force trains; 1 without one."""
+    if keras.backend.backend() != "tensorflow":
+        return 1
+    import tensorflow as tf
+
+    return int(tf.distribute.get_strategy().num_replicas_in_sync)
+
+
+def strategy_scope(model: Any) -> Any:
+    """Returns the scope of the `tf.distribute` strategy that `model` was made in.
+
+    Variables and layers that are to be trained with the model's own are made in it.
+    """
+    strategy = getattr(model, "distribute_strategy", None)  # TensorFlow only.
+    return contextlib.nullcontext() if strategy is None else strategy.scope()
+
+
+def layout_of(variable: Any) -> Any:
+    """Returns how a JAX `ModelParallel` shards `variable`; `None` elsewhere.
+
+    Keras gives a slot of the variable's own type its layout; there is no public name for it.
+    """
+    return getattr(variable, "_layout", None)
+
+
 def before_training() -> Any:
     """Returns a context in which assignments happen once, now, though a step is being traced.
 
@@ -274,6 +307,15 @@ def before_training() -> Any:
 
         return tf.init_scope()
     return contextlib.nullcontext()
+
+
+def is_sparse(gradient: Any) -> bool:
+    """Returns whether a gradient holds only the rows that an embedding looked up."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return isinstance(gradient, tf.IndexedSlices)
+    return False
 
 
 def dense(gradient: Any) -> Any:

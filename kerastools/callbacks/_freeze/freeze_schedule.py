@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -11,8 +12,17 @@ import keras
 from kerastools._core.checks import require_built
 from kerastools._core.graph.batch_statistics import measure_batch_norm
 from kerastools._core.graph.calls import read_graph
+from kerastools._core.keras_private.optimizer_hooks import strategy_scope
 from kerastools._core.keras_private.random_state import random_state, set_random_state
-from kerastools._core.keras_private.training import begin_at_epoch, data_epoch, set_data_epoch
+from kerastools._core.keras_private.training import (
+    FitEnd,
+    StepValues,
+    begin_at_epoch,
+    data_epoch,
+    keep_changes,
+    require_sole_owner,
+    set_data_epoch,
+)
 from kerastools._core.registration import register
 from kerastools.callbacks._freeze.phase import Phase
 from kerastools.callbacks._freeze.phase_backup import PhaseBackup
@@ -47,12 +57,16 @@ class FreezeSchedule(ScheduleData, keras.callbacks.Callback):
 
     All is checked when training begins, before anything is changed. Afterwards the flags stay as
     the last phase had them, so that the model, its optimizer and a saved file agree and `fit` can
-    go on; the learning rate is given back without the phase's multiplier. A `fit` whose
+    go on. A `fit` whose
     `initial_epoch` is where the last one with this object ended goes on in the same phase; with a
     new object, the phase follows from the epoch number, if all before it count epochs only.
 
-    Callbacks that set the learning rate at each epoch's begin and stand later in the list overrule
-    the phase's.
+    Learning rates of phases act inside the training steps only: `optimizer.learning_rate` remains
+    what you or other callbacks set (`OneCycle`, `LearningRateScheduler`, `ReduceLROnPlateau`, in
+    any order), and nothing of the phases is left after training, nor after Ctrl-C. A phase with a
+    `learning_rate` of its own is refused next to a callback that sets it, but for
+    `ReduceLROnPlateau`, whose reductions act on it too. Where only the rate changes from one phase
+    to the next, the step is not compiled again, unless the optimizer follows a schedule.
 
     With a `directory` a run that was killed, at any moment, is started again by the same program,
     and ends at the weights of an uninterrupted one, to the bit; `keras.callbacks.BackupAndRestore`
@@ -129,6 +143,8 @@ class FreezeSchedule(ScheduleData, keras.callbacks.Callback):
         self._logs: list[tuple[int, dict[str, float]]] = []
         self._states = PhaseStates([], [], [])
         self._rates: list[PhaseRate] = []  # While training.
+        self._factors: dict[int, float] = {}
+        self._give_back: Any = None
         self._progress: Any = None  # A Progress from the first epoch on.
         self._goes_on_at = 0
         self._begun = False
@@ -138,21 +154,25 @@ class FreezeSchedule(ScheduleData, keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Finds the layers of every phase and checks all, before anything is changed."""
-        if self._rates:  # The run before was interrupted.
-            self._release()
+        if self._give_back is not None:  # The run before was interrupted.
+            self._give_back()
         require_built(self.model, "FreezeSchedule")
         self.check()
+        require_sole_owner(self, beside=(keras.callbacks.ReduceLROnPlateau,))
         if self.batch_norm == "recalibrate":
             self._check_data()
         if not self.model.optimizer.built:  # A MultiOptimizer does not know its parts before.
-            self.model.optimizer.build(self.model.trainable_variables)
+            with strategy_scope(self.model):
+                self.model.optimizer.build(self.model.trainable_variables)
         rates = phase_rates(self.model.optimizer)
         for phase, rate in product(self.phases, rates):
             rate.check(phase)
         self._states = find_states(self.model, self.phases, self.batch_norm)
         rebind(self.model.optimizer, self.model)
-        self._rates = rates
+        self._rates, self._factors, self._optimizer = rates, {}, self.model.optimizer
         self._begun = False
+        self._inside = StepValues(self.model, self.step_values)
+        self._give_back = FitEnd(self.model, self._release)
         if self.directory is not None:
             self._restore(PhaseBackup(self.directory))
 
@@ -175,8 +195,19 @@ class FreezeSchedule(ScheduleData, keras.callbacks.Callback):
 
     @property
     def needs_every_batch(self) -> bool:
-        """Whether a phase ends after steps, so that many steps cannot be made in one call."""
-        return any(phase.steps is not None for phase in self.phases)
+        """Whether a phase ends after steps or has a schedule, so that a call must be one step."""
+        return any(p.steps is not None or callable(p.learning_rate) for p in self.phases)
+
+    @property
+    def sets(self) -> set[str]:
+        """What it sets: which layers train, and the learning rate if a phase has its own."""
+        own = any(getattr(p, "learning_rate", None) is not None for p in self.phases)
+        return {"which layers train"} | ({"learning_rate"} if own else set())
+
+    def step_values(self) -> list[Any]:
+        """Returns which variables hold what inside the step that comes; see `StepValues`."""
+        steps = self._progress.steps if self._progress else 0
+        return [pair for rate in self._rates for pair in rate.values(steps)]
 
     @property
     def phase_ended(self) -> bool:
@@ -190,6 +221,7 @@ class FreezeSchedule(ScheduleData, keras.callbacks.Callback):
             if hasattr(self.model, "jax_state_sync"):
                 self.model.jax_state_sync()  # During an epoch JAX keeps the weights elsewhere.
             self._enter(self._next(), step=batch)
+            keep_changes(self.model)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Counts the steps, of which one call may make several."""
@@ -201,21 +233,23 @@ class FreezeSchedule(ScheduleData, keras.callbacks.Callback):
         """Looks whether the phase has ended; the last one may end training."""
         self._goes_on_at = epoch + 1
         self._logs.append((epoch, dict(logs or {})))
-        self._progress.end_epoch(self._phase, logs or {}, self.model)
+        last = self.history[-1]
+        if last.epoch == epoch and last.step and not self._progress.steps:
+            # The epoch's end came where a step was announced: the phase begins with the next epoch.
+            self.history[-1] = replace(last, epoch=epoch + 1, step=0)
+        else:
+            self._progress.end_epoch(self._phase, logs or {}, self.model)
         if self._is_last() and self._progress.done:
             self.model.stop_training = True
         if self.directory is not None:
             self._save(PhaseBackup(self.directory))
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Gives the learning rate back, and the best state if the last phase restores it."""
+        """Ends the rates of phases, and puts the best state back if the last phase restores it."""
         if self._is_last():
             self._progress.restore_best(self.model)
-        if self._rates:
-            self._release()
-            self._rates = []
-            if any(self._states.factors):
-                rebind(self.model.optimizer, self.model)
+        if self._give_back is not None:
+            self._give_back()
         if self.directory is not None:
             PhaseBackup(self.directory).delete()
             begin_at_epoch(self.model, None)
@@ -260,7 +294,7 @@ class FreezeSchedule(ScheduleData, keras.callbacks.Callback):
     def _enter(self, progress: Progress, step: int) -> None:
         self._progress = progress
         if self._phase.fresh_slots and progress.epochs == 0:
-            forget_slots(self.model.optimizer)
+            forget_slots(self.model)
         self._begin()
         if self.batch_norm == "recalibrate":
             measure_batch_norm(self.model, self.calibration_data, _BATCH, "FreezeSchedule")
@@ -274,11 +308,12 @@ class FreezeSchedule(ScheduleData, keras.callbacks.Callback):
 
     def _begin(self) -> None:
         """Sets flags and learning rate and fits the optimizer to them."""
-        self._states.flags[self._progress.phase].set()
-        for rate in self._rates:
-            rate.begin(self._phase)
-        self._scale(self._states.factors[self._progress.phase])
-        rebind(self.model.optimizer, self.model)
+        changed = [self._states.flags[self._progress.phase].set(), not self._begun]
+        changed += [rate.begin(self._phase, self._progress.steps) for rate in self._rates]
+        factors = self._states.factors[self._progress.phase]
+        if any(changed) or factors != self._factors or self._phase.fresh_slots:
+            self._scale(factors)
+            rebind(self.model.optimizer, self.model)
         self._begun = True
 
     def _save(self, backup: PhaseBackup) -> None:
@@ -289,7 +324,7 @@ class FreezeSchedule(ScheduleData, keras.callbacks.Callback):
             "progress": {name: value for name, value in progress.items() if name != "best"},
             "history": [{**vars(t), "layers": None} for t in self.history],
             "logs": [(e, {k: float(v) for k, v in logs.items()}) for e, logs in self._logs],
-            "rate": [rate.state() for rate in self._rates],
+            "rates_begun_at": [rate.begun_at for rate in self._rates],
             "random": random_state(),
             "data_epoch": data_epoch(),
         }
@@ -299,16 +334,19 @@ class FreezeSchedule(ScheduleData, keras.callbacks.Callback):
         saved = backup.read()
         if saved is None:
             return
-        if saved["schedule"] != json.loads(json.dumps(self.get_config())):
+        schedule = json.loads(json.dumps(self.get_config()))
+        if saved["schedule"] != schedule or "rates_begun_at" not in saved:
             raise ValueError(
                 f"FreezeSchedule cannot go on from {backup.path}: it was written with another "
-                f"schedule. It holds {saved['schedule']}. Pass another folder, or delete it."
+                f"schedule or version. It holds {saved['schedule']}. Pass another folder, or "
+                "delete it."
             )
         self._progress = Progress(**saved["progress"])
         self._begin()
         self._progress.best = backup.restore(self.model)
-        for rate, base in zip(self._rates, saved["rate"], strict=True):
-            rate.set_state(base)
+        self._begin()  # Again, because a phase's own schedule counts from the iterations.
+        for rate, begun_at in zip(self._rates, saved["rates_begun_at"], strict=True):
+            rate.begun_at = begun_at
         self._goes_on_at = saved["epoch"]
         self._logs = [(epoch, logs) for epoch, logs in saved["logs"]]
         self.history = [
@@ -322,12 +360,16 @@ class FreezeSchedule(ScheduleData, keras.callbacks.Callback):
         set_data_epoch(saved.get("data_epoch"))
 
     def _release(self) -> None:
-        for rate in self._rates:
-            rate.release()
-        self._scale({})
+        self._inside.undo()
+        changed = [rate.release() for rate in self._rates]
+        if any(changed) or self._factors:
+            self._scale({})
+            self.model.train_function = None  # It was compiled with them.
+        self._rates = []
 
     def _scale(self, factors: dict[int, float]) -> None:
-        for part in optimizer_tree(self.model.optimizer):
+        self._factors = factors
+        for part in optimizer_tree(self._optimizer):
             set_factors(part, factors)
 
     def _check_data(self) -> None:

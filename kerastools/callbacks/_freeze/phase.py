@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import keras
+from keras.optimizers.schedules import LearningRateSchedule
 
 from kerastools._core.registration import Configured, register
 
@@ -101,8 +102,10 @@ class Phase(Configured):
         lr_multiplier: What the optimizer's learning rate is multiplied by during the phase; it is
             relative to the rate of the optimizer, not to the previous phase's. Works with a
             `LearningRateSchedule` too, which goes on undisturbed. Default 1.
-        learning_rate: The learning rate of the phase, instead of a multiplier. Not possible where
-            the optimizer follows a `LearningRateSchedule`.
+        learning_rate: The learning rate of the phase, instead of a multiplier: a number, which is
+            not possible where the optimizer follows a `LearningRateSchedule`; or such a schedule,
+            which counts the updates from the start of the phase. With several steps in one call
+            (`steps_per_execution`) the rate of the first holds for the call.
         steps: After how many training steps the phase ends, in the middle of an epoch too.
         layer_decay: What the learning rate is multiplied by from each level to the one below it, in
             (0, 1]; lower layers, which are more general, then change less. The levels are the
@@ -137,7 +140,7 @@ class Phase(Configured):
     layers: Any
     epochs: int | None = None
     lr_multiplier: float = 1.0
-    learning_rate: float | None = None
+    learning_rate: float | LearningRateSchedule | None = None
     steps: int | None = field(default=None, kw_only=True)
     layer_decay: float | None = field(default=None, kw_only=True)
     until: Plateau | Callable[[int, dict[str, Any]], bool] | None = field(
@@ -145,7 +148,7 @@ class Phase(Configured):
     )
     fresh_slots: bool = field(default=False, kw_only=True)
 
-    _objects = ("until",)
+    _objects = ("until", "learning_rate")
 
     def __post_init__(self) -> None:
         if isinstance(self.layers, str | list | tuple) and not self.layers:
@@ -172,6 +175,8 @@ class Phase(Configured):
             )
         for name in ("lr_multiplier", "learning_rate"):
             rate = getattr(self, name)
+            if isinstance(rate, LearningRateSchedule) and name == "learning_rate":
+                rate = rate(0)
             if rate is not None and not 0 <= float(rate) < float("inf"):
                 raise ValueError(f"Phase needs {name} to be a number >= 0. Received {rate!r}.")
         if self.learning_rate is not None and self.lr_multiplier != 1.0:
@@ -197,7 +202,7 @@ class Phase(Configured):
     def rate(self) -> str:
         """Returns the learning rate, in words."""
         rate = self.learning_rate
-        base = f"× {self.lr_multiplier:g}" if rate is None else f"{rate:g}"
+        base = f"× {self.lr_multiplier:g}" if rate is None else _rate_words(rate)
         if self.layer_decay is not None:
             base += f", × {self.layer_decay:g} per level"
         return base + ", fresh slots" * self.fresh_slots
@@ -209,6 +214,10 @@ class Phase(Configured):
 
 def _words(until: Any) -> str:
     return until.words() if isinstance(until, Plateau) else getattr(until, "__name__", str(until))
+
+
+def _rate_words(rate: Any) -> str:
+    return type(rate).__name__ if isinstance(rate, LearningRateSchedule) else f"{rate:g}"
 
 
 def _as_names(layers: Any) -> Any:

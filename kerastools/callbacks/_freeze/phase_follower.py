@@ -4,6 +4,7 @@ from typing import Any
 
 import keras
 
+from kerastools._core.keras_private.training import StepValues
 from kerastools.callbacks._freeze.freeze_schedule import FreezeSchedule
 
 
@@ -32,6 +33,10 @@ class PhaseFollower(keras.callbacks.Callback):
 
     def __exit__(self, *exception: Any) -> None:
         self.schedule.on_train_end()
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Lets the rates of the phase act in the steps of the part."""
+        StepValues(self.model, self.schedule.step_values)
 
     def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Passes it on."""

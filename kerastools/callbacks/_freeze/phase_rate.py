@@ -1,8 +1,10 @@
 """The learning rate of a phase: a factor on whatever rate the optimizer has."""
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
+from keras.optimizers.schedules import LearningRateSchedule
 
 from kerastools._core.keras_private.optimizer_hooks import learning_rate_source
 from kerastools._core.registration import Configured, register
@@ -19,84 +21,88 @@ def phase_rates(optimizer: Any) -> list["PhaseRate"]:
 
 
 class PhaseRate:
-    """Multiplies an optimizer's learning rate, phase by phase, and gives it back at the end.
+    """The learning rate of a phase, inside the training steps only.
 
-    What others do to the rate meanwhile (`ReduceLROnPlateau`, a callback of the user) is kept: the
-    base rate is multiplied by the same.
+    The variable that the optimizer, its schedulers and its saved files know is left alone: what
+    others set is the rate that a multiplier acts on. A phase's own rate is a factor too, of the
+    rate at its start, so that `ReduceLROnPlateau` reduces it.
     """
 
     def __init__(self, optimizer: Any) -> None:
         self.optimizer = optimizer
         self.source = learning_rate_source(optimizer)
         self.settable = isinstance(self.source, keras.Variable)
-        self.scheduled = isinstance(self.source, keras.optimizers.schedules.LearningRateSchedule)
-        if self.settable:
-            self.base = self.last = self._now()
+        self.scheduled = isinstance(self.source, LearningRateSchedule)
+        self.begun_at = 0.0
 
     def check(self, phase: Phase) -> None:
         """Raises `ValueError` if the learning rate cannot be set as `phase` asks."""
-        absolute = phase.learning_rate is not None
-        if self.settable or (self.scheduled and not absolute):
+        own = phase.learning_rate
+        if self.settable or (self.scheduled and (own is None or callable(own))):
             return
-        if absolute or phase.lr_multiplier != 1.0:
+        if own is not None or phase.lr_multiplier != 1.0:
             raise ValueError(
                 f"FreezeSchedule cannot set the learning rate of phase {phase.layers!r}: that of "
                 f"the {type(self.optimizer).__name__} comes from {self.source!r}. Use "
                 "lr_multiplier with a LearningRateSchedule, or compile with a number."
             )
 
-    def begin(self, phase: Phase) -> None:
-        """Sets the learning rate of `phase`."""
-        if self.scheduled:
-            factor = phase.lr_multiplier
-            scaled = self.source if factor == 1.0 else ScaledSchedule(self.source, factor)
-            self.optimizer.learning_rate = scaled
-        elif self.settable:
-            self._follow()
-            absolute = phase.learning_rate
-            self._set(self.base * phase.lr_multiplier if absolute is None else absolute)
+    def begin(self, phase: Phase, steps: int) -> bool:
+        """Begins `phase`, of which `steps` were made; whether the step must be compiled again."""
+        self.phase = phase
+        if self.settable:
+            self.begun_at = float(keras.ops.convert_to_numpy(self.source))
+        if not self.scheduled:
+            return False
+        now, wanted = learning_rate_source(self.optimizer), self.source
+        if phase.learning_rate is not None:
+            start = int(keras.ops.convert_to_numpy(self.optimizer.iterations))
+            wanted = ScaledSchedule(phase.learning_rate, 1.0, start - self._updates(steps))
+        elif phase.lr_multiplier != 1.0:
+            wanted = ScaledSchedule(self.source, phase.lr_multiplier)
+        if _config(now) == _config(wanted):
+            return False
+        self.optimizer.learning_rate = wanted
+        return True
 
-    def release(self) -> None:
-        """Gives the optimizer back the rate that it had, with the changes of others."""
-        if self.scheduled:
-            self.optimizer.learning_rate = self.source
-        elif self.settable:
-            self._follow()
-            self._set(self.base)
+    def values(self, steps: int) -> list[tuple[Any, Callable[[float], float]]]:
+        """Returns the variable and what it holds inside the step that comes after `steps`."""
+        own = self.phase.learning_rate
+        if not self.settable or (own is None and self.phase.lr_multiplier == 1.0):
+            return []
 
-    def state(self) -> float | None:
-        """Returns the base rate, for a backup."""
-        if not self.settable:
-            return None
-        self._follow()
-        return self.base
+        def inside(rate: float) -> float:
+            if own is None:
+                return rate * self.phase.lr_multiplier
+            updates = self._updates(steps)
+            wanted = float(keras.ops.convert_to_numpy(own(updates)) if callable(own) else own)
+            return wanted * (rate / self.begun_at) if self.begun_at else wanted
 
-    def set_state(self, base: float | None) -> None:
-        """Goes on with the base rate of a backup; the optimizer's own has been restored."""
-        if base is not None:
-            self.base, self.last = base, self._now()
+        return [(self.source, inside)]
 
-    def _follow(self) -> None:
-        now = self._now()
-        if now != self.last:
-            self.base = self.base * now / self.last if self.last else now
-            self.last = now
+    def release(self) -> bool:
+        """Gives the optimizer its schedule back; whether the step must be compiled again."""
+        if not self.scheduled or learning_rate_source(self.optimizer) is self.source:
+            return False
+        self.optimizer.learning_rate = self.source
+        return True
 
-    def _set(self, rate: float) -> None:
-        self.optimizer.learning_rate = float(rate)
-        self.last = self._now()
+    def _updates(self, steps: int) -> int:
+        return steps // (self.optimizer.gradient_accumulation_steps or 1)
 
-    def _now(self) -> float:
-        return float(keras.ops.convert_to_numpy(self.source))
+
+def _config(schedule: Any) -> Any:
+    return keras.saving.serialize_keras_object(schedule)
 
 
 @register
-class ScaledSchedule(Configured, keras.optimizers.schedules.LearningRateSchedule):
-    """Returns factor · schedule(step): what `FreezeSchedule` puts in place of a schedule.
+class ScaledSchedule(Configured, LearningRateSchedule):
+    """Returns factor · schedule(step − start): what `FreezeSchedule` puts in place of a schedule.
 
     Args:
         schedule: A `keras.optimizers.schedules.LearningRateSchedule`.
         factor: The number it is multiplied by.
+        start: The step at which `schedule` begins.
 
     Example:
 
@@ -107,10 +113,11 @@ class ScaledSchedule(Configured, keras.optimizers.schedules.LearningRateSchedule
 
     _objects = ("schedule",)
 
-    def __init__(self, schedule: Any, factor: float) -> None:
+    def __init__(self, schedule: Any, factor: float, start: int = 0) -> None:
         self.schedule = schedule
         self.factor = float(factor)
+        self.start = start
 
     def __call__(self, step: Any) -> Any:
         """Returns the learning rate in step `step`."""
-        return self.schedule(step) * self.factor
+        return self.schedule(step - self.start) * self.factor

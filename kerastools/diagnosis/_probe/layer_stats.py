@@ -7,10 +7,10 @@ from keras import ops
 
 from kerastools._core.compiled import compiled
 from kerastools._core.graph.activations import activation_name, own_activation
-from kerastools._core.graph.calls import Call, read_graph
+from kerastools._core.graph.calls import read_graph
 from kerastools._core.graph.fans import is_kernel
 from kerastools.diagnosis._probe.saturation import RECTIFIED, saturated_beyond
-from kerastools.diagnosis._probe.signals import LossFunction, differentiate, training_pass
+from kerastools.diagnosis._probe.signals import LossFunction, both_ways
 
 FIGURES = ("second_moment", "gradient_norm", "weight_norm", "saturated", "dead")
 _NAN = float("nan")
@@ -32,22 +32,11 @@ class Watch:
         self._variables = trained + [v for v in model.variables if id(v) not in ids]
 
         def figures(values: list[Any], x: Any, y: Any) -> Any:
-            calls: list[Call] = []
-
-            def forward(values_to_train: list[Any]) -> tuple[Any, list[Any]]:
-                seen: list[tuple[Call, Any]] = []
-                now = [*values_to_train, *values[len(trained) :]]
-                state = zip(self._variables, now, strict=True)
-                value, _ = training_pass(
-                    graph, x, y, loss, state, lambda call, _, out: seen.append((call, out[0]))
-                )
-                calls[:] = [call for call, _ in seen]
-                return value, [output for _, output in seen]
-
-            _, outputs, gradients = differentiate(forward, values[: len(trained)])
+            every = self._variables
+            _, calls, gradients = both_ways(graph, x, y, loss, every, values, len(trained))
             by_id = {id(v): pair for v, *pair in zip(trained, values, gradients, strict=False)}
             rows, self.layers = [], []
-            for call, output in zip(calls, outputs, strict=True):
+            for call, _, _, output in calls:
                 row = _row(call.operation, output, by_id)
                 if row is not None:
                     self.layers.append(call.path)

@@ -7,6 +7,7 @@ from keras import ops
 
 from kerastools._core.graph.calls import Call, read_graph
 from kerastools._core.keras_private.patched import patched
+from kerastools._core.keras_private.training import FitEnd
 from kerastools.diagnosis._probe.signals import training_pass
 
 
@@ -52,17 +53,18 @@ class Trap:
                 self._spring(loss, x)
             return loss
 
-        def fit_after_an_interrupted_one(fit: Any, *args: Any, **kwargs: Any) -> Any:
-            self.release()
-            return fit(*args, **kwargs)
-
-        self._patches = patched(self.model, compute_loss=trapped, fit=fit_after_an_interrupted_one)
+        patch = patched(self.model, compute_loss=trapped)
         self.model.train_function = None
+
+        def take_out() -> None:
+            patch.undo()
+            self.model.train_function = None
+
+        self._end = FitEnd(self.model, take_out)
 
     def release(self) -> None:
         """Takes the trap out again."""
-        self._patches.undo()
-        self.model.train_function = None
+        self._end()
 
     def culprit(self) -> tuple[str, bool, int] | None:
         """Returns path, whether its weights were broken, and step of the first; else `None`."""

@@ -55,24 +55,11 @@ def measure(
     """
     graph = read_graph(model, caller)
     variables = list(model.trainable_variables)
-    calls: list[tuple[Call, int | None]] = []
-
-    def forward(values: list[Any]) -> tuple[Any, list[Any]]:
-        seen: list[tuple[Call, Any, Any]] = []
-
-        def look(call: Call, entering: list[Any], outputs: list[Any]) -> None:
-            seen.append((call, next(iter(entering), None), outputs[0]))
-
-        state = zip(variables, values, strict=True)
-        value, predictions = training_pass(graph, x, y, loss, state, look)
-        returned = tree.flatten(predictions)
-        calls[:] = [(call, _place(output, returned)) for call, _, output in seen]
-        return value, [(entering, output) for _, entering, output in seen]
-
-    value, passed, gradients = differentiate(forward, [v.value for v in variables])
+    now = [v.value for v in variables]
+    value, calls, gradients = both_ways(graph, x, y, loss, variables, now, len(now))
     by_variable = {id(v): np.asarray(g) for v, g in zip(variables, gradients, strict=True)}
     records = []
-    for (call, place), (entering, output) in zip(calls, passed, strict=True):
+    for call, place, entering, output in calls:
         kernels = [
             v
             for v in getattr(call.operation, "trainable_weights", [])
@@ -117,6 +104,38 @@ def output_gradients(
     _, _, gradients = differentiate(forward, [ops.convert_to_tensor(z) for z in zeros])
     norms = [float(np.linalg.norm(to_numpy(g))) for g in gradients]
     return [(r.path, norm) for r, norm in zip(floats, norms, strict=True)]
+
+
+def both_ways(
+    graph: Graph,
+    x: Any,
+    y: Any,
+    loss: LossFunction,
+    variables: list[Any],
+    values: list[Any],
+    num_trained: int,
+) -> tuple[Any, list[tuple[Call, int | None, Any, Any]], list[Any]]:
+    """Returns the loss, what went through each call, and the gradients at the first values.
+
+    What went through is the call, the place of its output among those of the model if it is one of
+    them, the first tensor that entered, or `None`, and its first output.
+    """
+    calls: list[tuple[Call, int | None]] = []
+
+    def forward(trained: list[Any]) -> tuple[Any, list[Any]]:
+        seen: list[tuple[Call, Any, Any]] = []
+
+        def look(call: Call, entering: list[Any], outputs: list[Any]) -> None:
+            seen.append((call, next(iter(entering), None), outputs[0]))
+
+        state = zip(variables, [*trained, *values[num_trained:]], strict=True)
+        value, predictions = training_pass(graph, x, y, loss, state, look)
+        returned = tree.flatten(predictions)
+        calls[:] = [(call, _place(output, returned)) for call, _, output in seen]
+        return value, [(entering, output) for _, entering, output in seen]
+
+    value, passed, gradients = differentiate(forward, values[:num_trained])
+    return value, [(*c, *p) for c, p in zip(calls, passed, strict=True)], gradients
 
 
 def training_pass(

@@ -12,8 +12,11 @@ from keras import ops, tree
 from kerastools._core.compiled import compiled
 from kerastools._core.graph.calls import read_graph, replay
 from kerastools._core.graph.fans import is_kernel
-from kerastools._core.keras_private.optimizer_hooks import learning_rate_source
+from kerastools._core.keras_private.optimizer_hooks import learning_rate_source, num_replicas
+from kerastools._core.replicas import on_every_replica
 from kerastools.diagnosis._probe.signals import LossFunction, differentiate, training_pass
+from kerastools.optimizers._base.mutable_optimizer import MutableOptimizer
+from kerastools.optimizers._base.slots import optimizer_tree
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,9 @@ class Stepper:
             if key:
                 config["learning_rate"] = self.rate
             optimizer = type(self.optimizer).from_config(config)
+            for mine, its in zip(*map(optimizer_tree, (optimizer, self.optimizer)), strict=True):
+                if isinstance(mine, MutableOptimizer):
+                    mine._take_groups(its)
             self._programs[key] = _Program(self.variables, self.state, optimizer, self._step)
         return self._programs[key]
 
@@ -153,9 +159,11 @@ class _Program:
         def step_in_place(x: Any, y: Any) -> Any:
             values, state = _values(self.copies), _values(self.state)
             value, gradients, after = differentiated(values, state, x, y)
-            optimizer.apply(gradients, self.copies)
-            for v, new in zip(self.state, after, strict=True):
-                v.assign(new)
+            # Every replica has all rows, and the optimizer adds their gradients up.
+            optimizer.apply([g / num_replicas() for g in gradients], self.copies)
+            if num_replicas() == 1:
+                for v, new in zip(self.state, after, strict=True):
+                    v.assign(new)
             return value
 
         def step(values: Any, state: Any, slots: Any, x: Any, y: Any) -> tuple[Any, ...]:
@@ -164,7 +172,7 @@ class _Program:
             return value, values, after, slots
 
         self._in_place = keras.backend.backend() == "tensorflow"
-        self._step = compiled(step_in_place if self._in_place else step)
+        self._step = compiled(on_every_replica(step_in_place) if self._in_place else step)
 
     def restart(self, rate: float) -> None:
         """Sets weights and slots to where they began, and the learning rate to `rate`."""
@@ -200,4 +208,5 @@ def _copy(variable: Any) -> Any:
             stack.enter_context(keras.name_scope(scope))
         copied = keras.Variable(ops.copy(variable), dtype=variable.dtype, name=name)
     copied.constraint = variable.constraint
+    copied.original = variable  # Which parameter groups ask for.
     return copied

@@ -2,15 +2,13 @@
 
 from collections.abc import Callable
 
-from kerastools.diagnosis._finding import Finding
 from kerastools.diagnosis._rules.attention import attention_weights, no_positions
 from kerastools.diagnosis._rules.batch_norm import batch_norm_batch, batch_norm_remainder
 from kerastools.diagnosis._rules.constant_features import constant_features
 from kerastools.diagnosis._rules.constraint_axis import constraint_axis
 from kerastools.diagnosis._rules.dead_units import dead_units
 from kerastools.diagnosis._rules.dropout import dropout_place, dropout_rate
-from kerastools.diagnosis._rules.evidence import Evidence, Output
-from kerastools.diagnosis._rules.exploding import exploding_gradient, exploding_signal
+from kerastools.diagnosis._rules.evidence import Evidence, Findings, Output
 from kerastools.diagnosis._rules.identical_weights import identical_weights
 from kerastools.diagnosis._rules.input_scale import input_scale
 from kerastools.diagnosis._rules.labels import labels
@@ -22,11 +20,11 @@ from kerastools.diagnosis._rules.output_activation import output_activation
 from kerastools.diagnosis._rules.recurrent import unbounded_recurrence
 from kerastools.diagnosis._rules.regularizer import regularizer
 from kerastools.diagnosis._rules.saturated import saturated
-from kerastools.diagnosis._rules.vanishing import vanishing_gradient, vanishing_signal
+from kerastools.diagnosis._rules.trends import gradient_trend, signal_trend
 from kerastools.diagnosis._rules.wrong_initialisation import wrong_initialisation
 
 # The order in which findings are told: what ruins the others' figures first.
-RULES: tuple[Callable[[Evidence], list[Finding]], ...] = (
+RULES: tuple[Callable[[Evidence], Findings], ...] = (
     not_finite,
     input_scale,
     labels,
@@ -38,10 +36,8 @@ RULES: tuple[Callable[[Evidence], list[Finding]], ...] = (
     attention_weights,
     no_positions,
     constant_features,
-    vanishing_signal,
-    exploding_signal,
-    vanishing_gradient,
-    exploding_gradient,
+    signal_trend,
+    gradient_trend,
     saturated,
     dead_units,
     identical_weights,

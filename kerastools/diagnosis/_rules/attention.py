@@ -68,10 +68,11 @@ def no_positions(evidence: Evidence) -> list[Finding]:
         return []
     if any(is_kind(a, "recurrent", "convolution") for a in layers):
         return []
+    model = evidence.subject.model
     order = np.random.default_rng(0).permutation(x.shape[1])
     with keras.StatelessScope():
         first, second = (
-            [ops.convert_to_numpy(t) for t in tree.flatten(evidence.model(rows, training=False))]
+            [ops.convert_to_numpy(t) for t in tree.flatten(model(rows, training=False))]
             for rows in (x, x[:, order])
         )
     for a, b in zip(first, second, strict=True):
@@ -94,7 +95,7 @@ def no_positions(evidence: Evidence) -> list[Finding]:
 
 def _calls(evidence: Evidence) -> list[Any]:
     """Returns the calls of attention with queries and keys of its own kernels."""
-    graph = read_graph(evidence.model, "diagnose").entered()
+    graph = read_graph(evidence.subject.model, "diagnose").entered()
     return [
         call
         for call in graph.calls

@@ -2,12 +2,12 @@
 
 from kerastools._core.graph.kinds import is_kind
 from kerastools.diagnosis._finding import Finding
-from kerastools.diagnosis._rules.evidence import Evidence
+from kerastools.diagnosis._rules.evidence import Evidence, Findings
 
 _LARGEST = 0.7
 
 
-def dropout_rate(evidence: Evidence) -> list[Finding]:
+def dropout_rate(evidence: Evidence) -> Findings:
     """Most units are dropped."""
     return [
         Finding(
@@ -25,7 +25,7 @@ def dropout_rate(evidence: Evidence) -> list[Finding]:
     ]
 
 
-def dropout_place(evidence: Evidence) -> list[Finding]:
+def dropout_place(evidence: Evidence) -> Findings:
     """Dropout stands between the last layer with weights and the loss."""
     return [
         Finding(

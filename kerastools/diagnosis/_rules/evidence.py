@@ -1,18 +1,21 @@
 """What a rule may look at, and the limits of a slope that several rules share."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from kerastools._core.graph.flow import Flow
+from kerastools.diagnosis._finding import Finding
 from kerastools.diagnosis._layer_signal import LayerSignal
 from kerastools.diagnosis._look_ups import looks_up
 from kerastools.diagnosis._probe.signals import LayerRecord
 from kerastools.diagnosis._probe.trial_steps import Steps
-from kerastools.diagnosis._read_labels import Reading
+from kerastools.diagnosis._subject import Subject
+
+# What a rule returns.
+Findings = Iterable[Finding]
 
 # A change per layer, in decades, that is no chance: ReLU with Glorot weights loses 0.301 of the
 # second moment, while sound nets of 50 narrow layers wander by less than 0.1.
@@ -52,7 +55,7 @@ class Evidence:
     """What was measured on one batch, and how the model is going to be trained.
 
     Attributes:
-        model: The model, as it was passed.
+        subject: The model, as it was passed, and how it is going to be trained.
         loss: The loss of the batch.
         signals: The figures of each layer.
         records: What passed through each layer.
@@ -60,9 +63,6 @@ class Evidence:
         outputs: Each output that has a loss.
         x: Rows of each input, evenly spaced, at most 10 000.
         input_names: Their names.
-        readings: How targets that do not fit their loss were read.
-        num_rows: Rows of the whole data.
-        batch_size: Rows of one batch in training.
         steps: Takes a factor of the learning rate; returns a few steps of the given optimizer.
             `None` without an optimizer.
         output_gradients: Measures, layer by layer, the norm of the loss's gradient by its output.
@@ -74,7 +74,7 @@ class Evidence:
             penalty and of all else that is minimized; the sum of all penalties under "".
     """
 
-    model: Any
+    subject: Subject
     loss: float
     signals: tuple[LayerSignal, ...]
     records: tuple[LayerRecord, ...]
@@ -82,9 +82,6 @@ class Evidence:
     outputs: tuple[Output, ...]
     x: tuple[np.ndarray, ...]
     input_names: tuple[str, ...]
-    readings: tuple[Reading, ...]
-    num_rows: int
-    batch_size: int
     steps: Callable[[float], Steps] | None
     output_gradients: Callable[[], list[tuple[str, float]]]
     has_schedule: bool

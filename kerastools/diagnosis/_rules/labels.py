@@ -18,7 +18,7 @@ _SOURCE = "Northcutt, Athalye and Mueller 2021, Pervasive label errors."
 
 def labels(evidence: Evidence) -> list[Finding]:
     """Targets of another form than the loss takes, constant, contradictory or huge ones, ..."""
-    findings = [_misread(reading) for reading in evidence.readings]
+    findings = [_misread(reading) for reading in evidence.subject.readings]
     for output in evidence.outputs:
         for check in (_constant, _fractional, _absent, _no_probabilities, _huge, _contradictory):
             found = check(evidence, output)

@@ -17,7 +17,7 @@ _LINEAR = (
 
 def linear_layers(evidence: Evidence) -> list[Finding]:
     """Most hidden layers lead to the next without an activation; a bottleneck may be meant."""
-    graph = read_graph(evidence.model, "diagnose").entered()
+    graph = read_graph(evidence.subject.model, "diagnose").entered()
     hidden, guilty = [], []
     for call in graph.calls:
         layer = unwrapped(call.operation)

@@ -14,8 +14,8 @@ _ROUNDING = 1e-6
 def no_gradient(evidence: Evidence) -> list[Finding]:
     """Everything is frozen, or an operation cuts the gradient off: training changes nothing."""
     gradients = [g for r in evidence.records for g in r.gradients]
-    weights = evidence.model.weights
-    if not weights or (evidence.model.trainable_variables and not gradients):
+    weights = evidence.subject.model.weights
+    if not weights or (evidence.subject.model.trainable_variables and not gradients):
         return []
     largest = max((float(np.abs(g).max(initial=0.0)) for g in gradients), default=0.0)
     if not largest < _ROUNDING:  # NaN is no small gradient.

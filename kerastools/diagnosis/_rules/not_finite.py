@@ -3,10 +3,10 @@
 import math
 
 from kerastools.diagnosis._finding import Finding
-from kerastools.diagnosis._rules.evidence import Evidence
+from kerastools.diagnosis._rules.evidence import Evidence, Findings
 
 
-def not_finite(evidence: Evidence) -> list[Finding]:
+def not_finite(evidence: Evidence) -> Findings:
     """An output, the loss or a gradient is NaN or infinite."""
     forward = [s for s in evidence.signals if not math.isfinite(s.second_moment)]
     if forward:
@@ -21,17 +21,15 @@ def not_finite(evidence: Evidence) -> list[Finding]:
         # Gradients come to the last layer first.
         backward = [s for s in reversed(evidence.signals) if not s.finite]
         if not backward:
-            return []
+            return
         layer, what, value = backward[0].layer, "gradients", backward[0].gradient_norm or math.nan
-    return [
-        Finding(
-            rule="not finite",
-            layer=layer,
-            value=value,
-            threshold=math.inf,
-            evidence=f"The first NaN or infinity stands in layer {layer}: {what}.",
-            fix="kerastools.calibration.initialize(model) if the signal before it grows; else look "
-            "for log(0), a division by 0, or weights that already hold NaN.",
-            source="IEEE 754: float32 ends at 3.4e38, float16 at 65504.",
-        )
-    ]
+    yield Finding(
+        rule="not finite",
+        layer=layer,
+        value=value,
+        threshold=math.inf,
+        evidence=f"The first NaN or infinity stands in layer {layer}: {what}.",
+        fix="kerastools.calibration.initialize(model) if the signal before it grows; else look "
+        "for log(0), a division by 0, or weights that already hold NaN.",
+        source="IEEE 754: float32 ends at 3.4e38, float16 at 65504.",
+    )

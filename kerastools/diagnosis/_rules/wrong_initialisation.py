@@ -21,7 +21,7 @@ def wrong_initialisation(evidence: Evidence) -> list[Finding]:
     """
     apart = evidence.flow.normalised | evidence.flow.last
     guilty: list[tuple[float, str, str, float, float]] = []
-    for placed in walk(evidence.model, "diagnose"):
+    for placed in walk(evidence.subject.model, "diagnose"):
         if any(placed.path == p or placed.path.startswith(f"{p}/") for p in apart):
             continue
         for name, axes in kernel_axes(placed.layer).items():

@@ -57,7 +57,7 @@ ema_overwrite_frequency: Number of updates after which the average overwrites th
     for never.
 loss_scale_factor: The loss is multiplied by this factor, and the gradients are divided by it.
 gradient_accumulation_steps: Number of steps whose mean gradient makes one update. Schedules, step
-    counts and averages count updates.
+    counts and averages count updates. Not under `tf.distribute` with several replicas.
 name: Name of the optimizer.
 adaptive_clipnorm: Each unit's gradient is scaled down to this many times the norm of its weights
     (Brock et al. 2021; 0.01 there).

@@ -28,17 +28,17 @@ def clip_to_norm(gradients: list[Any], limit: Any, length: Any = None) -> list[A
 def clip_units(g: Any, theta: Any, limit: Any) -> Any:
     """Returns `g` with each unit's gradient at most `limit` times as long as the unit's weights.
 
-    A unit is a slice along the last axis; a vector is one unit. Weights shorter than 1e-3 count as
-    that long, or they could never leave 0.
+    A unit is a slice along the last axis; a vector or a scalar is one unit. Weights shorter than
+    1e-3 count as that long, or they could never leave 0.
     """
-    axis = tuple(range(max(len(g.shape) - 1, 1)))
+    axis = tuple(range(max(len(g.shape) - 1, min(len(g.shape), 1))))
     length, weights = _length(g, axis), _length(theta, axis)
     allowed = ops.cast(limit, g.dtype) * ops.maximum(weights, 1e-3)
     return g * ops.where(length > allowed, allowed / length, ops.ones_like(length))
 
 
 def _length(x: Any, axis: tuple[int, ...]) -> Any:
-    largest = ops.max(ops.abs(x), axis=axis, keepdims=True)
+    largest = ops.max(ops.abs(x), axis=axis, keepdims=True, initial=0)
     unit = ops.where(largest > 0, largest, ops.ones_like(largest))
     return unit * ops.sqrt(ops.sum(ops.square(x / unit), axis=axis, keepdims=True))
 
@@ -49,6 +49,6 @@ def norm(gradients: list[Any]) -> Any:
     The squares are those of g / max|g|: 1e30 has a norm in float32 though its square has none.
     """
     wide = [ops.cast(g, keras.backend.result_type(g.dtype, "float32")) for g in gradients]
-    largest = ops.max(ops.stack([ops.max(ops.abs(g)) for g in wide]))
+    largest = ops.max(ops.stack([ops.max(ops.abs(g), initial=0) for g in wide]))
     unit = ops.where(largest > 0, largest, ops.ones_like(largest))
     return unit * ops.sqrt(sum(ops.sum(ops.square(g / unit)) for g in wide))

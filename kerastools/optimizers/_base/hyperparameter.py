@@ -227,7 +227,7 @@ def current(source: Any, optimizer: Any) -> Any:
     """Returns a number now: its variable, or what its function says of the step."""
     if not callable(source):
         return source
-    return source(optimizer.iterations) if _takes_step(source) else source()
+    return source(optimizer.iterations) if takes_step(source) else source()
 
 
 def overridden(value: Any, override: Any) -> Any:
@@ -244,7 +244,7 @@ def check(value: Any, interval: str, name: str, optimizer: Any) -> Any:
         value = keras.saving.deserialize_keras_object(value)
     now = value
     if callable(value):
-        now = value(0) if _takes_step(value) else value()
+        now = value(0) if takes_step(value) else value()
     try:
         number = float(now)
     except (TypeError, ValueError):
@@ -271,7 +271,7 @@ def shortest(variable: Any) -> Decimal:
     return Decimal(str(ops.convert_to_numpy(variable)[()]))
 
 
-def _takes_step(function: Any) -> bool:
+def takes_step(function: Any) -> bool:
     """Returns whether `function` can be given the step; Keras's functions take no argument."""
     try:
         inspect.signature(function).bind(0)

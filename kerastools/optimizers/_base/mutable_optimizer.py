@@ -13,11 +13,13 @@ from keras import ops
 from kerastools._core.keras_private.optimizer_hooks import (
     OptimizerHooks,
     Row,
-    before_training,
     dense,
     is_distributed,
+    is_sparse,
     known_variables,
+    layout_of,
     learning_rate_source,
+    num_replicas,
 )
 from kerastools.optimizers._base import tf_kernels
 from kerastools.optimizers._base.arguments import Number, show_common_arguments
@@ -38,7 +40,7 @@ from kerastools.optimizers._base.param_groups import (
     group_numbers,
     set_group_number,
 )
-from kerastools.optimizers._base.slots import Stack, filled_with, is_half, stacks_of, wide
+from kerastools.optimizers._base.slots import Stack, filled_with, holding, is_half, stacks_of, wide
 
 _RATE = ("[0, inf)", "learning_rate")
 
@@ -156,6 +158,17 @@ class MutableOptimizer(EvaluationPoint, OptimizerHooks):
         """
         raise NotImplementedError
 
+    def _leaves_zero_rows(self, n: Any) -> Any:
+        """Returns whether a row whose gradient is 0 stays where it is, slots too: a bool or tensor.
+
+        Then a sparse gradient, that of an embedding, costs what it touches.
+        """
+        return False
+
+    def _rule_of_rows(self, g: Any, n: Any, *slots: Any) -> tuple[Any, ...]:
+        """Is `_rule` for the rows of a sparse gradient."""
+        return self._rule(g, n, *slots)
+
     def _slot_start(self, name: str) -> float:
         """Returns the number that a slot starts at."""
         return 0.0
@@ -235,6 +248,14 @@ class MutableOptimizer(EvaluationPoint, OptimizerHooks):
         """Creates the slots of `variables`."""
         if self.built:
             return
+        if self.gradient_accumulation_steps and num_replicas() > 1:
+            raise ValueError(
+                f"{type(self).__name__} cannot accumulate gradients under a tf.distribute strategy "
+                "with several replicas: TensorFlow cannot sum over replicas inside the condition "
+                "in which Keras applies what was accumulated. Received "
+                f"gradient_accumulation_steps={self.gradient_accumulation_steps}. Leave it out "
+                "and use a larger batch_size."
+            )
         groups = assign_groups(self, self.param_groups, variables, self._declared())
         super().build(variables)
         stacks = self._fuses and keras.backend.backend() == "tensorflow" and not is_distributed()
@@ -255,9 +276,7 @@ class MutableOptimizer(EvaluationPoint, OptimizerHooks):
         if any(map(is_half, variables)):
             self._master_slots = [self._add_master(v) for v in variables]
         if groups is not None:
-            self._group_slots = self._add_scalar("group", "int32", (len(variables),))
-            with before_training():
-                self._group_slots.assign(groups)
+            self._group_slots = self._add_scalar("group", "int32", groups.shape, holding(groups))
 
     @property
     def _stacks(self) -> list[Stack]:
@@ -276,11 +295,11 @@ class MutableOptimizer(EvaluationPoint, OptimizerHooks):
             if self._slots_of(i)[0] is not None:
                 yield [known[i]], self._slots_of(i)
 
-    def _add_scalar(self, name: str, dtype: str, shape: tuple[int, ...] = ()) -> Any:
+    def _add_scalar(
+        self, name: str, dtype: str, shape: tuple[int, ...] = (), initializer: Any = "zeros"
+    ) -> Any:
         """Creates a variable of one number, or of one per variable, the same on all replicas."""
-        return self.add_variable(
-            shape=shape, dtype=dtype, aggregation="only_first_replica", name=name
-        )
+        return self.add_variable(shape, initializer, dtype, "only_first_replica", name=name)
 
     def _add_slot(self, name: str, variable: Any, start: Any, make_row: Any = None) -> Any:
         if getattr(variable, "overwrite_with_gradient", False):
@@ -292,17 +311,17 @@ class MutableOptimizer(EvaluationPoint, OptimizerHooks):
             return row
         if keras.backend.standardize_dtype(variable.dtype) == wide(variable):
             return self.add_variable_from_reference(variable, name=name, initializer=start)
-        return self.add_variable(variable.shape, start, wide(variable), name=name)
+        return self.add_variable(
+            variable.shape,
+            start,
+            wide(variable),
+            layout=layout_of(variable),
+            name=f"{variable.path.replace('/', '_')}_{name}",
+        )
 
     def _add_master(self, variable: Any) -> Any:
         """Creates the float32 twin of a variable of half precision; `None` for others."""
-        slot = None
-        if is_half(variable):
-            slot = self._add_slot("master", variable, filled_with(0.0))
-        if slot is not None:
-            with before_training():
-                slot.assign(ops.cast(variable, slot.dtype))
-        return slot
+        return self._add_slot("master", variable, holding(variable)) if is_half(variable) else None
 
     def assign(self, variable: Any, value: Any) -> None:
         """Assigns a value of any float type to a variable of the model or to a slot."""
@@ -315,7 +334,9 @@ class MutableOptimizer(EvaluationPoint, OptimizerHooks):
 
     def _clip_all(self, gradients: list[Any]) -> list[Any]:
         """Clips by value, then each gradient's norm, then the norm of all; those that are set."""
-        gradients = [dense(g) for g in gradients]
+        limits = self.clipvalue, self.clipnorm, self.adaptive_clipnorm, self.gradient_norm
+        if any(limit is not None for limit in limits) or not tf_kernels.available():
+            gradients = [dense(g) for g in gradients]
         length = None
         if self.gradient_norm is not None:
             length = norm(gradients)
@@ -396,7 +417,7 @@ class MutableOptimizer(EvaluationPoint, OptimizerHooks):
     ) -> None:
         """Moves the variables of a stack by the rule, which is the same for each element."""
         n = self._now.numbers.picked(stack.number, stack.dtype)
-        gs = [ops.cast(g, stack.dtype) for g in gradients]
+        gs = [ops.cast(dense(g), stack.dtype) for g in gradients]
         if n.adaptive_clipnorm is not None:
             gs = [clip_units(g, v, n.adaptive_clipnorm) for g, v in zip(gs, variables, strict=True)]
         if n.weight_decay is not None and any(map(self._decays, variables)):
@@ -415,9 +436,40 @@ class MutableOptimizer(EvaluationPoint, OptimizerHooks):
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Moves `variable` by the rule; its learning rate is already among its numbers."""
         index = self._index_of(variable)
+        n = self._now.numbers.picked(partial(self._now.unstacked.at, index), wide(variable))
+        alone = is_sparse(gradient) and self._moves_rows_alone(variable, index, n)
+        if alone is True:
+            self._move_rows(gradient, variable, index, n)
+        elif alone is False:
+            self._move(dense(gradient), variable, index, n)
+        else:
+            ops.cond(
+                alone,
+                lambda: self._move_rows(gradient, variable, index, n),
+                lambda: self._move(dense(gradient), variable, index, n),
+            )
+
+    def _moves_rows_alone(self, variable: Any, index: int, n: Any) -> Any:
+        """Returns whether a sparse gradient moves its own rows and nothing else."""
+        row = isinstance(self._slots_of(index)[0], Row)
+        if row or is_half(variable) or (n.weight_decay is not None and self._decays(variable)):
+            return False
+        return self._leaves_zero_rows(n)
+
+    def _move_rows(self, gradient: Any, variable: Any, index: int, n: Any) -> None:
+        """Moves the rows of a sparse gradient by the rule."""
+        rows, g = tf_kernels.summed_rows(gradient)
+        slots = self._slots_of(index)
+        held = [tf_kernels.take_rows(slot, rows) for slot in slots]
+        delta, *new_slots = self._rule_of_rows(ops.cast(g, wide(variable)), n, *held)
+        tf_kernels.subtract_rows(variable, rows, delta)
+        for slot, new in zip(slots, new_slots, strict=True):
+            tf_kernels.put_rows(slot, rows, new)
+
+    def _move(self, gradient: Any, variable: Any, index: int, n: Any) -> None:
+        """Moves all of a variable by the rule, or by its kernel."""
         slots = self._slots_of(index)
         dtype = wide(variable)
-        n = self._now.numbers.picked(partial(self._now.unstacked.at, index), dtype)
         g = ops.cast(gradient, dtype)
         if n.adaptive_clipnorm is not None:
             g = clip_units(g, ops.cast(variable, dtype), n.adaptive_clipnorm)
@@ -478,6 +530,10 @@ class MutableOptimizer(EvaluationPoint, OptimizerHooks):
             for name, attribute in vars(parent).items()
             if isinstance(attribute, Hyperparameter)
         }
+
+    def _take_groups(self, other: Any) -> None:
+        """Takes the very groups of another optimizer; in configurations layers are names."""
+        self._fixed.groups = other.param_groups
 
     def _set_rate_factors(self, factors: dict[int, float]) -> None:
         """Multiplies the learning rate of single variables, by id; for steps traced from now."""

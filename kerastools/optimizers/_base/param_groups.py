@@ -1,14 +1,14 @@
 """Which group each variable of an optimizer is in, and the hyperparameters of the groups."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from kerastools._core.keras_private.optimizer_hooks import before_training
 from kerastools.optimizers._base.hyperparameter import DecayRate, Hyperparameter, check
+from kerastools.optimizers._base.slots import holding
 
 _PREFIX = "_group_"
 
@@ -21,10 +21,11 @@ def number_names(groups: Sequence[Any]) -> list[str]:
 def assign_groups(
     optimizer: Any, groups: Sequence[Any], variables: Sequence[Any], declared: dict[str, Any]
 ) -> np.ndarray | None:
-    """Returns each variable's group, counted from 1, or 0; makes the variables of the numbers.
+    """Returns which variables (rows) are in which groups; makes the variables of the numbers.
 
     Raises:
-        ValueError: If a group matches no variable, two match one, or a number cannot be grouped.
+        ValueError: If a group matches no variable, two set the same number of one, or a number
+            cannot be grouped.
     """
     if not groups:
         return None
@@ -41,25 +42,41 @@ def assign_groups(
                 "group out."
             )
     for i, variable in enumerate(variables):
-        both = [group for group, matched in zip(groups, matches, strict=True) if matched[i]]
-        if len(both) > 1:
-            raise ValueError(
-                f"{both[0]} and {both[1]} both match {variable.path!r}. Each variable can be in "
-                "one group: make one of them narrower."
-            )
+        _check_overlap(
+            [g for g, matched in zip(groups, matches, strict=True) if matched[i]], variable
+        )
     for name in number_names(groups):
         _make_variable(optimizer, groups, name, declared)
-    return np.array([_first(row) for row in zip(*matches, strict=True)], "int32")
+    return np.array(matches, "int32").T
+
+
+def _check_overlap(groups: Iterable[Any], variable: Any) -> None:
+    """Raises `ValueError` if two groups set the same number of a variable; multipliers multiply."""
+    setting: dict[str, Any] = {}
+    for group in groups:
+        for name in group.numbers.keys() - {"lr_multiplier"}:
+            if name in setting:
+                raise ValueError(
+                    f"{setting[name]} and {group} both set {name} of {variable.path!r}. Make one "
+                    "of them narrower. Groups that set different numbers may overlap, and their "
+                    "lr_multipliers are multiplied."
+                )
+            setting[name] = group
 
 
 def group_numbers(optimizer: Any, groups: Sequence[Any], dtype: str) -> dict[str, Any]:
     """Returns, for each number that groups set, a vector over the variables; NaN where none is."""
-    return {
-        name: ops.take(
-            ops.cast(getattr(optimizer, _PREFIX + name), dtype), optimizer._group_slots, axis=0
-        )
-        for name in number_names(groups)
-    }
+    found = {}
+    for name in number_names(groups):
+        member = ops.cast(optimizer._group_slots, "bool")
+        values = ops.cast(getattr(optimizer, _PREFIX + name), dtype)
+        if name == "lr_multiplier":
+            found[name] = ops.prod(ops.where(member, values, 1.0), axis=1)
+        else:
+            member = ops.logical_and(member, ops.logical_not(ops.isnan(values)))
+            number = ops.sum(ops.where(member, values, 0.0), axis=1)
+            found[name] = ops.where(ops.any(member, axis=1), number, np.nan)
+    return found
 
 
 def set_group_number(
@@ -76,7 +93,7 @@ def set_group_number(
         )
     variable = getattr(optimizer, _PREFIX + name)
     values = np.array(ops.convert_to_numpy(variable))
-    values[index + 1] = _encode(name, float(number), declared)
+    values[index] = _encode(name, float(number), declared)
     variable.assign(values)
     return groups[index].with_number(name, number)
 
@@ -102,24 +119,17 @@ def _check_number(optimizer: Any, name: str, number: Any, declared: dict[str, An
 
 def _make_variable(optimizer: Any, groups: Sequence[Any], name: str, declared: Any) -> None:
     nothing = 1.0 if name == "lr_multiplier" else np.nan
-    values = [nothing]
-    for group in groups:
-        number = group.numbers.get(name)
-        values.append(nothing if number is None else _encode(name, number, declared))
+    numbers = [group.numbers.get(name) for group in groups]
+    values = [nothing if n is None else _encode(name, n, declared) for n in numbers]
     variable = optimizer.add_variable(
         shape=(len(values),),
+        initializer=holding(values),
         dtype=keras.backend.result_type(keras.config.floatx(), "float32"),
         aggregation="only_first_replica",
         name=f"group_{name}",
     )
-    with before_training():
-        variable.assign(np.array(values))
     setattr(optimizer, _PREFIX + name, variable)
 
 
 def _encode(name: str, number: float, declared: dict[str, Hyperparameter | DecayRate]) -> float:
     return number if name == "lr_multiplier" else declared[name].encode(number)
-
-
-def _first(matched: Sequence[bool]) -> int:
-    return matched.index(True) + 1 if True in matched else 0

@@ -8,7 +8,12 @@ import keras
 import numpy as np
 from keras import ops
 
-from kerastools._core.keras_private.optimizer_hooks import Row, known_variables, slot_attributes
+from kerastools._core.keras_private.optimizer_hooks import (
+    Row,
+    before_training,
+    known_variables,
+    slot_attributes,
+)
 
 # Above, what it costs to put gradients together outweighs the operations that it saves.
 LARGEST = 2**14
@@ -67,6 +72,20 @@ def wide(variable: Any) -> str:
 def filled_with(number: float) -> Callable[..., Any]:
     """Returns an initializer; Keras's `Constant` would round to float32 on the way to float64."""
     return lambda shape, dtype: ops.convert_to_tensor(np.full(shape, number), dtype=dtype)
+
+
+def holding(values: Any) -> Callable[..., Any]:
+    """Returns an initializer with the values of an array or of a variable.
+
+    A slot that is assigned after it was made would lose what a checkpoint has restored to it.
+    """
+
+    def initializer(shape: Any, dtype: Any) -> Any:
+        with before_training():
+            value = ops.convert_to_tensor(values)
+            return ops.copy(ops.cast(value, dtype))
+
+    return initializer
 
 
 class Stack:

@@ -96,6 +96,30 @@ def subtract(v: Any, number: Any, x: Any) -> None:
     _raw().ResourceApplyGradientDescent(var=_handle(v), alpha=number, delta=x)
 
 
+def summed_rows(gradient: Any) -> tuple[Any, Any]:
+    """Returns which rows a sparse gradient has, each once, and the gradient of each."""
+    import tensorflow as tf
+
+    rows, places = tf.unique(gradient.indices)
+    return rows, tf.math.unsorted_segment_sum(gradient.values, places, tf.size(rows))
+
+
+def take_rows(variable: Any, rows: Any) -> Any:
+    """Returns some rows of a variable."""
+    dtype = keras.backend.standardize_dtype(variable.dtype)
+    return _raw().ResourceGather(resource=_handle(variable), indices=rows, dtype=dtype)
+
+
+def put_rows(variable: Any, rows: Any, values: Any) -> None:
+    """Assigns some rows of a variable, in place."""
+    _raw().ResourceScatterUpdate(resource=_handle(variable), indices=rows, updates=values)
+
+
+def subtract_rows(variable: Any, rows: Any, values: Any) -> None:
+    """Subtracts from some rows of a variable, in place."""
+    _raw().ResourceScatterSub(resource=_handle(variable), indices=rows, updates=values)
+
+
 def _raw() -> Any:
     import tensorflow as tf
 

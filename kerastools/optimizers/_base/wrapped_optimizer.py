@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from kerastools._core.keras_private.optimizer_hooks import before_training
+from kerastools.optimizers._base.slots import holding
 
 
 class WrappedOptimizer(keras.optimizers.Optimizer):
@@ -80,8 +80,6 @@ class WrappedOptimizer(keras.optimizers.Optimizer):
             if getattr(variable, "overwrite_with_gradient", False):
                 slots.append(None)  # Keras assigns these the gradient itself (float8 scales).
                 continue
-            slot = self.add_variable_from_reference(variable, name=name)
-            with before_training():
-                slot.assign(keras.ops.copy(variable))
-            slots.append(slot)
+            start = holding(variable)
+            slots.append(self.add_variable_from_reference(variable, name=name, initializer=start))
         return slots

@@ -29,6 +29,15 @@ def classifier(
     return model
 
 
+def require_positive(net: Any, *names: str) -> None:
+    """Raises unless these attributes are positive numbers, or tuples of some."""
+    for name in names:
+        if not min(keras.tree.flatten(getattr(net, name)), default=0) > 0:
+            raise ValueError(
+                f"{type(net).__name__} needs {name} > 0. Received {name}={getattr(net, name)}."
+            )
+
+
 def choose_optimizer(hp: keras_tuner.HyperParameters, clipnorm: float | None = None) -> Any:
     """Search space of the optimizer, SGD with Nesterov momentum or Adam, and its settings."""
     kind = hp.Choice("optimizer", ["sgd", "adam"])

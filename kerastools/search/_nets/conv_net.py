@@ -1,15 +1,17 @@
 """`ConvNet`: a hypermodel of convolutional classifiers."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import keras
 import keras_tuner
 
 from kerastools.layers import Dropout
-from kerastools.search._nets.classifier import classifier
+from kerastools.search._nets.classifier import classifier, require_positive
 from kerastools.search._spaces import dropout
 
 
+@dataclass(eq=False)
 class ConvNet(keras_tuner.HyperModel):
     """HyperModel of convolutional image classifiers, for keras-tuner.
 
@@ -43,37 +45,26 @@ class ConvNet(keras_tuner.HyperModel):
     ['1 - momentum', 'dropout', 'optimizer', 'sgd_learning_rate']
     """
 
-    def __init__(
-        self,
-        input_shape: Sequence[int],
-        num_classes: int,
-        filters: Sequence[int] = (32, 64),
-        kernel_size: int = 3,
-        units: int = 64,
-        activation: str = "relu",
-        seed: int | None = None,
-    ) -> None:
+    input_shape: Sequence[int]
+    num_classes: int
+    filters: Sequence[int] = (32, 64)
+    kernel_size: int = 3
+    units: int = 64
+    activation: str = "relu"
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
         super().__init__()
-        if len(input_shape) != 3 or min(input_shape[:2]) < 2 ** len(filters):
+        self.input_shape = tuple(self.input_shape)
+        self.filters = tuple(self.filters)
+        blocks = len(self.filters)
+        if len(self.input_shape) != 3 or min(self.input_shape[:2]) < 2**blocks:
             raise ValueError(
                 f"ConvNet needs an input_shape of height, width and channels, at least "
-                f"{2 ** len(filters)} pixels high and wide for {len(filters)} blocks. Received "
-                f"input_shape={tuple(input_shape)}."
+                f"{2**blocks} pixels high and wide for {blocks} blocks. Received "
+                f"input_shape={self.input_shape}."
             )
-        numbers = (*input_shape, num_classes, *filters, kernel_size, units)
-        if not filters or min(numbers) <= 0:
-            raise ValueError(
-                "ConvNet needs at least one block, and positive numbers. Received "
-                f"input_shape={tuple(input_shape)}, num_classes={num_classes}, "
-                f"filters={tuple(filters)}, kernel_size={kernel_size}, units={units}."
-            )
-        self.input_shape = tuple(input_shape)
-        self.num_classes = num_classes
-        self.filters = tuple(filters)
-        self.kernel_size = kernel_size
-        self.units = units
-        self.activation = activation
-        self.seed = seed
+        require_positive(self, "input_shape", "num_classes", "filters", "kernel_size", "units")
 
     def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
         """Returns a compiled model for the hyperparameters of one trial."""

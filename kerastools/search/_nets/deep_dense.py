@@ -1,14 +1,17 @@
 """`DeepDense`: a hypermodel of deep dense classifiers."""
 
+from dataclasses import dataclass
+
 import keras
 import keras_tuner
 
 from kerastools.constraints import MaxNorm
 from kerastools.layers import Dropout
-from kerastools.search._nets.classifier import classifier
+from kerastools.search._nets.classifier import classifier, require_positive
 from kerastools.search._spaces import dropout
 
 
+@dataclass(eq=False)
 class DeepDense(keras_tuner.HyperModel):
     """HyperModel of deep dense classifiers, for keras-tuner.
 
@@ -44,38 +47,20 @@ class DeepDense(keras_tuner.HyperModel):
     (None, 10)
     """
 
-    def __init__(
-        self,
-        num_features: int,
-        num_classes: int,
-        depth: int = 10,
-        units: int = 100,
-        activation: str = "elu",
-        dropout_layers: int = 2,
-        max_norm: float = 3.0,
-        clipnorm: float = 1.0,
-        seed: int | None = None,
-    ) -> None:
+    num_features: int
+    num_classes: int
+    depth: int = 10
+    units: int = 100
+    activation: str = "elu"
+    dropout_layers: int = 2
+    max_norm: float = 3.0
+    clipnorm: float = 1.0
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
         super().__init__()
-        for name, value in {
-            "num_features": num_features,
-            "num_classes": num_classes,
-            "depth": depth,
-            "units": units,
-            "max_norm": max_norm,
-            "clipnorm": clipnorm,
-        }.items():
-            if not value > 0:
-                raise ValueError(f"DeepDense needs {name} > 0. Received {name}={value}.")
-        self.num_features = num_features
-        self.num_classes = num_classes
-        self.depth = depth
-        self.units = units
-        self.activation = activation
-        self.dropout_layers = dropout_layers
-        self.max_norm = max_norm
-        self.clipnorm = clipnorm
-        self.seed = seed
+        require_positive(self, "num_features", "num_classes", "depth", "units")
+        require_positive(self, "max_norm", "clipnorm")
 
     def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
         """Returns a compiled model for the hyperparameters of one trial."""

@@ -1,17 +1,19 @@
 """`RecurrentNet`: a hypermodel of recurrent classifiers."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import keras
 import keras_tuner
 
 from kerastools.layers import Dropout
-from kerastools.search._nets.classifier import classifier
+from kerastools.search._nets.classifier import classifier, require_positive
 from kerastools.search._spaces import dropout
 
 _CELLS = ("gru", "lstm")
 
 
+@dataclass(eq=False)
 class RecurrentNet(keras_tuner.HyperModel):
     """HyperModel of recurrent sequence classifiers, for keras-tuner.
 
@@ -45,36 +47,25 @@ class RecurrentNet(keras_tuner.HyperModel):
     ['1 - momentum', 'dropout', 'optimizer', 'sgd_learning_rate']
     """
 
-    def __init__(
-        self,
-        input_shape: Sequence[int | None],
-        num_classes: int,
-        units: int = 64,
-        depth: int = 1,
-        cell: str = "gru",
-        clipnorm: float = 1.0,
-        seed: int | None = None,
-    ) -> None:
+    input_shape: Sequence[int | None]
+    num_classes: int
+    units: int = 64
+    depth: int = 1
+    cell: str = "gru"
+    clipnorm: float = 1.0
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
         super().__init__()
-        if len(input_shape) != 2 or not input_shape[1]:
+        self.input_shape = tuple(self.input_shape)
+        if len(self.input_shape) != 2 or not self.input_shape[1]:
             raise ValueError(
                 "RecurrentNet needs an input_shape of steps and features. Received "
-                f"input_shape={tuple(input_shape)}."
+                f"input_shape={self.input_shape}."
             )
-        if min(num_classes, units, depth, clipnorm) <= 0:
-            raise ValueError(
-                f"RecurrentNet needs positive numbers. Received num_classes={num_classes}, "
-                f"units={units}, depth={depth}, clipnorm={clipnorm}."
-            )
-        if cell not in _CELLS:
-            raise ValueError(f"RecurrentNet needs cell in {_CELLS}. Received {cell!r}.")
-        self.input_shape = tuple(input_shape)
-        self.num_classes = num_classes
-        self.units = units
-        self.depth = depth
-        self.cell = cell
-        self.clipnorm = clipnorm
-        self.seed = seed
+        require_positive(self, "num_classes", "units", "depth", "clipnorm")
+        if self.cell not in _CELLS:
+            raise ValueError(f"RecurrentNet needs cell in {_CELLS}. Received {self.cell!r}.")
 
     def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
         """Returns a compiled model for the hyperparameters of one trial."""

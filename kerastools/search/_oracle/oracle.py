@@ -14,6 +14,7 @@ from kerastools.search._oracle.space import difference, suggest
 
 # Draws without a new configuration after which the space counts as exhausted.
 _DRAWS = 20
+_NOT_A_NUMBER = "the objective is NaN"
 
 
 class OptunaOracle(keras_tuner.Oracle):
@@ -60,6 +61,10 @@ class OptunaOracle(keras_tuner.Oracle):
         study_name: Name of the study in the database; by default the tuner's `project_name`.
         heartbeat: Seconds between heartbeats.
         grace: Seconds without a heartbeat after which a process counts as dead.
+        **kwargs: Other arguments of a keras-tuner oracle, such as `max_retries_per_trial` (further
+            runs of a trial that raised, 0 by default) and `max_consecutive_failed_trials` (after
+            which the search ends with an error, 3 by default; trials whose objective is NaN do not
+            count).
 
     Raises:
         ImportError: If Optuna or the driver of the database is missing.
@@ -177,23 +182,31 @@ class OptunaOracle(keras_tuner.Oracle):
     def end_trial(self, trial: Trial) -> None:
         """Records the result of a trial."""
         own = self.trials[trial.trial_id]
+        number = int(own.trial_id)
+        invalid = trial.status == "INVALID"  # keras-tuner's word for a failure to try again
+        if invalid and self._study.retries(number) < self.max_retries_per_trial:
+            self._study.end_to_retry(number)
+            self.ongoing_trials = {k: t for k, t in self.ongoing_trials.items() if t is not own}
+            self._refresh()
+            return
         own.hyperparameters, own.message = trial.hyperparameters, trial.message
         own.status = "COMPLETED" if trial.status == "COMPLETED" else "FAILED"
         if own.status == "COMPLETED":
             self.score_trial(own)
             if np.isnan(own.score):
-                own.status, own.message = "FAILED", "the objective is NaN"
+                own.status, own.message = "FAILED", _NOT_A_NUMBER
         self._learn_space(own)
         done = own.status == "COMPLETED"
         result = {"values": own.hyperparameters.values, "best_step": own.best_step}
         result |= {"metrics": own.metrics.get_config()}
         result |= {} if done else {"message": (own.message or "failed")[-2000:]}
-        self._study.end(int(own.trial_id), float(own.score) if done else None, **result)
+        self._study.end(number, float(own.score) if done else None, **result)
         self.ongoing_trials = {k: t for k, t in self.ongoing_trials.items() if t is not own}
         del self.trials[own.trial_id]  # The study counts: another process may have been faster.
         self._refresh()
         show_end(self, own, saved=self.trials.get(own.trial_id, own))
         trial.status, trial.message = own.status, own.message
+        self._require_no_row_of_failures()
 
     def share(self, epoch: int, best: dict[str, float]) -> dict[str, float]:
         """Records values after an epoch; returns those of the trials of all processes, by name."""
@@ -299,6 +312,17 @@ class OptunaOracle(keras_tuner.Oracle):
                 "project_name or study_name."
             )
 
+    def _require_no_row_of_failures(self) -> None:
+        """Raises, as keras-tuner does, if the last trials all failed; divergence is no failure."""
+        limit = self.max_consecutive_failed_trials
+        last = [self.trials[name] for name in self.end_order[-limit:]]
+        failed = [t for t in last if t.status == "FAILED" and t.message != _NOT_A_NUMBER]
+        if len(failed) == limit:
+            raise RuntimeError(
+                f"Number of consecutive failures exceeded the limit of {limit}.\n"
+                f"{failed[-1].message}"
+            )
+
     def _refresh(self) -> None:
         """Updates the trials with the results of all processes."""
         from kerastools.search._oracle.shared_study import Outcome, attempt_that_counts, outcome
@@ -349,7 +373,8 @@ class OptunaOracle(keras_tuner.Oracle):
         if len(attempts[number]) > 1:
             return False  # A repetition.
         return any(
-            other != number and tried[0].user_attrs.get("drawn") == values
+            # A run may have defined more hyperparameters than were drawn for it.
+            other != number and values in (tried[0].user_attrs.get(k) for k in ("drawn", "values"))
             for other, tried in attempts.items()
         )
 

@@ -26,7 +26,7 @@ from sqlalchemy.exc import SQLAlchemyError
 _MAX_ATTEMPTS = 4
 # Keys of user attributes of an Optuna trial.
 _REPEATS, _SURPLUS, _MESSAGE, _RUNNER = "repeats", "surplus", "message", "runner"
-_RELEASED = "released"
+_RELEASED, _TO_RETRY = "released", "to retry"
 _PROCESS = uuid.uuid4().hex
 
 
@@ -157,6 +157,14 @@ class SharedStudy:
             if "Study.stop" not in str(error):
                 raise
         self._own.pop(number, None)
+
+    def retries(self, number: int) -> int:
+        """Returns how often a trial failed and is or was tried again."""
+        return sum(_TO_RETRY in trial.user_attrs for trial in self.attempts()[number])
+
+    def end_to_retry(self, number: int) -> None:
+        """Records that a trial of this process failed and is to be tried again."""
+        self.end(number, None, **{_TO_RETRY: True})
 
     def discard(self, number: int) -> None:
         """Withdraws a trial that this process began, so that it does not count."""
@@ -303,7 +311,7 @@ def outcome(attempts: list[Any]) -> Outcome:
     for state in (TrialState.RUNNING, TrialState.WAITING):
         if state in states:
             return Outcome[state.name]
-    deaths = sum(_RELEASED not in trial.user_attrs for trial in attempts)
+    deaths = sum(not {_RELEASED, _TO_RETRY} & set(trial.user_attrs) for trial in attempts)
     return Outcome.LOST if deaths < _MAX_ATTEMPTS else Outcome.FAILED
 
 

@@ -129,7 +129,8 @@ class _Walk:
         elif isinstance(value, set | frozenset):
             self.result[path] = sorted(map(repr, value))
         elif isinstance(value, functools.partial):
-            self.entries(path, vars_of_partial(value))
+            parts = {"function": value.func, "args": value.args, "kwargs": value.keywords}
+            self.entries(path, parts.items())
         elif isinstance(value, types.MethodType):
             self.entries(path, (("self", value.__self__), ("function", value.__func__)))
         elif isinstance(value, types.FunctionType):
@@ -301,11 +302,6 @@ def _unsaved(value: Any, name: str, saved: Any) -> Any:
     return getattr(value, getattr(getattr(type(value), name, None), "attribute", ""), saved)
 
 
-def vars_of_partial(partial: functools.partial) -> list[tuple[str, Any]]:
-    """Returns the parts of a `functools.partial`."""
-    return [("function", partial.func), ("args", partial.args), ("kwargs", partial.keywords)]
-
-
 def _class_name(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
@@ -348,25 +344,19 @@ class _Identity:
 
 @functools.cache
 def _attributes(base: type) -> frozenset[str]:
-    plain = base(name="plain")
-    if isinstance(plain, keras.Model):
-        plain.compile("sgd", "mse")
-    return frozenset(vars(plain))
+    plain = [base(name="plain")]
+    if issubclass(base, keras.Model):
+        plain[0].compile("sgd", "mse")
+        x = keras.Input((1,), name="plain")
+        plain.append(keras.Model(x, x, name="plain"))
+    return frozenset().union(*map(vars, plain))
 
 
 def _inherited_attributes(value: Any) -> frozenset[str]:
     """Returns the names of the attributes that every layer or model has."""
-    for base in (keras.Sequential, keras.Model, keras.Layer):
-        if isinstance(value, base):
-            functional = isinstance(value, keras.Model)
-            return _attributes(base) | (_functional_attributes() if functional else frozenset())
-    return frozenset()
-
-
-@functools.cache
-def _functional_attributes() -> frozenset[str]:
-    x = keras.Input((1,), name="plain")
-    return frozenset(vars(keras.Model(x, x, name="plain")))
+    bases = (keras.Sequential, keras.Model, keras.Layer)
+    base = next((base for base in bases if isinstance(value, base)), None)
+    return _attributes(base) if base else frozenset()
 
 
 def vocabulary_of(layer: Any) -> dict[str, Any]:

@@ -88,7 +88,8 @@ class MutableHyperModel(keras_tuner.HyperModel):
 
         def copy(layer: Any) -> Any:
             if type(layer) is keras.Sequential:  # It is not built.
-                return _sequential([copy(part) for part in layer.layers], layer)
+                parts = [copy(part) for part in layer.layers]
+                return keras.Sequential(parts, trainable=layer.trainable, name=layer.name)
             cls: Any = _MUTABLE.get(type(layer), type(layer))
             if issubclass(cls, MutableRateLayer):
                 if not rate:
@@ -107,10 +108,6 @@ class MutableHyperModel(keras_tuner.HyperModel):
             arguments[name] = keras.tree.map_structure(_fresh, arguments[name])
         model.compile(**arguments)
         return model
-
-
-def _sequential(layers: list[Any], like: Any) -> Any:
-    return keras.Sequential(layers, trainable=like.trainable, name=like.name)
 
 
 def _optimizer(given: Any, hp: keras_tuner.HyperParameters) -> Any:

@@ -10,8 +10,13 @@ import numpy as np
 from kerastools._core.graph.calls import calls, has_graph, sublayers
 from kerastools._core.graph.kinds import is_kind
 from kerastools._core.keras_private.compiled_model import compile_arguments
+from kerastools._core.keras_private.data_adapters import split_validation
 from kerastools._core.keras_private.graph_nodes import RECORDED_TRAINING_HOLDS
-from kerastools._core.keras_private.optimizer_hooks import learning_rate_source
+from kerastools._core.keras_private.optimizer_hooks import (
+    is_distributed,
+    learning_rate_source,
+    strategy_scope,
+)
 from kerastools.optimizers import SGD, Adagrad, Adam, Adamax, AdamW, Nadam, RAdam, RMSprop
 from kerastools.search._reuse.penalties import PENALTY_ARGUMENTS
 from kerastools.search._stacked.rules.elementwise import is_keras_function
@@ -37,11 +42,11 @@ def why_search_cannot_stack(
             return f"the tuner overrides {name}"
     if tuner.executions_per_trial != 1:
         return "executions_per_trial is not 1"
-    if tuner.distribution_strategy is not None:
+    if tuner.distribution_strategy is not None or _is_distributed():
         return "there is a distribution strategy"
     given = bound_fit_arguments(args, kwargs)
     if given is None:
-        known = (*_FIT_ARGUMENTS, "verbose")
+        known = (*_FIT_ARGUMENTS, "validation_split", "verbose")
         other = [name for name, v in kwargs.items() if v is not None and name not in known]
         return f"search was given {', '.join(other) or 'more than x and y by position'}"
     for callback in given.get("callbacks", ()):
@@ -54,18 +59,37 @@ def why_search_cannot_stack(
     return None
 
 
+def _is_distributed(model: Any = None) -> bool:
+    """Returns whether a distribution is in force, or was where `model` was made."""
+    if keras.backend.backend() != "tensorflow":
+        return keras.distribution.distribution() is not None
+    with strategy_scope(model):
+        return is_distributed()
+
+
 def bound_fit_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any] | None:
-    """Returns the arguments of `fit` by name; `None` if one of them is not supported."""
+    """Returns the arguments of `fit` by name; `None` if one of them is not supported.
+
+    Of `validation_split` it makes `validation_data`, which Keras prefers where both are given.
+    """
     given = dict(zip(("x", "y"), args, strict=False)) | {
         name: value for name, value in kwargs.items() if value is not None and name != "verbose"
     }
+    split = given.pop("validation_split", 0)
     if len(args) > 2 or set(given) - _FIT_ARGUMENTS:
         return None
+    arrays = (given.get("x"), given.get("y"))
+    if split and "validation_data" not in given:
+        if not all(isinstance(a, np.ndarray) for a in arrays):
+            return None
+        (given["x"], given["y"]), given["validation_data"] = split_validation(arrays, split)
     return given
 
 
 def why_model_cannot_stack(model: Any) -> str | None:
     """Returns why `model` is trained alone, as text, or `None`."""
+    if _is_distributed(model):
+        return "it was made in the scope of a distribution strategy"
     if keras.backend.backend() == "jax":  # `jax.vmap` works for every model.
         if not model.built:
             return "the model is not built"
@@ -103,47 +127,19 @@ def _why_compiled_cannot_stack(model: Any) -> str | None:
     return _why_optimizer_cannot_stack(model.optimizer)
 
 
-_MEAN_LOSSES = {
-    getattr(keras.losses, name)
-    for name in [
-        "BinaryCrossentropy",
-        "BinaryFocalCrossentropy",
-        "CategoricalCrossentropy",
-        "CategoricalHinge",
-        "CategoricalFocalCrossentropy",
-        "CategoricalGeneralizedCrossEntropy",
-        "CosineSimilarity",
-        "Hinge",
-        "Huber",
-        "KLDivergence",
-        "LogCosh",
-        "MeanAbsoluteError",
-        "MeanAbsolutePercentageError",
-        "Poisson",
-        "MeanSquaredError",
-        "MeanSquaredLogarithmicError",
-        "SparseCategoricalCrossentropy",
-        "SquaredHinge",
-        "binary_crossentropy",
-        "binary_focal_crossentropy",
-        "categorical_crossentropy",
-        "categorical_focal_crossentropy",
-        "categorical_generalized_cross_entropy",
-        "categorical_hinge",
-        "cosine_similarity",
-        "hinge",
-        "huber",
-        "kl_divergence",
-        "log_cosh",
-        "mean_absolute_error",
-        "mean_absolute_percentage_error",
-        "mean_squared_error",
-        "mean_squared_logarithmic_error",
-        "poisson",
-        "sparse_categorical_crossentropy",
-        "squared_hinge",
-    ]
-}
+# Classes, and functions of the same names in snake case.
+_NAMES_OF_MEAN_LOSSES = (
+    "BinaryCrossentropy BinaryFocalCrossentropy CategoricalCrossentropy CategoricalHinge "
+    "CategoricalFocalCrossentropy CategoricalGeneralizedCrossEntropy CosineSimilarity Hinge "
+    "Huber KLDivergence LogCosh MeanAbsoluteError MeanAbsolutePercentageError Poisson "
+    "MeanSquaredError MeanSquaredLogarithmicError SparseCategoricalCrossentropy SquaredHinge "
+    "binary_crossentropy binary_focal_crossentropy categorical_crossentropy categorical_hinge "
+    "categorical_focal_crossentropy categorical_generalized_cross_entropy cosine_similarity "
+    "hinge huber kl_divergence log_cosh mean_absolute_error mean_absolute_percentage_error "
+    "poisson mean_squared_error mean_squared_logarithmic_error sparse_categorical_crossentropy "
+    "squared_hinge"
+)
+_MEAN_LOSSES = {getattr(keras.losses, name) for name in _NAMES_OF_MEAN_LOSSES.split()}
 
 
 def is_mean_over_rows(loss: Any) -> bool:

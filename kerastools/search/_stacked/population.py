@@ -12,6 +12,7 @@ import numpy as np
 
 from kerastools._core.notices import notify
 from kerastools.search._reuse.description import Description, describe, has_user_code
+from kerastools.search._reuse.model_cache import copy_state, state_of
 from kerastools.search._stacked.eligibility import why_model_cannot_stack
 from kerastools.search._successive_halving import Rungs
 
@@ -19,6 +20,9 @@ _KEPT = 4
 # CPU seconds per step. Keras's overhead per step is of this order: a model whose share of a stacked
 # step takes less is hardly cheaper alone.
 _SURELY_PAYS = 0.01
+# Of what two steps move all variables. Where a gradient is rounding only, as that of a bias before
+# a batch normalization, an adaptive optimizer moves its variable to one side or the other.
+_LARGEST_DISTANCE = 0.5
 
 
 class StopReason(Enum):
@@ -262,13 +266,17 @@ class Population:
             return Program(first.description, None, "it cannot be built")
         if len(group) == 1:
             return Program(first.description, None, "it is the only one of its kind")
-        because, model = why_model_cannot_stack(first.model), None
+        because = why_model_cannot_stack(first.model)
+        program = Program(first.description, None, because)
         if because is None:
             try:
-                model = _stacked(first.model, len(group))
+                program.model = _stacked(first.model, len(group))
+                if has_user_code(program.description):
+                    self._build_again(program, first)
+                if keras.backend.backend() == "tensorflow":  # On JAX it is Keras's own step.
+                    self._compare_with_fit(program.model, group)
             except Exception as error:
-                because = self._warn_of_failure(error)
-        program = Program(first.description, model, because)
+                program.model, program.alone_because = None, self._warn_of_failure(error)
         self.programs = [*self.programs[1 - _KEPT :], program]
         return program
 
@@ -338,8 +346,6 @@ class Population:
     ) -> list[tuple[Member, list[Any]]]:
         """Trains one epoch; frees the slots of finished members and returns their best states."""
         x, y, model = self.fit["x"], self.fit["y"], program.model
-        if program.epochs == 0 and has_user_code(program.description):
-            self._build_again(program, next(filter(None, slots)))
         shuffle = self.fit.get("shuffle", True)
         order = self.generator.permutation(len(x)) if shuffle else np.arange(len(x))
         start = time.process_time()
@@ -377,6 +383,30 @@ class Population:
         if describe(self.build(member.trial)) != program.description:
             raise ValueError("the builder does not build the same model again")
 
+    def _compare_with_fit(self, model: Any, group: list[Member]) -> None:
+        """Raises if the first steps of the first member differ from those of Keras's `fit`."""
+        x, y = (self.fit[name][: 2 * self.batch_size + 1] for name in ("x", "y"))
+        alone = self.build(group[0].trial)
+        copy_state(group[0].model, alone)
+        before = [keras.ops.convert_to_numpy(v) for v in state_of(alone)]
+        alone.run_eagerly = True
+        history = alone.fit(x, y, self.batch_size, shuffle=False, verbose=0).history
+        model.load({k: member.model for k, member in enumerate(group)})
+        logs = model.train(x, y, self.batch_size, np.arange(len(x)))[0]
+        model.keep_best(np.arange(model.size) == 0)
+        if not np.isfinite(history["loss"][0]):
+            return
+        for name, value in logs.items():
+            # Where two outputs differ by rounding, a row more or less is counted as right.
+            allowed = 1e-4 if name == "loss" else 1e-4 + 2 / len(x)
+            if not abs(value - history[name][0]) <= allowed * max(1.0, abs(value)):
+                raise ValueError(f"{name} {value:.6g} where fit has {history[name][0]:.6g}")
+        after = [keras.ops.convert_to_numpy(v) for v in state_of(alone)]
+        moved = [_distance(b, a) for a, b in zip(after, before, strict=True)]
+        apart = [_distance(b, a) for a, b in zip(after, model.best_state(0), strict=True)]
+        if not np.linalg.norm(apart) <= _LARGEST_DISTANCE * np.linalg.norm(moved):
+            raise ValueError("the weights move otherwise than in fit")
+
     def _behind(self, slots: list[Member | None]) -> list[str]:
         """Returns the names of the trials that successive halving stops."""
         arrived: dict[int, dict[str, float]] = {}
@@ -401,6 +431,10 @@ class Population:
         because = f"training together failed: {error!r}"
         notify(f"Trials of one structure are trained one after the other: {because}")
         return because
+
+
+def _distance(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.linalg.norm(np.subtract(a, b, dtype="float64")))
 
 
 def _stacked(template: Any, size: int) -> Any:

@@ -278,7 +278,7 @@ class StackedUpdate:
         if isinstance(constraint, keras.constraints.NonNeg):
             return constraint
         rank = len(shape)
-        find = getattr(constraint, "_axis_of", lambda shape: constraint.axis)
+        find = getattr(constraint, "axes_of", lambda shape: constraint.axis)
         axes = find(shape)
         axes = (axes,) if isinstance(axes, int) else axes
         column = (self.size,) + (1,) * rank

@@ -7,7 +7,8 @@ import numpy as np
 from jax import numpy as jnp
 
 from kerastools._core.keras_private.compiled_model import compile_arguments
-from kerastools.acceleration._loop_programs import build_metrics, jax_loop
+from kerastools._core.keras_private.training import symbolic_build
+from kerastools.acceleration._loop_programs import jax_loop
 from kerastools.search._reuse.model_cache import state_of
 from kerastools.search._stacked.eligibility import is_mean_over_rows
 
@@ -103,7 +104,7 @@ class VmappedModel:
 
     def _fresh_metrics(self, x: Any, y: Any) -> list[Any]:
         if self.metrics is None:
-            build_metrics(self.template, x[:1], y[:1])
+            symbolic_build(self.template, (x[:1], y[:1]))
             self.metrics = [np.array(v) for v in self.template.metrics_variables]
         return [jnp.repeat(value[None], self.size, 0) for value in self.metrics]
 

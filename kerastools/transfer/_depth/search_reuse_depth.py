@@ -6,9 +6,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from kerastools._core.checks import require_array, require_finite
+from kerastools._core.checks import require_array, require_at_least, require_finite
 from kerastools._core.graph.calls import Call, Graph, read_graph
 from kerastools._core.graph.kinds import is_kind
+from kerastools._core.keras_private.optimizer_hooks import num_replicas
 from kerastools.transfer._depth.candidate import Candidate, SharedLayers
 from kerastools.transfer._depth.cheap_scores import folds_of, log_me, probe
 from kerastools.transfer._depth.cut import cuts, find_call
@@ -98,9 +99,13 @@ def search_reuse_depth(
     "Non-stochastic best arm identification and hyperparameter optimization", AISTATS 2016.
     """
     graph = read_graph(model, _NAME)
-    for name, number, least in (("epochs", epochs, 8), ("repeats", repeats, 2)):
-        if int(number) != number or number < least:
-            raise ValueError(f"{_NAME} needs {name} >= {least}, an integer. Received {number!r}.")
+    require_at_least(8, _NAME, epochs=epochs)
+    require_at_least(2, _NAME, repeats=repeats)
+    if num_replicas() > 1:
+        raise ValueError(
+            f"{_NAME} trains copies of single layers' weights on one device. Received a call in "
+            "the scope of a tf.distribute strategy with replicas. Call it outside the scope."
+        )
     if seed is None:
         seed = int(np.random.SeedSequence().generate_state(1)[0])
     labels = _classes(y, repeats)

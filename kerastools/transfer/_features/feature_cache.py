@@ -8,11 +8,13 @@ from typing import Any
 import keras
 import numpy as np
 
+from kerastools._core.batches import is_dataset
 from kerastools._core.graph.calls import read_graph, sublayers
 from kerastools._core.keras_private.compiled_model import compile_arguments
+from kerastools._core.keras_private.optimizer_hooks import strategy_scope
 from kerastools.optimizers import rebind
 from kerastools.transfer._depth.cut import cuts, find_call, split
-from kerastools.transfer._features.rows import FeatureRows, gather, is_dataset
+from kerastools.transfer._features.rows import FeatureRows, gather
 from kerastools.transfer._features.store import FeatureStore, fingerprint
 from kerastools.transfer._refusal import CannotCacheError, reason_against, reason_seen
 
@@ -78,31 +80,23 @@ class FeatureCache:
     ) -> None:
         graph = read_graph(model, _NAME)
         self.model = model
-        reasons: dict[str, str] = {}
+        reason, below = None, set()
         for call in graph.calls:
             reason = reason_against(call.operation)
             if reason is not None:
-                reasons.setdefault(call.operation.name, reason)
-        order = {id(call): i for i, call in enumerate(graph.calls)}
-        clean = next(
-            (i for i, c in enumerate(graph.calls) if c.operation.name in reasons), len(graph.calls)
-        )
+                break
+            below.add(call)
         # What is above the cut must exist.
         possible = [c for c in cuts(graph) if not graph.is_output(c.outputs[0])]
-        if upto is None:
-            allowed = [c for c in possible if order[id(c)] < clean]
-            if not allowed:
-                first = next(
-                    iter(reasons.values()), "it has no layer through which everything goes"
-                )
-                raise _refused(model, first)
-            call = allowed[-1]
-        else:
-            call = find_call(graph, upto, possible, _NAME)
-            if order[id(call)] >= clean:
-                raise _refused(model, next(iter(reasons.values())))
+        if upto is not None:
+            possible = [find_call(graph, upto, possible, _NAME)]
+        allowed = [c for c in possible if c in below]
+        if not allowed:
+            raise _refused(model, reason or "it has no layer through which everything goes")
+        call = allowed[-1]
         self.upto = call.operation.name
-        self.prefix, self.head = split(graph, call)
+        with strategy_scope(model):
+            self.prefix, self.head = split(graph, call)
         self._store = FeatureStore(directory)
         self._state: str | None = None
         self._tried = False
@@ -193,7 +187,8 @@ class FeatureCache:
     def _fit_head(self, data: tuple[Any, ...], arguments: dict[str, Any]) -> Any:
         model = self.model
         rebind(model.optimizer, model)  # Drops variables frozen since it was built.
-        self.head.compile(**compile_arguments(model))
+        with strategy_scope(model):
+            self.head.compile(**compile_arguments(model))
         rebind(self.head.optimizer, self.head)
         try:
             return self.head.fit(*data, **arguments)

@@ -1,13 +1,13 @@
 """Input pipelines of cached features: rows from a dataset, batches from a file."""
 
 import math
-from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
 import keras
 import numpy as np
 
+from kerastools._core.batches import batches_of
 from kerastools.transfer._refusal import CannotCacheError
 
 # Batches that are compared to detect a dataset in another order each time.
@@ -57,13 +57,6 @@ class FeatureRows(keras.utils.PyDataset):
             np.random.shuffle(self.order)
 
 
-def is_dataset(x: Any) -> bool:
-    """Whether `x` yields batches."""
-    return isinstance(x, keras.utils.PyDataset) or (
-        hasattr(x, "__iter__") and hasattr(x, "element_spec")
-    )
-
-
 def gather(dataset: Any, arguments: dict[str, Any], caller: str) -> tuple[Any, Any, dict[str, Any]]:
     """Returns the rows of a dataset as arrays, and the arguments of `fit` for them.
 
@@ -78,7 +71,7 @@ def gather(dataset: Any, arguments: dict[str, Any], caller: str) -> tuple[Any, A
             f"{'an endless one' if endless else 'steps_per_epoch'}. Pass it without repeat() and "
             "steps_per_epoch."
         )
-    first, again = (list(islice(_batches(dataset), _COMPARED)) for _ in range(2))
+    first, again = (list(islice(batches_of(dataset), _COMPARED)) for _ in range(2))
     flat = [keras.tree.flatten(batches) for batches in (first, again)]
     if not all(np.array_equal(a, b) for a, b in zip(*flat, strict=True)):
         raise CannotCacheError(
@@ -87,7 +80,7 @@ def gather(dataset: Any, arguments: dict[str, Any], caller: str) -> tuple[Any, A
             "at random. Pass it without shuffle() and random map(). fit(..., shuffle=True) "
             "shuffles the features."
         )
-    batches = list(_batches(dataset))
+    batches = list(batches_of(dataset))
     sizes = [len(keras.tree.flatten(batch)[0]) for batch in batches]
     if len(set(sizes[:-1])) > 1 or sizes[-1] > sizes[0]:
         raise CannotCacheError(
@@ -98,13 +91,3 @@ def gather(dataset: Any, arguments: dict[str, Any], caller: str) -> tuple[Any, A
     if len(rows) > 2:
         arguments["sample_weight"] = rows[2]
     return rows[0], rows[1] if len(rows) > 1 else None, arguments
-
-
-def _batches(dataset: Any) -> Iterator[tuple[Any, ...]]:
-    if isinstance(dataset, keras.utils.PyDataset):
-        source: Any = (dataset[i] for i in range(len(dataset)))
-    else:
-        source = iter(dataset)
-    for batch in source:
-        parts = batch if isinstance(batch, tuple) else (batch,)
-        yield keras.tree.map_structure(keras.ops.convert_to_numpy, parts)

@@ -12,6 +12,8 @@ from kerastools._core.keras_private.training import (
     is_detached,
     is_inside_fit,
     set_data_epoch,
+    steps_until_save,
+    symbolic_build,
 )
 
 
@@ -19,6 +21,34 @@ def small_model():
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     model.compile("sgd", "mse")
     return model
+
+
+def test_symbolic_build_creates_all_variables_and_changes_none():
+    model = small_model()
+    kernel = np.array(model.layers[0].kernel)
+    symbolic_build(model, (np.ones((4, 2)), np.ones((4, 1))))
+    assert model.optimizer.built
+    assert [v.path for v in model.metrics_variables] == ["loss/total", "loss/count"]
+    np.testing.assert_array_equal(model.layers[0].kernel, kernel)
+    assert float(model.metrics_variables[1]) == 0
+
+
+@pytest.mark.parametrize("kind", ["ModelCheckpoint", "BackupAndRestore"])
+def test_steps_until_a_callback_saves(kind, tmp_path):
+    callback = getattr(keras.callbacks, kind)(str(tmp_path / "a.weights.h5"), save_freq=5)
+    seen = []
+
+    class Watch(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            seen.append(steps_until_save(callback))
+
+    callbacks = [callback, Watch()]
+    callback._save_model = callback._save_backup = lambda *args, **kwargs: None
+    small_model().fit(
+        np.ones((7, 2)), np.ones((7, 1)), batch_size=1, verbose=0, callbacks=callbacks
+    )
+    assert seen == [4, 3, 2, 1, 5, 4, 3]
+    assert steps_until_save(keras.callbacks.ModelCheckpoint("a.keras")) is None
 
 
 def test_fit_begins_at_the_epoch_that_a_callback_says():

@@ -1,6 +1,9 @@
+import keras
 import numpy as np
+import pytest
 from keras import ops
 
+from kerastools.optimizers import SGD
 from kerastools.optimizers._base.clipping import clip_by_value, clip_to_norm, clip_units, norm
 
 
@@ -57,3 +60,17 @@ def test_a_vector_is_one_unit_and_zero_weights_may_move():
     g, zero = tensors([3e20, 4e20], [0.0, 0.0])
     clipped = ops.convert_to_numpy(clip_units(g, zero, 0.1))
     np.testing.assert_allclose(clipped, [0.6e-4, 0.8e-4], rtol=1e-6)
+
+
+def test_scalars_are_units_and_variables_without_elements_have_norm_0():
+    scalar, weight, empty = tensors(50.0, 5.0, np.zeros((0, 3)))
+    assert float(clip_units(scalar, weight, 0.1)) == 0.5
+    assert clip_units(empty, empty, 0.1).shape == empty.shape
+    assert float(norm([empty])) == 0
+    a, b = clip_to_norm([empty, scalar], 1.0)
+    assert tuple(a.shape) == (0, 3)
+    assert float(b) == 1.0
+    variables = [keras.Variable(np.zeros((0, 3), "float32")), keras.Variable(5.0)]
+    options = {"clipnorm": 1.0, "adaptive_clipnorm": 0.1, "skip_nonfinite": True, "use_ema": True}
+    SGD(0.1, **options).apply([empty, scalar], variables)
+    assert float(variables[1]) == pytest.approx(4.95)

@@ -1,0 +1,1 @@
+"""The door between kerastools and plain Keras, both ways."""
