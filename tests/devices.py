@@ -408,7 +408,7 @@ def tuned(place):
     alone = place.name != "one device"
     notice = pytest.warns(KerastoolsNotice, match="one after the other") if alone else nullcontext()
     with notice:
-        report = tune(net, X, Y, batch_size=16, seed=1, **options)
+        report = tune(net, X, Y, validation_data=(X, Y), batch_size=16, seed=1, **options)
     assert place.is_home_of(report.model)
 
 
