@@ -15,6 +15,7 @@ import pytest
 from keras import ops
 
 from kerastools import optimizers
+from kerastools.acceleration import accelerate
 from kerastools.callbacks import EvaluationWeights, FreezeSchedule, Phase
 from kerastools.optimizers import rebind
 
@@ -373,6 +374,7 @@ def test_the_variance_of_centered_rmsprop_does_not_fall_below_zero():
 REPLICAS = """
 import keras, numpy as np, tensorflow as tf
 from kerastools import optimizers
+from kerastools.acceleration import accelerate
 
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
@@ -407,3 +409,26 @@ def test_the_sum_over_replicas_is_clipped_not_each_part():
     theirs, ours = map(float, done.stdout.split()[-2:])
     assert theirs == pytest.approx(2**0.5, rel=1e-5)
     assert ours == pytest.approx(1, rel=1e-5)
+
+
+@pytest.mark.tensorflow  # On JAX a step begins when there is a batch.
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
+def test_the_end_of_data_of_unknown_length_draws_no_dropout_mask():
+    import tensorflow as tf
+
+    def masks_drawn(known_length, accelerated):
+        dropout = keras.layers.Dropout(0.5, seed=1)
+        model = keras.Sequential([keras.Input((4,)), dropout, keras.layers.Dense(4)])
+        model.compile("sgd", "mse")
+        if accelerated:
+            accelerate(model)
+        batches = tf.data.Dataset.from_tensor_slices((X, Y)).batch(4)
+        if not known_length:
+            batches = batches.filter(lambda x, y: True)
+        model.fit(batches, epochs=2, shuffle=False, verbose=0)
+        return int(dropout.seed_generator.state[1])
+
+    assert masks_drawn(known_length=True, accelerated=False) == 16
+    before_3_16 = tuple(map(int, keras.__version__.split(".")[:2])) < (3, 16)
+    assert masks_drawn(known_length=False, accelerated=False) == (18 if before_3_16 else 16)
+    assert masks_drawn(known_length=False, accelerated=True) == 16

@@ -7,7 +7,8 @@ from typing import Any
 import keras
 
 from kerastools._core.checks import require_model
-from kerastools._core.keras_private.compiled_model import compile_arguments
+from kerastools._core.graph.calls import sublayers
+from kerastools._core.graph.kinds import is_kind
 from kerastools._core.keras_private.data_adapters import split_validation
 from kerastools._core.keras_private.patched import patched, unpatched
 from kerastools._core.keras_private.training import is_inside_fit, steps_until_save
@@ -47,8 +48,9 @@ def accelerate(
     By default it chooses while it trains: it times the first steps, takes as many steps a call as
     fit in 0.2 s, and compiles a second time (with XLA on TensorFlow, the loop on JAX) where the
     steps that are left are expected to save twice what compiling cost, and keeps that only if it
-    is measured to be faster. With a callback that sets `stop_training`, such as `EarlyStopping`, it
-    counts on no more steps than were done already. `print(model.acceleration)` shows the choice.
+    is measured to be faster. A recurrent net takes XLA at once where that is expected to pay. With
+    a callback that sets `stop_training`, such as `EarlyStopping`, it counts on no more steps than
+    were done already. `print(model.acceleration)` shows the choice.
 
     Nothing of yours runs before the first step but to be traced. A model, callback or data set for
     which a loop would not do the same as Keras trains all the same, one step a call or by Keras's
@@ -74,8 +76,10 @@ def accelerate(
         model: A compiled model. Custom `train_step` and `test_step` methods are used.
         steps_per_call: How many steps a call runs; `"auto"` chooses; 1 gives Keras's own `fit`
             back.
-        xla: Whether TensorFlow compiles the loop with XLA; `"auto"` chooses, except for nets with
-            convolutions, which XLA slows down on CPUs. `compile(jit_compile=True)` means `True`.
+        xla: Whether TensorFlow compiles the loop with XLA; `"auto"` chooses, and tries it on
+            convolutions, which it may slow down on CPUs, only where they are small.
+            `compile(jit_compile=True)` means `True`; `jit_compile=False` is what Keras's `"auto"`
+            comes to on a CPU and does not forbid it.
         last_batch: What is done with a last batch of fewer rows. `"keep"`: a step like the others;
             `"drop"`: it is left out; `"merge"`: it is joined to the batch before it. `"auto"`
             merges it if the model trains batch normalisation and it has fewer than 16 rows and
@@ -112,8 +116,11 @@ def accelerate(
 class _Plan:
     """How many steps are still to come, as far as is known."""
 
-    def __init__(self, total: int | None = None, callbacks: Iterable[Any] = ()) -> None:
-        self.total, self.callbacks = total, list(callbacks)
+    def __init__(
+        self, per_epoch: int | None = None, callbacks: Iterable[Any] = (), epochs: int = 1
+    ) -> None:
+        self.total = per_epoch and per_epoch * epochs
+        self.callbacks, self.epochs = list(callbacks), epochs
         self.may_stop = any(map(may_end_early, self.callbacks))
         self.done = 0
 
@@ -121,6 +128,10 @@ class _Plan:
         """Returns the steps left; where it may end any time, as many again as were done."""
         known = self.done if self.total is None else self.total - self.done
         return min(known, self.done) if self.may_stop else known
+
+    def end_epoch(self) -> None:
+        """Learns from the first end of the data how long an epoch is."""
+        self.total = self.total or self.done * self.epochs
 
     def most(self, steps: int, at_start: bool) -> int:
         """Returns how many of `steps` may run before a callback saves.
@@ -167,7 +178,8 @@ class _Acceleration:
 
     def fit(self, fit: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Trains like Keras's `fit`."""
-        call = _arguments(keras.Model.fit, args, kwargs)
+        own = _obstacle(self.model, "train")  # A `fit` of the user's may take other arguments.
+        call = {} if own else _arguments(keras.Model.fit, args, kwargs)
         callbacks = call.pop("callbacks", None)
         if not self._loops("train", callbacks):
             self._loops("test", callbacks)
@@ -195,9 +207,12 @@ class _Acceleration:
 
     def evaluate(self, evaluate: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Evaluates like Keras's `evaluate`."""
-        call = _arguments(keras.Model.evaluate, args, kwargs)
+        if is_inside_fit(kwargs):
+            return evaluate(*args, **kwargs)
+        own = _obstacle(self.model, "test")
+        call = {} if own else _arguments(keras.Model.evaluate, args, kwargs)
         callbacks = call.pop("callbacks", None)
-        if is_inside_fit(kwargs) or not self._loops("test", callbacks):
+        if not self._loops("test", callbacks):
             return evaluate(*args, **kwargs)
         callbacks = _flat(callbacks)
         data = {name: call.pop(name, None) for name in ("x", "y", "sample_weight", "batch_size")}
@@ -220,10 +235,8 @@ class _Acceleration:
 
     def _choice(self, kind: str) -> _Choice:
         jax = keras.backend.backend() == "jax"
-        xla = self.xla
-        if xla is None and not jax:
-            asked = compile_arguments(self.model).get("jit_compile")
-            xla = True if self.model.jit_compile else False if asked is False else None
+        # `jit_compile=False` cannot be told from "auto" here, which is False without a GPU.
+        xla = True if self.xla is None and self.model.jit_compile and not jax else self.xla
         if kind == "test" and xla is None:
             xla = False
         steps = 1 if self.each_batch[kind] else self.steps
@@ -239,12 +252,16 @@ class _Acceleration:
     ) -> Any:
         """Returns the data as stacks of batches, or as Keras's where they cannot be stacked."""
         last = self._fate if kind == "train" else lambda rows, size: "keep"
-        stacked = StackingAdapter(data, steps, last)
+        # XLA needs to know the rows where a net loops over time; elsewhere they may change freely.
+        fixed = kind == "train" and any(
+            is_kind(layer, "recurrent") for layer in sublayers(self.model)
+        )
+        stacked = StackingAdapter(data, steps, last, fixed)
         if stacked.not_dense:
             self._loops(kind, because=f"its data is sparse or ragged ({stacked.not_dense})")
             return stacked.inner
         self.most[kind] = most = stacked.per_epoch or stacked.num_batches
-        self.plans[kind] = _Plan(None if most is None else most * epochs, callbacks)
+        self.plans[kind] = _Plan(most, callbacks, epochs)
         needing = [type(c).__name__ for c in callbacks if needs_every_batch(c, kind)]
         each_batch = needing[0] if needing else None
         if each_batch != self.each_batch[kind]:

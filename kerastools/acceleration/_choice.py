@@ -8,6 +8,9 @@ _BYTES = 64 * 2**20  # What a stack of batches may take.
 _MOST_STEPS = 256
 _DISPATCH = 5e-6  # Seconds an operation costs on TensorFlow, whatever it computes.
 _SAVES = 0.5  # What the second compilation is expected to save of a short step.
+_LOOP_DISPATCH = 1e-6  # Seconds an operation costs inside a loop over time.
+_LOOP_SAVES = 0.75  # What XLA saves of these.
+_XLA_SECONDS = 3  # What XLA takes to compile such a step, over the time to trace it.
 
 LABELS = {"single": "one step at a time", "loop": "looped", "xla": "looped with XLA"}
 
@@ -33,11 +36,13 @@ class _Choice:
         self.jax, self.steps, self.xla, self.epoch = jax, steps, xla, epoch
         self.most = min(epoch or _MOST_STEPS, _MOST_STEPS)
         self.program = "xla" if xla and not jax else "loop" if steps or not jax else "single"
-        self.length = steps or (self.most if self.program == "xla" else 1)
+        self.length = steps or 1
+        self.in_time: int | None = None
         self.settled = bool(steps) and (jax or xla is not None)
         self.seconds: dict[str, float] = {}
         self.compile_seconds: dict[str, float] = {}
         self._before: tuple[str, int] | None = None
+        self._expected = 0.0
         self._calls = 0
 
     @property
@@ -47,8 +52,33 @@ class _Choice:
 
     def next(self) -> tuple[str, int]:
         """Returns the program and how many steps it shall run at most."""
-        careful = {0: 1, 1: 4} if self._before else {}
-        return self.program, min(self.length, careful.get(self._calls, self.length))
+        careful = (
+            {0: 1, 1: 4} if self._before or (self.program == "xla" and not self.settled) else {}
+        )
+        length = min(self.length, self.in_time or self.length)
+        return self.program, min(length, careful.get(self._calls, length))
+
+    @property
+    def beginning(self) -> bool:
+        """Whether nothing has been run yet, so that the traced graph may decide."""
+        return not self.compile_seconds and self._before is None and not self.settled
+
+    def begin(self, seconds: float, step_bytes: int, left: float, programs: Any) -> None:
+        """Takes XLA at once for a net that loops over time, without compiling the plain loop first.
+
+        Args:
+            seconds: What tracing took.
+            step_bytes: Size of a batch.
+            left: Steps still to come.
+            programs: Tells about the graph.
+        """
+        if self.program == "xla":  # It was asked for; now a batch is known.
+            self.length = self.steps or self._fitting(0.0, step_bytes)
+        elif not self.jax and self.xla is None and programs.num_loops:
+            step = _LOOP_DISPATCH * programs.num_operations
+            if _LOOP_SAVES * step * left > _XLA_SECONDS * seconds:
+                self._expected = step
+                self._try("xla", self._fitting((1 - _LOOP_SAVES) * step, step_bytes))
 
     def record(self, num: int, seconds: float, step_bytes: int, left: float, programs: Any) -> None:
         """Takes note of a call of `num` steps that was timed and decides what is next.
@@ -65,7 +95,9 @@ class _Choice:
             return
         per_step = seconds / num
         self.seconds[self.program] = min(per_step, self.seconds.get(self.program, per_step))
-        if self._before:
+        if self._before and self._before[0] not in self.seconds:
+            self._doubt(left)
+        elif self._before:
             self._judge(self.seconds[self._before[0]], self.seconds[self.program])
         elif self.jax:
             self._consider_loop(left, step_bytes)
@@ -81,7 +113,8 @@ class _Choice:
         if self._before:
             self.program, self.length = self._before
         self._before = None
-        self.settled = True
+        self.settled = self.program in self.seconds
+        self.xla = False
 
     @property
     def compiling_on_trial(self) -> bool:
@@ -93,6 +126,9 @@ class _Choice:
         if self.steps:
             return False
         now, before = self.seconds[self.program], self.length
+        if self.program == "xla":  # Compiled for this length: a call may run fewer steps.
+            self.in_time = self._fitting(now, step_bytes)
+            return False
         fits = 1 if now > _SLOW_STEP else self._fitting(now, step_bytes)
         self.length = min(fits, 8) if before == 1 else max(before, fits)
         changed = self.length != before
@@ -100,7 +136,7 @@ class _Choice:
         return changed
 
     def _fitting(self, seconds: float, step_bytes: int) -> int:
-        fits = min(self.most, _BYTES // max(1, step_bytes), int(_CALL_SECONDS / seconds))
+        fits = min(self.most, _BYTES // max(1, step_bytes), int(_CALL_SECONDS / max(seconds, 1e-6)))
         if self.epoch is None:
             return max(1, fits)
         calls = -(-self.epoch // max(1, fits))
@@ -118,11 +154,21 @@ class _Choice:
             self.settled = True
             return
         now = self.seconds["loop"]
-        dispatch_bound = now < min(_SLOW_STEP, programs.num_operations * _DISPATCH)
-        if self.xla is False or programs.has_convolutions or not dispatch_bound:
+        # XLA compiles convolutions for long and may run them slowly: they have to be a small part.
+        conv = programs.has_convolutions
+        dispatch = programs.num_operations * (_DISPATCH / 3 if conv else _DISPATCH)
+        if self.xla is False or now > min(_SLOW_STEP, dispatch):
             self.settled = True
-        elif _SAVES * now * left > 2 * self.compile_seconds["loop"]:
+        elif _SAVES * now * left > (8 if conv else 2) * self.compile_seconds["loop"]:
             self._try("xla", self._fitting(_SAVES * now, step_bytes))
+
+    def _doubt(self, left: float) -> None:
+        """Lets the plain loop compete where XLA is slower than that was expected to be."""
+        now, length = self.seconds["xla"], self.length
+        self._before, self.settled = None, True
+        if now > self._expected and now * left > 2 * self.compile_seconds["xla"]:
+            self.settled = False
+            self._try("loop", length)
 
     def _try(self, program: str, length: int) -> None:
         self._before = self.program, self.length

@@ -195,7 +195,9 @@ class StreamBatches(Batches):
 class StackingAdapter(DataAdapter):
     """Wraps the adapter that Keras would have made, so that `fit` iterates over `Batches`."""
 
-    def __init__(self, data: dict[str, Any], steps: int | None, last: LastBatch) -> None:
+    def __init__(
+        self, data: dict[str, Any], steps: int | None, last: LastBatch, fixed: bool = False
+    ) -> None:
         shown = {"batch_size": None, "shuffle": False, "class_weight": None, **data}
         self.inner = get_data_adapter(steps_per_epoch=steps, **shown)
         cap = keras.config.max_steps_per_epoch()
@@ -206,6 +208,9 @@ class StackingAdapter(DataAdapter):
         self.rows = array_rows(self.inner)
         if self.rows is not None:
             self.not_dense = self.rows.not_dense
+            if fixed and not self.inner.has_partial_batch:
+                batch = keras.tree.flatten(self.rows.take(np.zeros(1, int)))
+                self.static_rows = [self.inner.batch_size for a in batch if a is not None]
         elif keras.backend.backend() == "tensorflow":
             self._dataset = self.inner.get_tf_dataset()
             self._read_specs(keras.tree.flatten(self._dataset.element_spec))
@@ -220,7 +225,9 @@ class StackingAdapter(DataAdapter):
 
     def __iter__(self) -> Batches:
         if self.rows is not None:
-            return ArrayBatches(self.rows, self.inner.batch_size, self.last, self.per_epoch)
+            arrays = ArrayBatches(self.rows, self.inner.batch_size, self.last, self.per_epoch)
+            arrays.static_rows = self.static_rows
+            return arrays
         if keras.backend.backend() == "tensorflow":
             source = iter(self._dataset)
         else:

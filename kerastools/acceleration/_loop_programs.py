@@ -53,11 +53,16 @@ class TensorFlowPrograms:
             self.compiled[key] = self._loop(key)
         return self.compiled[key](np.int32(stack.num), *leaves), state
 
+    def trace(self, stack: Stack) -> None:
+        """Traces the step for batches like these, if that has not been done."""
+        self._trace(stack.data, [a for a in keras.tree.flatten(stack.data) if a is not None])
+
     @property
     def num_operations(self) -> int:
         """Operations that run in a step, each of which costs a dispatch."""
-        # A loop runs its body once for every time step, the second axis of some input.
-        steps = max([int(s.shape[1] or 1) for s in self.spec if len(s.shape) > 2], default=1)
+        # A loop runs its body once for every time step: the second axis of sequences and tokens.
+        timed = [s for s in self.spec if len(s.shape) > (1 if s.dtype.is_integer else 2)]
+        steps = max([int(s.shape[1] or 1) for s in timed], default=1)
         graph = self.step.graph.as_graph_def()
         bodies = {op.attr["body"].func.name for op in graph.node if "body" in op.attr}
         inner = [len(f.node_def) for f in graph.library.function if f.signature.name in bodies]
@@ -70,7 +75,7 @@ class TensorFlowPrograms:
 
     @property
     def has_convolutions(self) -> bool:
-        """Whether a step convolves, which XLA does up to 20 times slower on a CPU."""
+        """Whether a step convolves, which XLA may do up to 20 times slower on a CPU."""
         return any("Conv" in op.type for op in self.step.graph.get_operations())
 
     def _trace(self, data: Any, leaves: list[np.ndarray]) -> None:
@@ -78,13 +83,14 @@ class TensorFlowPrograms:
 
         rows = self.static_rows or [None] * len(leaves)
         shapes = [
-            [n, *a.shape[2:]] if a.ndim > 1 else [] for n, a in zip(rows, leaves, strict=True)
+            [n if n == a.shape[1] else None, *a.shape[2:]] if a.ndim > 1 else []
+            for n, a in zip(rows, leaves, strict=True)
         ]
         if len(leaves) == len(self.spec):
             known = [s.shape for s in self.spec]
-            if all(k.is_compatible_with(shape) for k, shape in zip(known, shapes, strict=True)):
+            if all(k.is_compatible_with(a.shape[1:]) for k, a in zip(known, leaves, strict=True)):
                 return
-            # Sequences of another length: from now on their length varies.
+            # Sequences of another length, or other rows: from now on they vary.
             shapes = [
                 [m if m == n else None for m, n in zip(k, shape, strict=True)]
                 for k, shape in zip(known, shapes, strict=True)
@@ -127,7 +133,8 @@ class TensorFlowPrograms:
         step, shapes = self.step, [[None, *s.shape] for s in self.spec]
         if xla_shapes:
             shapes = xla_shapes
-            if self.num_loops:  # XLA differentiates a loop only where all shapes are known.
+            # XLA differentiates a loop only where all shapes are known.
+            if self.num_loops and any(None in s.shape for s in self.spec):
                 pairs = zip(shapes, self.spec, strict=True)
                 step = self._step([tf.TensorSpec(shape[1:], s.dtype) for shape, s in pairs])
 
@@ -160,6 +167,9 @@ class JaxPrograms:
         self.shapes: list[Any] = []
         self.step = jax.jit(getattr(model, f"{kind}_step"), donate_argnums=0)
         self.loop = jax.jit(self._loop, donate_argnums=0)
+
+    def trace(self, stack: Stack) -> None:
+        """Does nothing: JAX traces where it runs."""
 
     def run(self, program: str, state: Any, stack: Stack, length: int) -> tuple[Any, Any]:
         """Runs the stack; a loop takes `length` batches, so that it is compiled once."""

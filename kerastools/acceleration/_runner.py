@@ -46,18 +46,27 @@ class _Runner:
         batches = self._batches
         if not isinstance(batches, Batches):  # train_on_batch and test_on_batch.
             batches = StreamBatches(batches)
-        program, most = self.choice.next()
-        group = batches.take(self.plan.most(most, batches.at_start))
+        _, most = self.choice.next()
+        try:
+            group = batches.take(self.plan.most(most, batches.at_start))
+        except StopIteration:
+            self.plan.end_epoch()
+            raise
         if self.programs is None:
             self.programs = programs_of(self.model, self.kind, batches.static_rows)
         for stack in group.stacks:
-            state = self._run(program, state, stack)
+            state = self._run(state, stack)
         self.ahead = group.steps - 1
         self.plan.done += group.steps
         return state
 
-    def _run(self, program: str, state: list[Any], stack: Stack) -> list[Any]:
+    def _run(self, state: list[Any], stack: Stack) -> list[Any]:
         start = _clocks()
+        self.programs.trace(stack)
+        if self.choice.beginning:
+            size, left = _bytes(stack), self.plan.left()
+            self.choice.begin(_seconds_since(start), size, left, self.programs)
+        program = self.choice.program
         before = self.weights.before(stack, state)
         try:
             self._logs, new_state = self.programs.run(
@@ -67,7 +76,7 @@ class _Runner:
             if not self.choice.compiling_on_trial:
                 raise
             self.choice.give_up()
-            return self._run(self.choice.program, state, stack)
+            return self._run(state, stack)
         if before is not None:
             new_state = self.weights.after(before, stack, new_state)
         if stack.is_usual:
@@ -77,10 +86,8 @@ class _Runner:
     def _note(self, stack: Stack, start: tuple[float, ...]) -> None:
         if self.choice.measuring:
             _wait_for(self._logs)
-            seconds = min(now - then for now, then in zip(_clocks(), start, strict=True))
-            size = sum(a.nbytes for a in keras.tree.flatten(stack.data) if a is not None)
             left = self.plan.left() - stack.num
-            self.choice.record(stack.num, seconds, size // stack.num, left, self.programs)
+            self.choice.record(stack.num, _seconds_since(start), _bytes(stack), left, self.programs)
         self.choice.count()
 
 
@@ -110,6 +117,16 @@ def _clocks() -> tuple[float, ...]:
     if any(not device.startswith("cpu") for device in keras.distribution.list_devices()):
         return (time.perf_counter(),)
     return time.perf_counter(), time.process_time()
+
+
+def _seconds_since(start: tuple[float, ...]) -> float:
+    return min(now - then for now, then in zip(_clocks(), start, strict=True))
+
+
+def _bytes(stack: Stack) -> int:
+    """Returns the size of a batch."""
+    leaves = [a for a in keras.tree.flatten(stack.data) if a is not None]
+    return sum(a.nbytes for a in leaves) // stack.num
 
 
 def _wait_for(logs: Any) -> None:

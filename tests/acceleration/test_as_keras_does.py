@@ -25,7 +25,7 @@ def net(*layers, model=keras.Sequential, shape=(4,), compiling=None):
 
 def fit(model, x=X, y=Y, **arguments):
     settings = {"batch_size": 4, "epochs": 2, "shuffle": False, "verbose": 0} | arguments
-    return model.fit(x, y, **settings).history
+    return model.fit(x=x, y=y, **settings).history
 
 
 def state(model):
@@ -194,7 +194,9 @@ class Blocks(keras.utils.PyDataset):
 
 def class_weights_and_workers(acc):
     model = acc(net())
-    blocks = Blocks(workers=2, use_multiprocessing=False)
+    # On JAX Keras's `fit` takes a batch before it begins, and of two workers it loses that one or
+    # the next.
+    blocks = Blocks(workers=2 if BACKEND == "tensorflow" else 1)
     fit(model, blocks, None, batch_size=None, class_weight={0: 0.5, 1: 2.0})
     return state(model)
 
@@ -275,7 +277,8 @@ def test_callback_with_hooks_for_each_batch_gets_each_batch(kind, steps):
 
 
 class OwnFit(keras.Sequential):
-    def fit(self, x, y=None, **arguments):
+    def fit(self, data=None, x=None, y=None, **arguments):
+        assert data is None
         return super().fit(x[:48], y, **arguments)
 
 
@@ -380,10 +383,3 @@ def test_xla_trains_to_the_same_weights(jit, xla, steps, epochs, twelve_epochs):
     fit(model, epochs=epochs)
     assert_equal(state(model), twelve_epochs[epochs // 2 - 1])
     assert "XLA" in str(model.acceleration)
-
-
-@pytest.mark.tensorflow
-def test_xla_that_was_forbidden_is_not_chosen():
-    model = accelerate(net(compiling={"jit_compile": False}))
-    fit(model, epochs=1)
-    assert model.train_function.choice.xla is False

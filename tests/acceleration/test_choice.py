@@ -6,12 +6,14 @@ import pytest
 
 from kerastools.acceleration._choice import _Choice
 
-SMALL_GRAPH = SimpleNamespace(num_operations=2000, has_convolutions=False)
+SMALL_GRAPH = SimpleNamespace(num_operations=2000, has_convolutions=False, num_loops=0)
+RECURRENT = SimpleNamespace(num_operations=2600, has_convolutions=False, num_loops=2)
 
 
 def train(choice, steps, seconds, programs=SMALL_GRAPH, compile_seconds=2.0, step_bytes=1000):
     """Plays a training of `steps` steps; `seconds` are what a step and a call of it cost."""
     done, total, compiled, tried = 0, 0.0, set(), []
+    choice.begin(0.4, step_bytes, steps, programs)
     while done < steps:
         measuring = choice.measuring
         program, num = choice.next()
@@ -46,6 +48,33 @@ def test_a_training_of_200_steps_does_not_pay_for_xla():
     assert total < 2 + 200 * 0.0025
 
 
+def test_a_recurrent_net_takes_xla_at_once_where_the_steps_pay_for_it():
+    times = {"loop": (0.0026, 0.004), "xla": (0.0009, 0.004)}
+    choice = _Choice(jax=False, epoch=40)
+    assert set(train(choice, 1000, times, RECURRENT)[1]) == {"xla"}
+    assert (choice.length, choice.settled) == (40, True)
+    assert set(train(_Choice(jax=False, epoch=40), 300, times, RECURRENT)[1]) == {"loop"}
+
+
+def test_a_recurrent_net_whose_xla_is_slow_comes_back_to_the_loop():
+    choice = _Choice(jax=False, epoch=40)
+    times = {"loop": (0.005, 0.004), "xla": (0.02, 0.004)}
+    _, tried = train(choice, 20_000, times, RECURRENT)
+    assert (choice.program, choice.settled) == ("loop", True)
+    assert tried.count("xla") <= 4
+    failed = _Choice(jax=False, epoch=40)
+    failed.begin(0.4, 1000, 1000, RECURRENT)
+    failed.give_up()
+    assert set(train(failed, 5000, times, RECURRENT)[1]) == {"loop"}
+    assert failed.length > 10
+
+
+def test_xla_that_was_asked_for_is_compiled_for_what_fits_in_memory():
+    choice = _Choice(jax=False, xla=True, epoch=1000)
+    _, tried = train(choice, 2000, {"xla": (0.01, 0.0)}, step_bytes=2**20)
+    assert (set(tried), choice.length, choice.next()[1]) == ({"xla"}, 63, 20)
+
+
 def test_a_slow_step_runs_alone():
     choice = _Choice(jax=False, epoch=1000)
     _, tried = train(choice, 30, {"loop": (0.2, 0.004)})
@@ -65,14 +94,21 @@ def test_a_stack_has_64_megabytes_at_most():
     assert choice.length == 4
 
 
-def test_convolutions_are_not_tried_with_xla():
-    programs = SimpleNamespace(num_operations=2000, has_convolutions=True)
-    _, tried = train(_Choice(jax=False, epoch=42), 20_000, TIMES, programs)
-    assert set(tried) == {"loop"}
+def test_convolutions_are_tried_with_xla_only_where_they_are_small_and_steps_are_many():
+    programs = SimpleNamespace(num_operations=700, has_convolutions=True, num_loops=0)
+    small = {"loop": (0.001, 0.004), "xla": (0.0006, 0.004)}
+    large = {"loop": (0.002, 0.004), "xla": (0.02, 0.004)}
+    for times, steps, expected in [
+        (small, 20_000, {"loop"}),
+        (small, 60_000, {"loop", "xla"}),
+        (large, 60_000, {"loop"}),
+    ]:
+        choice = _Choice(jax=False, epoch=42)
+        assert set(train(choice, steps, times, programs)[1]) == expected
 
 
 def test_arithmetic_is_not_tried_with_xla():
-    programs = SimpleNamespace(num_operations=100, has_convolutions=False)
+    programs = SimpleNamespace(num_operations=100, has_convolutions=False, num_loops=0)
     _, tried = train(_Choice(jax=False, epoch=42), 20_000, {"loop": (0.005, 0.003)}, programs)
     assert set(tried) == {"loop"}
 
