@@ -155,3 +155,86 @@ def test_bad_arguments_are_refused():
     scheduled = linear(SGD(keras.optimizers.schedules.CosineDecay(0.1, 10)))
     with pytest.raises(ValueError, match="LearningRateFinder cannot set 'learning_rate'"):
         fit(scheduled, LearningRateFinder())
+
+
+L = keras.layers
+GAUSSIAN = "gaussian likelihood"
+
+
+def likelihood(y, z):
+    """Minus the logarithm of a normal density of known variance 0.01; below 0 where it fits."""
+    return ops.mean((y - z) ** 2 / 0.02, axis=-1) + np.log(0.1)
+
+
+# Layers, the shape of a row, and the loss; labels are a function of the first features.
+NETS = {
+    "linear": ([], (8,), "mse"),
+    "dense": ([L.Dense(32, "relu")], (8,), "mse"),
+    "deep": ([L.Dense(16, "tanh") for _ in range(5)], (8,), "mse"),
+    "classes": ([L.Dense(32, "relu")], (8,), "sparse_categorical_crossentropy"),
+    "norm": (
+        [L.Dense(32), L.BatchNormalization(), L.ReLU()],
+        (8,),
+        "sparse_categorical_crossentropy",
+    ),
+    "dropout": ([L.Dense(64, "relu"), L.Dropout(0.3)], (8,), "sparse_categorical_crossentropy"),
+    "convolution": (
+        [L.Conv2D(8, 3, activation="relu"), L.GlobalAveragePooling2D()],
+        (8, 8, 1),
+        "sparse_categorical_crossentropy",
+    ),
+    "recurrent": ([L.LSTM(12)], (6, 3), "mse"),
+    "cosine": ([L.Dense(16, "tanh")], (8,), "cosine_similarity"),
+    GAUSSIAN: ([L.Dense(16, "tanh")], (8,), likelihood),
+}
+OPTIMIZERS = {
+    "SGD": lambda: SGD(0.01),
+    "momentum": lambda: SGD(0.01, momentum=0.9),
+    "Adam": Adam,
+    "Keras's RMSprop": keras.optimizers.RMSprop,
+    "Keras's AdamW": keras.optimizers.AdamW,
+}
+FEW = [("classes", "Adam"), ("norm", "momentum"), (GAUSSIAN, "SGD")]
+ALL = [(net, optimizer) for i, net in enumerate(NETS) for optimizer in [*OPTIMIZERS][i % 2 :: 2]]
+
+
+# At the suggestion the loss falls by at least half of what it falls by at the best of the rates.
+@pytest.mark.parametrize(
+    ("net", "optimizer"),
+    [*FEW, *(pytest.param(*p, marks=pytest.mark.corpora) for p in ALL)],
+)
+def test_the_suggestion_lies_where_training_converges(net, optimizer, record_property, request):
+    body, shape, loss = NETS[net]
+    x = np.random.default_rng(1).normal(size=(256, *shape)).astype("float32")
+    flat = x.reshape(256, -1)
+    y = np.tanh(flat[:, :3] + flat[:, 3:6] * flat[:, :1])
+    if loss == "sparse_categorical_crossentropy":
+        x[..., :1] += 2 * flat[:, :3].argmax(1).reshape(-1, *[1] * len(shape)) - 2
+        y = flat[:, :3].argmax(1)
+    keras.utils.set_random_seed(2)
+    body = [layer.from_config(layer.get_config()) for layer in body]
+    last = L.Dense(3, "softmax" if y.ndim == 1 else None, name="output")
+    model = keras.Sequential([keras.Input(shape), *body, last])
+    model.compile(OPTIMIZERS[optimizer](), loss)
+    model.optimizer.build(model.trainable_variables)
+    state = model.variables + model.optimizer.variables
+    before = [ops.convert_to_numpy(v).copy() for v in state]
+    start = model.evaluate(x, y, batch_size=256, verbose=0)
+    finder = LearningRateFinder(1e-6, 10.0)
+    model.fit(x, y, batch_size=32, epochs=13, verbose=0, callbacks=[finder])
+    grid = [finder.suggestion / 10, finder.suggestion]
+    if request.config.option.corpora:
+        grid[:1] = np.geomspace(1e-5, 10.0, 9)
+    ends = []
+    for rate in grid:
+        for variable, value in zip(state, before, strict=True):
+            variable.assign(value)
+        model.optimizer.learning_rate = rate
+        model.fit(x, y, batch_size=32, epochs=8, verbose=0)
+        ends.append(model.evaluate(x, y, batch_size=256, verbose=0))
+    fallen = (start - np.nan_to_num(ends, nan=np.inf)) / (start - np.nanmin(ends))
+    good = [rate for rate, part in zip(grid, fallen, strict=True) if part > 0.5]
+    said = f"{finder.suggestion:.2g} in {min(good):.2g} to {max(good):.2g}: {fallen[-1]:.2f}"
+    record_property("suggestion", said)
+    print(net, optimizer, said)
+    assert fallen[-1] > 0.5, said
