@@ -10,8 +10,8 @@ little, and the ratio to the fastest peer of that line, with the smallest and la
 A long run is a step after everything is compiled and chosen. A whole training is 1,024 steps from
 `compile` on, tracing and compiling included. --quick takes fewer rounds and leaves MobileNet out.
 KERAS_BACKEND=jax runs it on JAX; another Keras is taken from PYTHONPATH. Expect on TensorFlow, in
-the long run and over a whole training, 2.5 and 1.9 on the dense net, 2.3 and 1.6 on the LSTM, 1.8
-and 2 on the small CNN, and 60 to 120 for one row of `fast_predict`.
+the long run and over a whole training, 2.5 and 1.9 on the dense net, 2.3 and 1.6 on the LSTM, 1.1
+to 1.9 and 2 on the small CNN, and 60 to 120 for one row of `fast_predict`.
 """
 
 import argparse

@@ -285,7 +285,7 @@ def deep_belief_with_chains(place):
     return pretrained(pretraining.pretrain_deep_belief(encoder, X, **options, **PRETRAINING))
 
 
-@quick
+@long
 def gan(place):
     return pretrained(pretraining.pretrain_gan(place.encoder(), X, optimizer="sgd", **PRETRAINING))
 
@@ -408,7 +408,7 @@ def tuned(place):
     alone = place.name != "one device"
     notice = pytest.warns(KerastoolsNotice, match="one after the other") if alone else nullcontext()
     with notice:
-        report = tune(net, X, Y, batch_size=16, seed=1, **options)
+        report = tune(net, X, Y, validation_data=(X, Y), batch_size=16, seed=1, **options)
     assert place.is_home_of(report.model)
 
 
@@ -452,7 +452,7 @@ def main(extent, *names):
     for place in places():
         jobs = QUICK | (LONG if extent == "long" else {})
         if extent == "quick" and place.name in ("OneDeviceStrategy", "DataParallel"):
-            jobs = {name: QUICK[name] for name in ("callbacks_and_parts", "diagnosed")}
+            jobs = {"callbacks_and_parts": callbacks_and_parts}
         for name in names or jobs:
             keras.utils.clear_session(free_memory=False)
             keras.distribution.set_distribution(place.distribution)

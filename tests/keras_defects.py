@@ -429,5 +429,6 @@ def test_the_end_of_data_of_unknown_length_draws_no_dropout_mask():
         return int(dropout.seed_generator.state[1])
 
     assert masks_drawn(known_length=True, accelerated=False) == 16
-    assert masks_drawn(known_length=False, accelerated=False) == 18
+    before_3_16 = tuple(map(int, keras.__version__.split(".")[:2])) < (3, 16)
+    assert masks_drawn(known_length=False, accelerated=False) == (18 if before_3_16 else 16)
     assert masks_drawn(known_length=False, accelerated=True) == 16

@@ -638,7 +638,8 @@ ELSEWHERE = {
     "what procedures return or are given, and samples of `contracts.py`": (
         "callbacks.Plateau diagnosis.Change diagnosis.Diagnosis diagnosis.Finding "
         "diagnosis.LayerSignal diagnosis.Repair transfer.FineTuning transfer.ReuseDepth "
-        "folding.FoldOutcome folding.FoldReport export.ExportReport"
+        "folding.FoldOutcome folding.FoldReport export.ExportReport "
+        "optimizers.from_optax optimizers.to_optax"
     ),
     "parts, of which `our_parts` and `contracts.py` have models": (
         "initializers.* constraints.MaxNorm layers.* pretraining.GAN pretraining.GaussianNoise "

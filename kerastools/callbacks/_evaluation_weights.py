@@ -4,9 +4,11 @@ from typing import Any
 
 import keras
 
-from kerastools._core.keras_private.training import fit_callbacks
+from kerastools._core.keras_private.patched import patched
+from kerastools._core.keras_private.training import fit_callbacks, holds, model_that_builds
+from kerastools._core.notices import notify
 from kerastools._core.registration import Configured
-from kerastools.optimizers._base.evaluation_point import EvaluationPoint
+from kerastools.optimizers._base.evaluation_point import WHEN_BUILT, EvaluationPoint
 from kerastools.optimizers._base.slots import optimizer_tree
 
 
@@ -26,7 +28,9 @@ class EvaluationWeights(Configured, keras.callbacks.Callback):
     A model saved at its evaluation weights records that, and resumes from its training weights up
     to rounding. `ModelCheckpoint(save_freq=n)` saves inside an epoch, at the training weights.
 
-    With an optimizer that trains at its evaluation weights this callback does nothing.
+    With an optimizer that trains at its evaluation weights this callback does nothing. A model that
+    is evaluated or saved at the training weights, and never was with this callback, says so once by
+    a `KerastoolsNotice`.
 
     Raises:
         ValueError: At the start of training, if an optimizer of Keras's own keeps a moving average
@@ -49,6 +53,8 @@ class EvaluationWeights(Configured, keras.callbacks.Callback):
         """Is called by `fit`, and by an `evaluate` that is given this callback itself."""
         super().set_model(model)
         self._in_fit = False
+        for point in self._points():
+            point.uses_evaluation_weights = True
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Refuses Keras's moving average."""
@@ -101,3 +107,36 @@ class EvaluationWeights(Configured, keras.callbacks.Callback):
     def _points(self) -> list[EvaluationPoint]:
         tree = optimizer_tree(self.model.optimizer)
         return [part for part in tree if isinstance(part, EvaluationPoint)]
+
+
+def _remind(optimizer: Any) -> None:
+    """Lets the model say once that it is evaluated or saved at the training weights."""
+    model = model_that_builds(optimizer)
+    if model is None:
+        return
+
+    def reminding(done: str) -> Any:
+        def method(plain: Any, *args: Any, **kwargs: Any) -> Any:
+            callbacks = kwargs.get("callbacks") or ()
+            swapping = (EvaluationWeights, keras.callbacks.SwapEMAWeights)
+            swaps = any(isinstance(c, swapping) for c in getattr(callbacks, "callbacks", callbacks))
+            if optimizer.uses_evaluation_weights or not holds(model.optimizer, optimizer):
+                patch.undo()
+            elif not (swaps or optimizer.at_evaluation or int(optimizer.iterations) == 0):
+                patch.undo()
+                notify(
+                    f'Model "{model.name}" is {done} at the weights that its '
+                    f"{type(optimizer).__name__} trains, which are not those to evaluate. Pass "
+                    "kerastools.callbacks.EvaluationWeights() to fit, or call "
+                    "model.optimizer.to_evaluation() first.",
+                    stacklevel=4,
+                )
+            return plain(*args, **kwargs)
+
+        return method
+
+    saved = {name: reminding("saved") for name in ("save", "export")}
+    patch = patched(model, evaluate=reminding("evaluated"), **saved)
+
+
+WHEN_BUILT.append(_remind)

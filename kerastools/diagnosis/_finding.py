@@ -18,6 +18,7 @@ class Finding:
         source: Where the rule or its threshold comes from.
         remedy: What `Diagnosis.repair` puts in place, such as an activation or a learning rate;
             `None` where the rule alone says what to do, or where nothing can be done.
+        layers: Paths of all layers where it shows; empty if `layer` is the only one.
     """
 
     rule: str
@@ -28,6 +29,12 @@ class Finding:
     fix: str
     source: str
     remedy: Any = None
+    layers: tuple[str, ...] = ()
+
+    @property
+    def guilty(self) -> tuple[str, ...]:
+        """Paths of all layers where it shows."""
+        return self.layers or (self.layer,)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the attributes as a dictionary."""

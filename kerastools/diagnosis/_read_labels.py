@@ -9,7 +9,7 @@ import numpy as np
 from keras import tree
 
 from kerastools._core.graph.calls import read_graph
-from kerastools.diagnosis._probe.losses import LossOfOutputs, is_of_keras, loss_name
+from kerastools.diagnosis._probe.losses import LossOfOutputs, ignored_class, is_of_keras, loss_name
 
 _BINARY = ("binary_crossentropy", "binary_focal_crossentropy")
 
@@ -44,7 +44,7 @@ def read_labels(
     targets, parts, readings = list(targets), list(loss.parts), []
     layers = read_graph(model, "diagnose").output_layers
     for place, part in enumerate(loss.parts):
-        if not is_of_keras(part):
+        if part is None or targets[place] is None or not is_of_keras(part):
             continue
         y_of, shape = np.asarray(targets[place]), tuple(model.outputs[place].shape)
         for read in (_one_hot, _integers, _numbered_otherwise, _two_values):
@@ -57,7 +57,7 @@ def read_labels(
     packed = dict(zip(loss.names, targets, strict=True)) if isinstance(y, dict) else (
         tree.pack_sequence_as(y, targets)
     )  # fmt: skip
-    return packed, LossOfOutputs(parts, loss.names), tuple(readings)
+    return packed, loss.with_parts(parts), tuple(readings)
 
 
 _Shape = tuple[int | None, ...]
@@ -105,6 +105,8 @@ def _numbered_otherwise(name: str, part: Any, y: np.ndarray, shape: _Shape) -> _
     if name != "sparse_categorical_crossentropy" or classes in (None, 1):
         return None
     if numbers.ndim != len(shape) - 1 or numbers.dtype.kind not in "iuf":
+        return None
+    if ignored_class(part) is not None:
         return None
     codes, numbered = np.unique(numbers, return_inverse=True)
     if len(codes) != classes or _are_classes(codes, classes) or (codes != np.floor(codes)).any():

@@ -1,24 +1,38 @@
 """Changes of a model's structure that mend what was found."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import keras
-import numpy as np
 from keras import tree
 
 from kerastools._core.graph.activations import activation_name, is_activation, own_activation
 from kerastools._core.graph.calls import Call, input_layer_of, read_graph
-from kerastools._core.graph.fans import incoming_axes
+from kerastools._core.graph.kinds import is_kind, unwrapped
 from kerastools._core.graph.rebuild import layer_from_config, rebuild
-from kerastools.constraints import MaxNorm
-from kerastools.diagnosis._change import Change
 from kerastools.diagnosis._finding import Finding
+from kerastools.diagnosis._replacements import (
+    mended_constraints,
+    normalizations,
+    scaled_regularizers,
+)
 from kerastools.diagnosis._subject import Subject
 
 _NAME = "repair"
 _SIGMOIDS = ("sigmoid", "hard_sigmoid")
 _USUAL_RATE = 0.3
+STRUCTURAL = (
+    "inputs not normalised",
+    "labels",
+    "output activation",
+    "dropout on the output",
+    "dropout rate",
+    "constraint on the wrong axis",
+    "regularizer too strong",
+    "linear layers in a row",
+    "saturated",
+    "vanishing gradient",
+)
 
 
 @dataclass
@@ -29,26 +43,21 @@ class Structure:
         standardise: The normalisation of each input that is to have one, by name.
         outputs: The activation that an output layer is to have.
         scales: Standard deviation and mean that an output is to be brought to.
-        hidden: Whether hidden logistic units become rectified.
+        activations: The activation that a hidden layer is to have.
+        penalties: By how much the regularizers of a layer are to be multiplied.
         rates: New dropout rates; 0 takes the layer out.
         constraints: Layers whose norm constraints get the right axes.
-        reset_biases: Whether biases begin at zero.
         standardised: The inputs behind their normalisation, as far as they were built.
     """
 
     standardise: dict[str, Any] = field(default_factory=dict)
     outputs: dict[str, str] = field(default_factory=dict)
     scales: dict[str, tuple[float, float]] = field(default_factory=dict)
-    hidden: bool = False
+    activations: dict[str, str] = field(default_factory=dict)
+    penalties: dict[str, float] = field(default_factory=dict)
     rates: dict[str, float] = field(default_factory=dict)
     constraints: set[str] = field(default_factory=set)
-    reset_biases: bool = False
     standardised: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def changes_figures(self) -> bool:
-        """Whether the signals are others afterwards."""
-        return bool(self.standardise or self.outputs or self.hidden or self.rates)
 
     def rebuilt(self, model: Any) -> Any:
         """Returns a new model with the changes made."""
@@ -60,14 +69,14 @@ class Structure:
             config["activation"] = self.outputs[path]
         elif path in self.outputs and is_activation(layer):
             return keras.layers.Activation(self.outputs[path], name=layer.name), False
-        elif self.hidden and _is_hidden_sigmoid(layer):
-            config["activation"] = "relu"
+        elif path in self.activations:
+            config["activation"] = self.activations[path]
         if self.rates.get(path):
             config["rate"] = self.rates[path]
         if path in self.constraints:
-            config.update(_mended_constraints(layer))
-        if self.reset_biases and getattr(layer, "bias_initializer", None) is not None:
-            config["bias_initializer"] = "zeros"
+            config.update(mended_constraints(layer))
+        if path in self.penalties:
+            config.update(scaled_regularizers(layer, self.penalties[path]))
         return (layer_from_config(layer, config, _NAME), True) if config else None
 
     def _connect(self, call: Call, layer: Any, args: Any, kwargs: Any) -> Any:
@@ -96,84 +105,105 @@ class Structure:
         return self.standardised[layer.name]
 
 
-def _is_hidden_sigmoid(layer: Any) -> bool:
-    """Dense layers, convolutions, activations by themselves; gates are meant to be logistic."""
-    return (
-        activation_name(own_activation(layer)) in _SIGMOIDS
-        and not hasattr(layer, "recurrent_activation")
-        and "activation" in layer.get_config()
-    )
-
-
-def structure_of(findings: list[Finding], subject: Subject, changes: list[Change]) -> Structure:
-    """Returns the changes of structure that mend `findings`, and tells them in `changes`."""
+def restructured(finding: Finding, subject: Subject) -> tuple[Subject, str]:
+    """Returns the subject with what fixes one finding, and says what it is; empty if nothing is."""
     structure = Structure()
-    for finding in findings:
-        what = _plan(finding, subject, structure)
-        if what:
-            changes.append(Change(finding.rule, finding.layer, what))
-    return structure
+    changes, what = _plan(finding, subject, structure)
+    if what and structure != Structure():
+        model = structure.rebuilt(subject.model)
+        changes = {"model": model, "loss": changes.get("loss", subject.loss).of(model)}
+    return replace(subject, **changes), what
 
 
-def _plan(finding: Finding, subject: Subject, structure: Structure) -> str:
-    """Enters what mends one finding into `structure`, and says what it is; empty if nothing is."""
+def _plan(finding: Finding, subject: Subject, structure: Structure) -> tuple[dict[str, Any], str]:
+    """Enters what fixes one finding into `structure`; returns other changes, and what it is."""
     path, remedy = finding.layer, finding.remedy
     if finding.rule == "inputs not normalised":
-        structure.standardise = _normalizations(subject)
-        return "Normalization, adapted to x, behind the inputs"
+        structure.standardise = normalizations(subject, finding.guilty)
+        return {}, "Normalization, adapted to x, behind the input" if structure.standardise else ""
     if finding.rule == "output activation" and remedy is not None:
-        structure.outputs[path] = remedy
-        return f'output activation "{remedy}"'
+        return _output(path, remedy, subject, structure)
     if finding.rule == "labels" and isinstance(remedy, str):
-        return remedy  # The subject holds the targets and the loss as they were read.
+        return {}, remedy  # The subject holds the targets and the loss as they were read.
     if finding.rule == "labels" and remedy is not None:
-        structure.scales[path] = remedy
-        return "Rescaling behind the output, by standard deviation and mean of y"
+        # The gradient is that of targets of variance 1, and predictions are in the unit of y.
+        place, scale, mean, power = remedy
+        structure.scales[path] = (scale, mean)
+        weights = subject.loss.weights
+        weights[place] /= scale**power
+        what = (
+            f"output and loss scaled: Rescaling by the deviation of y, weight {weights[place]:.3g}"
+        )
+        return {"loss": subject.loss.with_weights(weights)}, what
     if finding.rule == "dropout on the output":
         structure.rates[path] = 0.0
-        return "dropout taken out"
+        return {}, "dropout taken out"
     if finding.rule == "dropout rate":
         structure.rates.setdefault(path, _USUAL_RATE)
-        return f"rate {_USUAL_RATE}"
+        return {}, f"rate {_USUAL_RATE}"
     if finding.rule == "constraint on the wrong axis":
         structure.constraints.add(path)
-        return "norm along the incoming weights of each unit"
+        return {}, "norm along the incoming weights of each unit"
+    if finding.rule == "regularizer too strong":
+        structure.penalties = dict.fromkeys(finding.guilty, remedy)
+        return {}, f"regularizers {remedy:.2g} times as strong"
+    if finding.rule == "linear layers in a row":
+        structure.activations = dict.fromkeys(finding.guilty, "relu")
+        return {}, "relu between linear layers"
     if remedy == "relu":
-        structure.hidden = True
-        return "logistic activations of hidden layers replaced by relu"
-    return ""
+        structure.activations = dict.fromkeys(hidden_sigmoids(subject.model), "relu")
+        what = "logistic activations of hidden layers replaced by relu"
+        return {}, what if structure.activations else ""
+    return {}, ""
 
 
-def _normalizations(subject: Subject) -> dict[str, Any]:
-    """Returns an adapted `Normalization` for each floating input that is no image of tokens."""
-    graph = read_graph(subject.model, "repair")
-    found = {}
-    for layer, x in zip(graph.input_layers, graph.by_input(subject.x), strict=True):
-        if x.dtype.kind != "f" and "int" in str(layer.dtype):
+def _output(
+    path: str, remedy: Any, subject: Subject, structure: Structure
+) -> tuple[dict[str, Any], str]:
+    """Enters another activation of an output, linear layers before it, and another loss."""
+    if isinstance(remedy, str):
+        structure.outputs[path] = remedy
+        return {}, f'output activation "{remedy}"'
+    place, activation, loss, linear = remedy
+    structure.outputs[path] = activation
+    structure.outputs.update(dict.fromkeys(linear, "linear"))
+    what = f'output activation "{activation}"'
+    if loss is None:
+        return {}, what
+    parts = list(subject.loss.parts)
+    parts[place] = keras.losses.get(loss)
+    return {"loss": subject.loss.with_parts(parts)}, f'{what}, loss "{loss}"'
+
+
+def hidden_sigmoids(model: Any) -> set[str]:
+    """Returns the paths of logistic layers whose every output goes to kernels, and nowhere else.
+
+    Gates, which are multiplied with something, and outputs are meant to be logistic, and so is
+    what a layer of an unknown class takes; frozen layers stay as they are.
+    """
+    graph = read_graph(model, _NAME).entered()
+    open_ends = {id(t) for t in graph.outputs}
+    verdicts: dict[str, bool] = {}
+    for call in reversed(graph.calls):
+        layer = unwrapped(call.operation)
+        ends = any(id(t) in open_ends for t in call.outputs)
+        if is_hidden_sigmoid(layer):
+            verdicts[call.path] = verdicts.get(call.path, True) and not ends
+        if is_kind(layer, "kernel", "recurrent"):
             continue
-        # One mean and variance for all positions of an image or a sequence, channel by channel.
-        x = x.astype("float64").reshape(-1, x.shape[-1]) if x.ndim > 1 else x.astype("float64")
-        variance = x.var(axis=0)
-        # A constant feature becomes 0.
-        found[layer.name] = keras.layers.Normalization(
-            axis=-1, mean=x.mean(axis=0), variance=np.where(variance > 0, variance, 1.0)
+        passes = len(call.data) == 1 and is_kind(
+            layer, "activation", "dropout", "normalization", "reshape", "pooling", "resize", "noise"
         )
-    return found
+        if ends or not (passes or is_kind(layer, "concatenate")):
+            open_ends.update(id(t) for t in call.data)
+    return {path for path, is_hidden in verdicts.items() if is_hidden}
 
 
-def _mended_constraints(layer: Any) -> dict[str, Any]:
-    """Returns the constraints of a layer's configuration, along each unit's incoming weights."""
-    changes = {}
-    for name, axes in incoming_axes(layer).items():
-        for prefix in (name, name.removesuffix("_kernel"), "depthwise"):
-            held = getattr(layer, f"{prefix}_constraint", None)
-            if held is None:
-                continue
-            config = held.get_config()
-            if "max_value" in config and "min_value" not in config:
-                constraint = MaxNorm(config["max_value"], axes)
-            else:
-                constraint = type(held).from_config({**config, "axis": list(axes)})
-            changes[f"{prefix}_constraint"] = keras.saving.serialize_keras_object(constraint)
-            break
-    return changes
+def is_hidden_sigmoid(layer: Any) -> bool:
+    """Dense layers, convolutions, activations by themselves; not recurrent ones."""
+    return (
+        activation_name(own_activation(layer)) in _SIGMOIDS
+        and is_kind(layer, "kernel", "activation")
+        and "activation" in getattr(layer, "get_config", dict)()
+        and (layer.trainable or not layer.weights)
+    )

@@ -1,22 +1,32 @@
-"""Mending what `diagnose` found, and proving that it is mended."""
+"""Fixing what `diagnose` found, and keeping of it what a short training likes."""
 
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import keras
 import numpy as np
-from keras import tree
+from keras import ops, tree
 
-from kerastools._core.graph.calls import read_graph
+from kerastools._core.graph.fans import is_kernel
+from kerastools._core.graph.flow import walk
+from kerastools._core.graph.rebuild import rebuild
 from kerastools._core.table import Printed, format_table
 from kerastools.calibration import calibrate, initialize
 from kerastools.diagnosis._change import Change
 from kerastools.diagnosis._finding import Finding
-from kerastools.diagnosis._remedies import structure_of
+from kerastools.diagnosis._probe.short_training import (
+    ShortTraining,
+    fresh,
+    is_better,
+    is_worse,
+    untouched,
+)
+from kerastools.diagnosis._remedies import STRUCTURAL, restructured
 from kerastools.diagnosis._subject import Subject
 
-# What new weights mend, and what scaling them by the data mends where that was not enough.
+# What new weights fix, and what scaling them by the data fixes where that was not enough.
 _WEIGHTS = (
     "not finite",
     "vanishing signal",
@@ -28,7 +38,7 @@ _WEIGHTS = (
     "identical weights",
     "wrong initialisation",
 )
-_RATES = ("learning rate too large", "update too small")
+_RATES = ("learning rate not positive", "learning rate too large", "update too small")
 _BATCHES = (
     "batch normalisation with a tiny batch",
     "batch normalisation with a tiny last batch",
@@ -42,125 +52,221 @@ class Repair(Printed):
     """What `Diagnosis.repair` returns; printing it shows the changes as a table.
 
     Attributes:
-        model: The mended model, compiled if the original was.
+        model: The fixed model, compiled if the original was.
         changes: What was changed, in the order in which it was done.
-        diagnosis: The diagnosis of the mended model, with its first training steps.
+        undone: What was changed and taken back, with the reason.
+        diagnosis: The diagnosis of the fixed model, with its first training steps.
         y: The targets to train with; others than before only if their classes were misnumbered.
         batch_size: Rows of a batch to train with; another than before only if batch normalisation
             could not work with it.
         optimizer: A fresh optimizer for it, `None` if none was known; the one that `model` is
             compiled with, if it is.
+        loss: The loss to compile with.
+        loss_weights: The weight of each output's loss to compile with; others than before only
+            where a huge target was scaled.
+        losses: The loss of each output after a short training: of the untouched model, and of the
+            fixed one trained alike.
+        verified: Whether something was changed, after the short training an output of the fixed
+            model is better than that of the untouched one and none is worse, and the second
+            diagnosis finds nothing.
     """
 
     model: Any
     changes: tuple[Change, ...]
+    undone: tuple[Change, ...]
     diagnosis: Any
     y: Any
     batch_size: int
     optimizer: Any
-
-    @property
-    def verified(self) -> bool:
-        """Whether the second diagnosis finds nothing and the loss falls in the first steps."""
-        losses = np.array(self.diagnosis.first_losses)
-        cycle = max(1, len(losses) // 4)
-        falls = bool(np.isfinite(losses).all() and losses[-cycle:].mean() < losses[:cycle].mean())
-        return falls and not self.diagnosis.findings
+    loss: Any
+    loss_weights: list[float]
+    losses: tuple[list[float], list[float]]
+    verified: bool
 
     def __str__(self) -> str:
-        losses = self.diagnosis.first_losses
+        before, after = (", ".join(f"{loss:.4g}" for loss in part) for part in self.losses)
+        what = "verified" if self.verified else "not verified"
+        if not self.changes:
+            what = "nothing was changed"
         title = (
-            f'Repair of "{self.model.name}": {len(self.changes)} changes, '
-            f"{len(self.diagnosis.findings)} findings left, loss {losses[0]:.4g} → "
-            f"{losses[-1]:.4g} in {len(losses) - 1} steps; "
-            f"{'verified' if self.verified else 'not verified'}."
+            f'Repair of "{self.model.name}": {len(self.changes)} changes, {len(self.undone)} '
+            f"undone, {len(self.diagnosis.findings)} findings left; after a short training loss "
+            f"{before} untouched, {after} repaired; {what}."
         )
-        rows = [(change.rule, change.layer, change.what) for change in self.changes]
+        rows = [(c.rule, c.layer, c.what) for c in (*self.changes, *self.undone)]
         return format_table(("rule", "layer", "what was changed"), rows, title) if rows else title
 
     def to_dict(self) -> dict[str, Any]:
         """Returns everything but model and optimizer as plain data, ready for JSON."""
         return {
             "changes": [vars(change) for change in self.changes],
+            "undone": [vars(change) for change in self.undone],
             "diagnosis": self.diagnosis.to_dict(),
             "batch_size": self.batch_size,
+            "loss_weights": self.loss_weights,
+            "losses": list(self.losses),
             "verified": self.verified,
         }
 
 
+@dataclass
+class _Draft:
+    """A repair so far: every fix is tried on it, and kept if the short training likes it."""
+
+    subject: Subject
+    findings: list[Finding]
+    judge: Callable[[Subject], Any]
+    training: ShortTraining
+    losses: list[float]
+    changes: list[Change] = field(default_factory=list)
+    undone: list[Change] = field(default_factory=list)
+
+    def attempt(self, subject: Subject, changes: list[Change], with_rate: bool = False) -> None:
+        """Keeps a changed subject, or notes why not."""
+        _show_progress(f"repair: {changes[0].what}")
+        losses = self.training.losses(subject)
+        judged = replace(subject, optimizer=subject.optimizer if with_rate else None)
+        findings = list(self.judge(judged).findings)
+        known = {f.rule for f in self.findings}
+        new = [f.rule for f in findings if f.rule in _WEIGHTS and f.rule not in known]
+        reason = ""
+        if is_worse(losses, self.losses):
+            before, after = (", ".join(f"{a:.4g}" for a in b) for b in (self.losses, losses))
+            reason = f"after a short training the loss was {after}, not {before}"
+        elif new and not is_better(losses, self.losses):
+            reason = f"{new[0]} was found then"
+        if reason:
+            self.undone += [replace(c, what=f"{c.what}: undone, {reason}") for c in changes]
+            return
+        self.subject, self.losses, self.findings = subject, losses, findings
+        self.changes += changes
+
+
 def repair(diagnosis: Any, judge: Callable[[Subject], Any], seed: int | None) -> Repair:
-    """Mends structure, then weights, then learning rate, each judged after the one before."""
-    optimizer = diagnosis.subject.optimizer
-    subject = replace(diagnosis.subject, optimizer=None, readings=())
-    findings = list(diagnosis.findings)
-    changes: list[Change] = []
+    """Fixes structure, then weights, then batch size and learning rate, each judged on its own."""
+    original = diagnosis.subject
+    known = original.optimizer is not None
+    optimizer = keras.optimizers.Adam() if not known else original.optimizer
+    subject = replace(original, optimizer=fresh(optimizer))
+    training = ShortTraining(subject)
+    _show_progress("repair: a short training of the untouched model")
+    before = training.losses(untouched(subject))
+    copied = rebuild(subject.model, "repair")
+    subject = replace(subject, model=copied, loss=subject.loss.of(copied), readings=())
+    draft = _Draft(subject, list(diagnosis.findings), judge, training, before)
 
-    structure = structure_of(findings, subject, changes)
-    if any(f.rule in _WEIGHTS for f in findings):
-        # Initializers are part of the model: those of biases may be what killed the units.
-        structure.reset_biases = True
-    subject = replace(subject, model=structure.rebuilt(subject.model))
-    if structure.changes_figures:
-        findings = list(judge(subject).findings)
-    if bad := [f for f in findings if f.rule in _WEIGHTS]:
-        initialize(subject.model, seed=seed)
-        changes += [Change(f.rule, f.layer, "all weights drawn anew by initialize()") for f in bad]
-        findings = list(judge(subject).findings)
-    if bad := [f for f in findings if f.rule in _WEIGHTS]:
-        changes += _calibrated(subject, bad)
-    subject = replace(subject, batch_size=_batch_size(subject, findings, changes))
-
-    optimizer = keras.optimizers.Adam() if optimizer is None else optimizer
-    known = diagnosis.subject.optimizer is not None
-    subject = replace(subject, optimizer=type(optimizer).from_config(optimizer.get_config()))
-    after = judge(subject)
-    if bad := [f for f in after.findings if f.rule in _RATES and known]:
+    for finding in diagnosis.findings:
+        if finding.rule in STRUCTURAL:
+            changed, what = restructured(finding, draft.subject)
+            if what:
+                draft.attempt(changed, [Change(finding.rule, finding.layer, what)])
+    for fix in (_redrawn, _calibrated):
+        bad = [f for f in draft.findings if f.rule in _WEIGHTS]
+        if bad and (fixed := fix(draft.subject, bad, seed)):
+            draft.attempt(*fixed)
+    if bad := [f for f in draft.findings if f.rule in _BATCHES]:
+        draft.attempt(*_rebatched(draft.subject, bad[0]))
+    after = judge(draft.subject)
+    if known and (bad := [f for f in after.findings if f.rule in _RATES and f.remedy]):
         config = {**optimizer.get_config(), "learning_rate": bad[0].remedy}
-        subject = replace(subject, optimizer=type(optimizer).from_config(config))
         what = f"learning rate {bad[0].remedy:.3g}"
-        changes.append(Change(bad[0].rule, bad[0].layer, what))
-        after = judge(subject)
-    fresh = type(subject.optimizer).from_config(subject.optimizer.get_config()) if known else None
-    _compile_like(diagnosis.subject, subject.model, fresh)
-    return Repair(subject.model, tuple(changes), after, subject.y, subject.batch_size, fresh)
+        changed = replace(draft.subject, optimizer=type(optimizer).from_config(config))
+        draft.attempt(changed, [Change(bad[0].rule, bad[0].layer, what)], with_rate=True)
+        after = judge(draft.subject)
+    _show_progress("")
+    subject = draft.subject
+    new = fresh(subject.optimizer) if known else None
+    _compile_like(original, subject, new)
+    return Repair(
+        subject.model,
+        tuple(draft.changes),
+        tuple(draft.undone),
+        after,
+        subject.y,
+        subject.batch_size,
+        new,
+        subject.loss.packed(subject.loss.parts),
+        subject.loss.weights,
+        (before, draft.losses),
+        bool(draft.changes) and is_better(draft.losses, before) and not after.findings,
+    )
 
 
-def _calibrated(subject: Subject, bad: list[Finding]) -> list[Change]:
-    """Scales the kernels by the data; what cannot be scaled stays as it is, and is told."""
+def _redrawn(
+    subject: Subject, bad: list[Finding], seed: int | None
+) -> tuple[Subject, list[Change]]:
+    """Draws the kernels of the guilty layers again; all other weights stay."""
+    model = rebuild(subject.model, "repair")
+    guilty = {path for f in bad for path in f.guilty}
+    dead = {path for f in bad if f.rule == "dead units" for path in f.guilty}
+    kept = [
+        (v, ops.convert_to_numpy(v))
+        for placed in walk(model, "repair")
+        for v in placed.weights
+        if not (is_kernel(v) and _is_among(placed.path, guilty))
+    ]
+    initialize(model, "by_activation", seed=seed)
+    for variable, value in kept:
+        variable.assign(value)
+    for placed in walk(model, "repair"):
+        if _is_among(placed.path, dead) and placed.layer.trainable:
+            for v in placed.weights:
+                if v.name == "bias":
+                    v.assign(ops.zeros_like(v))
+    what = "its weights drawn again for its activation"
+    changes = [Change(f.rule, ", ".join(f.guilty[:3]), what) for f in bad]
+    return replace(subject, model=model, loss=subject.loss.of(model)), changes
+
+
+def _is_among(path: str, paths: set[str]) -> bool:
+    return any(path == p or path.startswith(f"{p}/") for p in paths)
+
+
+def _calibrated(
+    subject: Subject, bad: list[Finding], seed: int | None
+) -> tuple[Subject, list[Change]] | None:
+    """Scales the kernels by the data; `None` where that cannot be done."""
+    model = rebuild(subject.model, "repair")
     rows = np.unique(np.linspace(0, subject.num_rows - 1, _ROWS_TO_CALIBRATE).astype(int))
     try:
-        calibrate(subject.model, tree.map_structure(lambda a: a[rows], subject.x))
+        calibrate(model, tree.map_structure(lambda a: a[rows], subject.x))
     except ValueError:
-        return []
-    return [Change(f.rule, f.layer, "kernels scaled to unit variance by calibrate()") for f in bad]
+        return None
+    what = "kernels scaled to unit variance by calibrate()"
+    changed = replace(subject, model=model, loss=subject.loss.of(model))
+    return changed, [Change(f.rule, f.layer, what) for f in bad]
 
 
-def _batch_size(subject: Subject, findings: list[Finding], changes: list[Change]) -> int:
-    """Returns a batch size that batch normalisation can work with, the last batch included."""
+def _rebatched(subject: Subject, found: Finding) -> tuple[Subject, list[Change]]:
+    """Takes a batch size that batch normalisation can work with, the last batch included."""
     size, rows = subject.batch_size, subject.num_rows
-    found = next((f for f in findings if f.rule in _BATCHES), None)
-    if found is None:
-        return size
     size = min(_USUAL_BATCH, rows) if found.rule == _BATCHES[0] else size
     near = sorted(range(max(8, size // 2), 2 * size + 1), key=lambda n: abs(n - size))
     size = next((n for n in near if rows % n == 0 or 2 * (rows % n) >= n), size)
-    changes.append(Change(found.rule, found.layer, f"batch_size={size} in fit"))
-    return size
+    change = Change(found.rule, found.layer, f"batch_size={size} in fit")
+    return replace(subject, batch_size=size), [change]
 
 
-def _compile_like(subject: Subject, target: Any, optimizer: Any) -> None:
-    """Compiles `target` with the losses and metrics of the original, if that is compiled."""
-    source = subject.model
+def _compile_like(original: Subject, subject: Subject, optimizer: Any) -> None:
+    """Compiles the new model with the losses and metrics of the original, if that is compiled."""
+    source, target = original.model, subject.model
     if not getattr(source, "compiled", False) or optimizer is None:
         return
     config = source.get_compile_config()
-    if subject.readings:
-        parts: Any = subject.loss.parts
-        if isinstance(read_graph(source, "repair").output_structure, dict):
-            parts = dict(zip(subject.loss.names, parts, strict=True))
+    loss = subject.loss
+    was = original.original[1] if original.original else original.loss
+    if loss.parts != was.parts:
         config["loss"] = tree.map_structure(
-            keras.saving.serialize_keras_object, parts if len(parts) > 1 else parts[0]
+            keras.saving.serialize_keras_object, loss.packed(loss.parts)
         )
+    if loss.weights != was.weights:
+        config["loss_weights"] = loss.packed(loss.weights)
     config["optimizer"] = keras.saving.serialize_keras_object(optimizer)
     target.compile_from_config(config)
     target.optimizer = optimizer
+
+
+def _show_progress(text: str) -> None:
+    """Shows what is being done, in a terminal only; an empty text clears the line."""
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)

@@ -102,8 +102,10 @@ class SignalMonitor(Configured, keras.callbacks.Callback):
             self._trap.release()  # The run before was interrupted.
         loss = resolve_loss(model, None, "SignalMonitor")
         check_labels(model, self.y, loss, "SignalMonitor")
+        if len(loss.parts) > 1:
+            loss.build(self.y)
         self._watch = Watch(model, loss, "SignalMonitor")
-        self._y = tree.map_structure(ops.convert_to_tensor, self.y)
+        self._batch = (self.x, tree.map_structure(ops.convert_to_tensor, self.y), None)
         self._trap = Trap(model, "SignalMonitor")
         self._trap.set()
         if self.log_dir is not None and self._writer is None:
@@ -175,7 +177,7 @@ class SignalMonitor(Configured, keras.callbacks.Callback):
         # On JAX reading self.model brings the weights of this step into its variables.
         if self.model is None:
             return
-        figures = self._watch.figures(self.x, self._y)
+        figures = self._watch.figures(self.x, self._batch)
         self._looks.append(figures)
         self.steps.append(self._step)
         broken = ~np.isfinite(figures[:, 0])

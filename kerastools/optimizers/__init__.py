@@ -6,6 +6,7 @@ from kerastools.optimizers._adamax import Adamax
 from kerastools.optimizers._group_builders import layer_decay_groups, no_decay_groups
 from kerastools.optimizers._lookahead import Lookahead
 from kerastools.optimizers._nadam import Nadam
+from kerastools.optimizers._optax import from_optax, to_optax
 from kerastools.optimizers._param_group import ParamGroup
 from kerastools.optimizers._radam import RAdam
 from kerastools.optimizers._rebind import rebind
@@ -27,7 +28,9 @@ __all__ = [
     "RAdam",
     "RMSprop",
     "ScheduleFreeAdamW",
+    "from_optax",
     "layer_decay_groups",
     "no_decay_groups",
     "rebind",
+    "to_optax",
 ]

@@ -3,8 +3,9 @@ import numpy as np
 import pytest
 from keras import ops
 
+from kerastools import KerastoolsNotice
 from kerastools.callbacks import EvaluationWeights
-from kerastools.optimizers import SGD, ScheduleFreeAdamW
+from kerastools.optimizers import SGD, Lookahead, ScheduleFreeAdamW
 
 
 def data():
@@ -197,3 +198,32 @@ def test_with_accumulated_gradients_the_average_moves_once_per_update():
         averages.append(model.get_weights())
     for a, b in zip(*averages, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("way", ["evaluate", "save", "validation"])
+def test_a_model_says_once_that_it_is_evaluated_or_saved_at_the_training_weights(way, tmp_path):
+    x, y = np.ones((8, 2), "float32"), np.ones((8, 1), "float32")
+
+    def make():
+        model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+        model.compile(Lookahead(SGD(0.1)), "mse", run_eagerly=True)
+        return model
+
+    act = {
+        "evaluate": lambda model: model.evaluate(x, y, verbose=0),
+        "save": lambda model: model.save(tmp_path / "model.keras"),
+        "validation": lambda model: model.fit(x, y, validation_data=(x, y), verbose=0),
+    }[way]
+    model = make()
+    model.fit(x, y, verbose=0)
+    with pytest.warns(KerastoolsNotice, match="at the weights that its Lookahead trains"):
+        act(model)
+    act(model)  # Warnings are errors.
+    assert not {"evaluate", "save", "export"} & vars(model).keys()
+    model = make()
+    model.fit(x, y, verbose=0, callbacks=[EvaluationWeights()])
+    act(model)
+    model = make()
+    model.fit(x, y, verbose=0)
+    model.optimizer.to_evaluation()
+    act(model)

@@ -147,3 +147,24 @@ def test_a_checkpoint_restored_before_the_optimizer_is_built_keeps_the_slow_weig
         one.fit(*data(), epochs=2, **options)
     for a, b in zip(model.get_weights(), restored.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_a_tree_of_all_state_restores_the_slow_weights():
+    """Which Orbax and Keras's callback for it save, by the paths of the variables."""
+
+    def make():
+        keras.utils.clear_session(free_memory=False)
+        model = model_with(Lookahead(Adam(0.1), 3))
+        model.optimizer.build(model.trainable_variables)
+        return model
+
+    options = {"batch_size": 8, "shuffle": False, "verbose": 0}
+    model = make()
+    model.fit(*data(), epochs=2, **options)
+    saved = model.get_state_tree(value_format="numpy_array")
+    restored = make()
+    restored.set_state_tree(saved)
+    for one in (model, restored):
+        one.fit(*data(), epochs=2, **options)
+    for a, b in zip(model.get_weights(), restored.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)

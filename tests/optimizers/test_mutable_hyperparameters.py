@@ -129,6 +129,7 @@ def test_setting_every_number_traces_nothing_again():
         pytest.param(lambda: SGD(0.01, momentum=0.9, nesterov="exact"), id="exact"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:Model .* is saved at the weights that its SGD trains")
 def test_saved_and_loaded_in_the_middle_twenty_steps_are_the_same_to_the_bit(make, tmp_path):
     model = linear(make())
     name, value = ("beta_1", 0.8) if isinstance(model.optimizer, Adam) else ("momentum", 0.7)

@@ -85,6 +85,26 @@ def _local(name: str, kind: type) -> Any:
     return None
 
 
+def model_that_builds(optimizer: Any) -> Any:
+    """Returns the model that is building its `optimizer` now, in `fit` or when loaded, or `None`.
+
+    Keras gives an optimizer the variables alone.
+    """
+    frame: Any = inspect.currentframe()
+    while (frame := frame.f_back) is not None:
+        model = frame.f_locals.get("self")
+        if isinstance(model, keras.Model) and holds(getattr(model, "optimizer", None), optimizer):
+            return model
+    return None
+
+
+def holds(outer: Any, optimizer: Any) -> bool:
+    """Returns whether `outer` is `optimizer`, or wraps it."""
+    while outer is not None and outer is not optimizer:
+        outer = getattr(outer, "inner_optimizer", None)
+    return outer is not None
+
+
 def is_detached(variable: Any) -> bool:
     """Returns whether the value of `variable` is held by a running `fit` on JAX.
 

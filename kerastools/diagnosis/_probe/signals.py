@@ -11,6 +11,7 @@ from keras import ops, tree
 from kerastools._core.graph.calls import Call, Graph, as_recorded, read_graph, replay
 from kerastools._core.graph.fans import is_kernel
 
+# Takes what is compared with the predictions, and the predictions; returns a scalar.
 LossFunction = Callable[[Any, Any], Any]
 # Takes a call of the graph, what it was called on, and what it returned, both flat.
 Look = Callable[[Call, list[Any], list[Any]], None]
@@ -68,14 +69,41 @@ def measure(
             LayerRecord(
                 call.path,
                 call.operation,
-                None if entering is None else _to_numpy(entering),
-                _to_numpy(output),
-                tuple(_to_numpy(v) for v in kernels),
+                None if entering is None else to_numpy(entering),
+                to_numpy(output),
+                tuple(to_numpy(v) for v in kernels),
                 tuple(by_variable[id(v)] for v in kernels),
                 place,
             )
         )
-    return float(_to_numpy(value)), records
+    return float(to_numpy(value)), records
+
+
+def output_gradients(
+    model: Any, x: Any, y: Any, loss: LossFunction, records: list[LayerRecord], caller: str
+) -> list[tuple[str, float]]:
+    """Returns the path of every layer, and the norm of the loss's gradient by its output."""
+    graph = read_graph(model, caller)
+    floats = [r for r in records if r.output.dtype.kind == "f"]
+
+    def forward(added: list[Any]) -> tuple[Any, list[Any]]:
+        rest = iter(added)
+
+        def call_and_add(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            outputs = as_recorded(call, args, kwargs)
+            first, *others = tree.flatten(outputs)
+            if "float" in keras.backend.standardize_dtype(first.dtype):
+                first = first + ops.cast(next(rest), first.dtype)
+            return tree.pack_sequence_as(outputs, [first, *others])
+
+        state = [(v, v.value) for v in model.trainable_variables]
+        with keras.StatelessScope(state, collect_losses=True):
+            return loss(y, replay(graph, x, call_and_add, training=True)), []
+
+    zeros = [np.zeros(r.output.shape, "float32") for r in floats]
+    _, _, gradients = differentiate(forward, [ops.convert_to_tensor(z) for z in zeros])
+    norms = [float(np.linalg.norm(to_numpy(g))) for g in gradients]
+    return [(r.path, norm) for r, norm in zip(floats, norms, strict=True)]
 
 
 def both_ways(
@@ -117,11 +145,12 @@ def training_pass(
     loss: LossFunction,
     state: Iterable[tuple[Any, Any]],
     look: Look = lambda call, entering, outputs: None,
+    keep: Callable[[Any], None] = lambda scope: None,
 ) -> tuple[Any, Any]:
     """Returns the loss and the predictions of a forward pass as in training.
 
     Every call is shown to `look`. `state` are pairs of a variable and the value that it has here;
-    no variable is changed.
+    no variable is changed. The values that variables have at its end, `keep` asks for.
     """
 
     def watched(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -130,9 +159,11 @@ def training_pass(
         look(call, entering, tree.flatten(outputs))
         return outputs
 
-    with keras.StatelessScope(state):
+    with keras.StatelessScope(state, collect_losses=True) as scope:
         predictions = replay(graph, x, watched, training=True)
-        return loss(y, predictions), predictions
+        value = loss(y, predictions)
+    keep(scope)
+    return value, predictions
 
 
 def differentiate(
@@ -165,7 +196,10 @@ def _place(tensor: Any, outputs: list[Any]) -> int | None:
     return next((i for i, output in enumerate(outputs) if output is tensor), None)
 
 
-def _to_numpy(tensor: Any) -> np.ndarray:
+def to_numpy(tensor: Any) -> np.ndarray:
+    """Returns a tensor as an array that NumPy computes with; zeros for text."""
     array = ops.convert_to_numpy(tensor)
+    if array.dtype.kind in "OSU":  # Text has no figures.
+        return np.zeros(array.shape, "int32")
     # bfloat16 has no arithmetic in NumPy.
     return array.astype("float32") if array.dtype.kind not in "fiub" else array

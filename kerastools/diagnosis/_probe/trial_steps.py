@@ -1,15 +1,16 @@
 """A few training steps on copies of the weights."""
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
+from keras import ops, tree
 
 from kerastools._core.compiled import compiled
-from kerastools._core.graph.calls import read_graph
+from kerastools._core.graph.calls import read_graph, replay
 from kerastools._core.graph.fans import is_kernel
 from kerastools._core.keras_private.optimizer_hooks import learning_rate_source, num_replicas
 from kerastools._core.replicas import on_every_replica
@@ -60,22 +61,17 @@ class Stepper:
         optimizer: Any,
         caller: str,
     ) -> None:
-        graph = read_graph(model, caller)
+        self._graph = read_graph(model, caller)
         self.variables = list(model.trainable_variables)
+        ids = {id(v) for v in self.variables}
+        # Moving statistics and random states change in training too.
+        self.state = [v for v in model.variables if id(v) not in ids]
         self.batches = batches
         self.optimizer = optimizer
         self.rate = float(ops.convert_to_numpy(optimizer.learning_rate))
+        self._loss = loss
         self._programs: dict[bool, Any] = {}
-
-        def value_and_gradients(values: list[Any], x: Any, y: Any) -> tuple[Any, list[Any]]:
-            def value_of(values: list[Any]) -> tuple[Any, list[Any]]:
-                state = zip(self.variables, values, strict=True)
-                return training_pass(graph, x, y, loss, state)[0], []
-
-            value, _, gradients = differentiate(value_of, values)
-            return value, gradients
-
-        self._value_and_gradients = value_and_gradients
+        self._predict = compiled(self._prediction)
 
     def run(self, factor: float = 1.0, num_steps: int = 20) -> Steps:
         """Takes some steps at `factor` times the learning rate, until the loss is not finite."""
@@ -91,6 +87,35 @@ class Stepper:
                 break
         return Steps(self.rate * factor, tuple(losses), updates)
 
+    def predictions(self, x: Any) -> list[Any]:
+        """Returns the outputs in inference after the steps of the last `run`, flat."""
+        values = [ops.convert_to_tensor(v) for v in self._program(False).all_copies]
+        return [ops.convert_to_numpy(p) for p in tree.flatten(self._predict(values, x))]
+
+    def _prediction(self, values: list[Any], x: Any) -> Any:
+        state = zip([*self.variables, *self.state], values, strict=True)
+        with keras.StatelessScope(state):
+            return replay(self._graph, x, training=False)
+
+    def _step(self, values: list[Any], state: list[Any], x: Any, y: Any) -> tuple[Any, Any, Any]:
+        """Returns the loss, its gradients, and the state after a forward pass."""
+
+        def value_of(values: list[Any]) -> tuple[Any, list[Any]]:
+            after: list[Any] = []
+            given = zip([*self.variables, *self.state], [*values, *state], strict=True)
+            value, _ = training_pass(
+                self._graph,
+                x,
+                y,
+                self._loss,
+                given,
+                keep=lambda scope: after.extend(scope.get_current_value(v) for v in self.state),
+            )
+            return value, after
+
+        value, after, gradients = differentiate(value_of, values)
+        return value, gradients, [ops.convert_to_tensor(a) for a in after]
+
     def _program(self, is_scaled: bool) -> Any:
         """Returns the compiled steps; for other rates than the optimizer's own, a schedule goes."""
         fixed = isinstance(learning_rate_source(self.optimizer), keras.Variable)
@@ -103,7 +128,7 @@ class Stepper:
             for mine, its in zip(*map(optimizer_tree, (optimizer, self.optimizer)), strict=True):
                 if isinstance(mine, MutableOptimizer):
                     mine._take_groups(its)
-            self._programs[key] = _Program(self.variables, optimizer, self._value_and_gradients)
+            self._programs[key] = _Program(self.variables, self.state, optimizer, self._step)
         return self._programs[key]
 
     def _updates(self, moved: list[Any]) -> tuple[tuple[str, float], ...]:
@@ -119,31 +144,39 @@ class Stepper:
 class _Program:
     """One training step on copies, compiled; the copies can be set back."""
 
-    def __init__(self, variables: list[Any], optimizer: Any, value_and_gradients: Any) -> None:
-        self.variables = variables
-        self.copies = [_copy(v) for v in variables]
+    def __init__(
+        self, variables: list[Any], state: list[Any], optimizer: Any, differentiated: Any
+    ) -> None:
+        self.originals = [*variables, *state]
+        self.all_copies = [_copy(v) for v in self.originals]
+        self.copies = self.all_copies[: len(variables)]
+        self.state = self.all_copies[len(variables) :]
         self.optimizer = optimizer
         optimizer.build(self.copies)
         self._initial = [ops.copy(v) for v in optimizer.variables]
 
         # TensorFlow's optimizers assign to variables whatever the scope; on JAX all is passed.
         def step_in_place(x: Any, y: Any) -> Any:
-            values = [ops.convert_to_tensor(v) for v in self.copies]
-            value, gradients = value_and_gradients(values, x, y)
+            values, state = _values(self.copies), _values(self.state)
+            value, gradients, after = differentiated(values, state, x, y)
             # Every replica has all rows, and the optimizer adds their gradients up.
             optimizer.apply([g / num_replicas() for g in gradients], self.copies)
+            if num_replicas() == 1:
+                for v, new in zip(self.state, after, strict=True):
+                    v.assign(new)
             return value
 
-        def step(values: Any, slots: Any, x: Any, y: Any) -> tuple[Any, Any, Any]:
-            value, gradients = value_and_gradients(values, x, y)
-            return value, *optimizer.stateless_apply(slots, gradients, values)
+        def step(values: Any, state: Any, slots: Any, x: Any, y: Any) -> tuple[Any, ...]:
+            value, gradients, after = differentiated(values, state, x, y)
+            values, slots = optimizer.stateless_apply(slots, gradients, values)
+            return value, values, after, slots
 
         self._in_place = keras.backend.backend() == "tensorflow"
         self._step = compiled(on_every_replica(step_in_place) if self._in_place else step)
 
     def restart(self, rate: float) -> None:
         """Sets weights and slots to where they began, and the learning rate to `rate`."""
-        for v, w in zip(self.variables, self.copies, strict=True):
+        for v, w in zip(self.originals, self.all_copies, strict=True):
             w.assign(ops.copy(v))
         for slot, value in zip(self.optimizer.variables, self._initial, strict=True):
             slot.assign(ops.copy(value))
@@ -155,18 +188,25 @@ class _Program:
         """Returns the loss before the step that it takes."""
         if self._in_place:
             return float(ops.convert_to_numpy(self._step(x, y)))
-        values = [v.value for v in self.copies]
-        slots = [v.value for v in self.optimizer.variables]
-        loss, values, slots = self._step(values, slots, x, y)
-        for v, value in zip(
-            [*self.copies, *self.optimizer.variables], [*values, *slots], strict=True
-        ):
+        slots = self.optimizer.variables
+        loss, *after = self._step(_values(self.copies), _values(self.state), _values(slots), x, y)
+        new = [value for part in after for value in part]
+        for v, value in zip([*self.all_copies, *slots], new, strict=True):
             v.assign(value)
         return float(ops.convert_to_numpy(loss))
 
 
+def _values(variables: Any) -> list[Any]:
+    return [ops.convert_to_tensor(v) for v in variables]
+
+
 def _copy(variable: Any) -> Any:
-    copied = keras.Variable(ops.copy(variable), dtype=variable.dtype, name=variable.name)
+    """Returns a copy under the same path, by which optimizers may group variables."""
+    *scopes, name = variable.path.split("/")
+    with contextlib.ExitStack() as stack:
+        for scope in scopes:
+            stack.enter_context(keras.name_scope(scope))
+        copied = keras.Variable(ops.copy(variable), dtype=variable.dtype, name=name)
     copied.constraint = variable.constraint
     copied.original = variable  # Which parameter groups ask for.
     return copied

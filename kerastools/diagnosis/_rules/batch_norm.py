@@ -7,7 +7,7 @@ from kerastools.diagnosis._rules.evidence import Evidence, Findings
 
 # Values per channel below which mean and variance are mostly noise, and rows below which they are
 # whatever the number of positions, since neighbouring positions are alike.
-_FEWEST_VALUES, _FEWEST_ROWS = 32, 4
+_FEWEST_VALUES, _FEWEST_ROWS = 32, 2
 _SMALL_BATCH = 8
 
 

@@ -5,33 +5,56 @@ from typing import Any
 import numpy as np
 
 from kerastools.diagnosis._finding import Finding
-from kerastools.diagnosis._rules.evidence import Evidence, Findings
+from kerastools.diagnosis._rules.evidence import Evidence
+from kerastools.diagnosis._rules.output_activation import meaning
 
 _CONTRADICTIONS = 0.05
 _LARGEST_TARGET = 100.0
 # So many rows per class are expected before a class that never appears is told.
 _ROWS_PER_CLASS = 20
+_MANY_FEATURES = 64
 _SOURCE = "Northcutt, Athalye and Mueller 2021, Pervasive label errors."
 
 
-def labels(evidence: Evidence) -> Findings:
+def labels(evidence: Evidence) -> list[Finding]:
     """Targets of another form than the loss takes, constant, contradictory or huge ones, ..."""
-    for reading in evidence.subject.readings:
-        misread = 1.0, 0.0, reading.evidence, reading.fix
-        yield _finding(reading.layer, misread, reading.what)
+    findings = [_misread(reading) for reading in evidence.subject.readings]
     for output in evidence.outputs:
-        for check in (_constant, _absent, _no_probabilities, _huge, _contradictory):
+        for check in (_constant, _fractional, _absent, _no_probabilities, _huge, _contradictory):
             found = check(evidence, output)
             if found is not None:
+                value, threshold, text, fix = found
                 y = output.targets
-                remedy = (float(y.std()) or 1.0, float(y.mean())) if check is _huge else None
-                yield _finding(output.layer, found, remedy)
+                scale = float(y.std()) or 1.0
+                power = 2 if output.loss_name == "mean_squared_error" else 1
+                remedy = (output.place, scale, float(y.mean()), power) if check is _huge else None
+                findings.append(
+                    Finding(
+                        rule="labels",
+                        layer=output.layer,
+                        value=value,
+                        threshold=threshold,
+                        evidence=text,
+                        fix=fix,
+                        source=_SOURCE,
+                        remedy=remedy,
+                    )
+                )
                 break
+    return findings
 
 
-def _finding(layer: str, found: tuple[float, float, str, str], remedy: Any) -> Finding:
-    value, threshold, text, fix = found
-    return Finding("labels", layer, value, threshold, text, fix, _SOURCE, remedy)
+def _misread(reading: Any) -> Finding:
+    return Finding(
+        rule="labels",
+        layer=reading.layer,
+        value=1.0,
+        threshold=0.0,
+        evidence=reading.evidence,
+        fix=reading.fix,
+        source=_SOURCE,
+        remedy=reading.what,
+    )
 
 
 _Found = tuple[float, float, str, str] | None
@@ -45,9 +68,24 @@ def _constant(evidence: Evidence, output: Any) -> _Found:
     return 1.0, 2.0, text, "A look at how y was read."
 
 
+def _fractional(evidence: Evidence, output: Any) -> _Found:
+    """Numbers of classes that were scaled; Keras cuts off what is behind the point."""
+    y = output.targets
+    if output.loss_name != "sparse_categorical_crossentropy" or y.dtype.kind != "f":
+        return None
+    apart = float(np.mean(y != np.floor(y)))
+    if not apart:
+        return None
+    text = f"{apart:.0%} of the targets of {output.layer} are no whole numbers, from {y.min():.3g} "
+    text += f"to {y.max():.3g}: {output.loss_name} takes numbers of classes, and cuts off the rest."
+    return apart, 0.0, text, "The numbers of the classes, not scaled, as targets."
+
+
 def _absent(evidence: Evidence, output: Any) -> _Found:
-    """Integer labels, or one-hot rows."""
+    """Integer labels, or one-hot rows; positions of a text or an image may share a vocabulary."""
     classes = output.values.shape[-1]
+    if output.values.ndim != 2:
+        return None
     if output.loss_name == "sparse_categorical_crossentropy":
         present = len(np.unique(output.targets))
     elif output.loss_name == "categorical_crossentropy":
@@ -64,7 +102,7 @@ def _absent(evidence: Evidence, output: Any) -> _Found:
 def _no_probabilities(evidence: Evidence, output: Any) -> _Found:
     y = output.targets
     if output.loss_name in ("binary_crossentropy", "binary_focal_crossentropy"):
-        if y.min() >= 0 and y.max() <= 1:
+        if (y.min() >= 0 and y.max() <= 1) or meaning(output) == "classes":
             return None
         text = f"The targets of {output.layer} go from {y.min():.3g} to {y.max():.3g}; "
         text += "crossentropy is unbounded below unless they are probabilities."
@@ -97,7 +135,7 @@ def _contradictory(evidence: Evidence, output: Any) -> _Found:
     if "crossentropy" not in output.loss_name or len(evidence.x) != 1:
         return None
     x, y = evidence.x[0], output.targets.reshape(len(output.targets), -1)
-    if x[0].size < 2:
+    if not _is_rich(x):
         return None
     groups: dict[bytes, list[int]] = {}
     for i in range(len(x)):
@@ -108,3 +146,12 @@ def _contradictory(evidence: Evidence, output: Any) -> _Found:
         return None
     text = f"{clash} of {len(x)} rows of x appear again, to the bit, with another label."
     return clash / len(x), _CONTRADICTIONS, text, "One label for equal rows; a look at the join."
+
+
+def _is_rich(x: np.ndarray) -> bool:
+    """Whether rows are not equal by chance, as those of a few categories are."""
+    if x.dtype.kind not in "biuf" or x[0].size < 2:
+        return False
+    if x[0].size >= _MANY_FEATURES:
+        return True
+    return x.dtype.kind == "f" and bool((x != np.floor(x)).mean() > 0.5)

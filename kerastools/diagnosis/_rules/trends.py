@@ -26,6 +26,7 @@ def signal_trend(evidence: Evidence) -> Findings:
     yield Finding(
         rule="vanishing signal" if vanishes else "exploding signal",
         layer=last.layer,
+        layers=tuple(s.layer for s in hidden),
         value=t.slope,
         threshold=-SLOPE if vanishes else SLOPE,
         evidence=f"The mean squared output changes by {t.slope:+.3f} decades per layer, from "
@@ -53,6 +54,7 @@ def gradient_trend(evidence: Evidence) -> Findings:
     yield Finding(
         rule="vanishing gradient" if vanishes else "exploding gradient",
         layer=first.layer,
+        layers=tuple(s.layer for s in hidden),
         value=abs(t.slope),
         threshold=SLOPE,
         evidence=f"The kernel's gradient {'shrinks' if vanishes else 'grows'} by "

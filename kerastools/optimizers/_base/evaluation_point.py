@@ -1,11 +1,15 @@
 """Optimizers that evaluate at other weights than those they train."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import keras
 from keras import ops
+
+# Called with each optimizer that evaluates at other weights, when it is built; the room of the
+# callbacks has the one that reminds of `EvaluationWeights`.
+WHEN_BUILT: list[Callable[[Any], None]] = []
 
 
 class EvaluationPoint(keras.optimizers.Optimizer):
@@ -28,6 +32,8 @@ class EvaluationPoint(keras.optimizers.Optimizer):
         self._at_evaluation = self.add_variable(shape=(), dtype="int32", name="at_evaluation")
         # Not an attribute of its own: Keras would track the variables in it as the optimizer's.
         self._left = SimpleNamespace(groups=[])
+        # Whether the user has asked for the evaluation weights, and need not be reminded of them.
+        self.uses_evaluation_weights = False
 
     @property
     def _trains_elsewhere(self) -> bool:
@@ -38,6 +44,13 @@ class EvaluationPoint(keras.optimizers.Optimizer):
     def at_evaluation(self) -> bool:
         """Whether the model holds its evaluation weights now."""
         return self._trains_elsewhere and bool(ops.convert_to_numpy(self._at_evaluation))
+
+    def build(self, variables: list[Any]) -> None:
+        """Builds the optimizer."""
+        super().build(variables)
+        if self._trains_elsewhere:
+            for call in WHEN_BUILT:
+                call(self)
 
     def _evaluation_pairs(self) -> Sequence[tuple[Any, Any]]:
         """Returns each variable with the one that holds its other weights; none if computed."""
@@ -55,6 +68,7 @@ class EvaluationPoint(keras.optimizers.Optimizer):
         """Puts the evaluation weights into the model; returns whether they were not there."""
         if self.at_evaluation or not (self.built and self._trains_elsewhere):
             return False
+        self.uses_evaluation_weights = True
         pairs = self._evaluation_pairs()
         _swap(pairs)
         if not pairs:
