@@ -131,6 +131,7 @@ KINDS = {
     "layer": keras.layers.Layer,
     "optimizer": keras.optimizers.Optimizer,
     "schedule": keras.optimizers.schedules.LearningRateSchedule,
+    "loss": keras.losses.Loss,
     "callback": keras.callbacks.Callback,
 }
 
@@ -196,7 +197,7 @@ def model_with(case: Case) -> keras.Model:
     model = keras.Sequential([keras.Input((8,)), *layers])
     rate = part if kind == "schedule" else 0.05
     optimizer = part if kind == "optimizer" else keras.optimizers.SGD(rate)
-    model.compile(optimizer, "sparse_categorical_crossentropy")
+    model.compile(optimizer, part if kind == "loss" else "sparse_categorical_crossentropy")
     return model
 
 
