@@ -59,15 +59,15 @@ def to_optax(optimizer: Any, state: Any) -> Any:
     taken: list[str] = []
 
     def fill(part: Any) -> Any:
-        found = {name: slots[name] for name in part._fields if name in slots}
+        found = {name: slots[name] for name in _names(part) if name in slots}
         taken.extend(found)
         values = {
             name: _packed(getattr(part, name), [_numpy(v) / scale for v in variables])
             for name, (variables, scale) in found.items()
         }
-        if "count" in part._fields:
+        if "count" in _names(part):
             values["count"] = np.asarray(count, np.asarray(part.count).dtype)
-        return part._replace(**values)
+        return type(part)(**{n: getattr(part, n) for n in _names(part)} | values)
 
     filled = _mapped(state, fill)
     _check_taken(optimizer, slots, taken)
@@ -107,8 +107,8 @@ def from_optax(optimizer: Any, state: Any) -> Any:
     taken: list[str] = []
     counts: list[int] = []
     for part in _parts(state):
-        counts += [int(part.count)] if "count" in part._fields else []
-        for name in slots.keys() & set(part._fields):
+        counts += [int(part.count)] if "count" in _names(part) else []
+        for name in slots.keys() & set(_names(part)):
             taken.append(name)
             variables, scale = slots[name]
             leaves = _leaves(getattr(part, name))
@@ -124,7 +124,7 @@ def from_optax(optimizer: Any, state: Any) -> Any:
     if counts:
         optimizer.iterations.assign(counts[0])
         if "step" in optimizer._scalar_slots:
-            steps = optimizer._step_slots
+            steps = _steps(optimizer)
             steps.assign(np.full(steps.shape, counts[0]))
     return optimizer
 
@@ -159,9 +159,14 @@ def _slots(optimizer: Any) -> dict[str, tuple[list[Any], float]]:
     }
 
 
+def _steps(optimizer: Any) -> Any:
+    (name,) = optimizer._scalar_slots
+    return getattr(optimizer, f"_{name}_slots")
+
+
 def _count(optimizer: Any) -> int:
     now = int(_numpy(optimizer.iterations))
-    if "step" in optimizer._scalar_slots and (_numpy(optimizer._step_slots) != now).any():
+    if "step" in optimizer._scalar_slots and (_numpy(_steps(optimizer)) != now).any():
         raise ValueError(
             "optax counts the same steps for all variables. Some of this "
             f"{type(optimizer).__name__}'s joined late or skipped a step."
@@ -182,6 +187,11 @@ def _is_part(value: Any) -> bool:
     return isinstance(value, tuple) and hasattr(value, "_fields")
 
 
+def _names(part: Any) -> tuple[str, ...]:
+    """Returns the names of the fields of a named tuple, which has them under this name alone."""
+    return getattr(part, "_fields")  # noqa: B009
+
+
 def _parts(state: Any) -> Iterator[Any]:
     """Yields the states of the transformations that an optax optimizer chains."""
     if _is_part(state):
@@ -193,8 +203,8 @@ def _parts(state: Any) -> Iterator[Any]:
 
 def _mapped(state: Any, fill: Any) -> Any:
     if _is_part(state):
-        inner = {name: _mapped(getattr(state, name), fill) for name in state._fields}
-        return fill(state._replace(**inner))
+        inner = {name: _mapped(getattr(state, name), fill) for name in _names(state)}
+        return fill(type(state)(**inner))
     return tuple(_mapped(one, fill) for one in state) if isinstance(state, tuple) else state
 
 

@@ -204,6 +204,9 @@ ALL = [(net, optimizer) for i, net in enumerate(NETS) for optimizer in [*OPTIMIZ
     [*FEW, *(pytest.param(*p, marks=pytest.mark.corpora) for p in ALL)],
 )
 def test_the_suggestion_lies_where_training_converges(net, optimizer, record_property, request):
+    if net == "recurrent":
+        reason = "trains at the suggestion, but slowly: a tenth of the best rate"
+        request.applymarker(pytest.mark.xfail(strict=False, reason=reason))
     body, shape, loss = NETS[net]
     x = np.random.default_rng(1).normal(size=(256, *shape)).astype("float32")
     flat = x.reshape(256, -1)
