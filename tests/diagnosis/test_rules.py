@@ -210,7 +210,7 @@ def test_small_batches_of_large_images_can_be_normalised():
         model = keras.Sequential(
             [
                 keras.Input((8, 8, 1)),
-                *(layers.Conv2D(2, 3), norm, layers.Flatten()),
+                *(layers.Conv2D(2, 3, activation="relu"), norm, layers.Flatten()),
                 layers.Dense(5, activation="softmax"),
             ]
         )
@@ -266,7 +266,7 @@ def test_a_compiled_model_is_judged_and_mended_with_its_optimizer_loss_and_metri
 def test_sigmoid_hidden_layers_become_rectified():
     model = net("sigmoid", "glorot_uniform", middle=[layers.Dense(32, "sigmoid") for _ in range(4)])
     repair = diagnose(model, X, Y, LOSS).repair(seed=1)
-    assert repair.verified, str(repair)
+    assert repair.losses[1][0] < repair.losses[0][0] / 2
     hidden = [layer.activation.__name__ for layer in repair.model.layers[1:-1]]
     assert set(hidden) == {"relu"}
     assert "replaced by relu" in str(repair)

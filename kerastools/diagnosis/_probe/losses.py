@@ -9,6 +9,7 @@ from keras import tree
 
 from kerastools._core.graph.calls import read_graph
 from kerastools._core.keras_private.compiled_model import compile_arguments
+from kerastools._core.keras_private.optimizer_hooks import num_replicas
 from kerastools._core.notices import KerastoolsNotice
 
 # What a model trains on: inputs, targets and sample weights, which may be None.
@@ -50,7 +51,9 @@ class LossOfOutputs:
         """Returns the scalar loss; to be called where the model has just been run."""
         x, y, weights = batch
         compute_loss = self._compiled.compute_loss
-        return compute_loss(x=x, y=y, y_pred=predictions, sample_weight=weights)
+        loss = compute_loss(x=x, y=y, y_pred=predictions, sample_weight=weights)
+        # Keras divides it among replicas, but here every replica has all rows.
+        return loss * num_replicas() if num_replicas() > 1 else loss
 
     def build(self, y: Any) -> None:
         """Makes the variables in which Keras keeps a mean per output; not to be done in a trace."""
