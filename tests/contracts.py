@@ -144,13 +144,13 @@ def kind_of(case: Case) -> str:
     """Returns what kind of part a class is, or fails if no contract covers it."""
     if case.name in PROCEDURES:
         return "procedure"
+    if any(base.__module__.startswith("keras_tuner") for base in case.cls.__mro__):
+        return "tuner"
     if dataclasses.is_dataclass(case.cls):
         return "record"
     for kind, base in KINDS.items():
         if issubclass(case.cls, base):
             return kind
-    if any(base.__module__.startswith("keras_tuner") for base in case.cls.__mro__):
-        return "tuner"
     raise AssertionError(f"{case.name} is exported, but no contract covers a class of its kind.")
 
 
