@@ -45,7 +45,7 @@ def borrow(callback: Any, *names: str) -> FitEnd:
     """
     optimizer = innermost(callback.model.optimizer)
     for name in names:
-        require_live(optimizer, name, type(callback).__name__)
+        require_live(optimizer, name, caller=type(callback).__name__)
     require_sole_owner(callback)
     sources = [
         learning_rate_source(optimizer)

@@ -43,7 +43,7 @@ def borrowed_dropout(callback: Any) -> tuple[list[MutableRateLayer], FitEnd]:
     Raises:
         ValueError: If no rate is mutable, or another callback of the same `fit` sets one of them.
     """
-    found = mutable_dropout(callback.model, callback.layers, type(callback).__name__)
+    found = mutable_dropout(callback.model, callback.layers, caller=type(callback).__name__)
     require_sole_owner(callback)
     rates = [layer.rate for layer in found]
 
@@ -56,7 +56,7 @@ def borrowed_dropout(callback: Any) -> tuple[list[MutableRateLayer], FitEnd]:
 
 def names_of_rates(callback: Any) -> set[str]:
     """Returns the names of the rates that `callback` sets."""
-    found = mutable_dropout(callback.model, callback.layers, type(callback).__name__)
+    found = mutable_dropout(callback.model, callback.layers, caller=type(callback).__name__)
     return {f"the rate of {layer.path}" for layer in found}
 
 
