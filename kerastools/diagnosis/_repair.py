@@ -121,8 +121,8 @@ class _Draft:
     changes: list[Change] = field(default_factory=list)
     undone: list[Change] = field(default_factory=list)
 
-    def attempt(self, subject: Subject, changes: list[Change], with_rate: bool = False) -> None:
-        """Keeps a changed subject, or notes why not."""
+    def attempt(self, subject: Subject, changes: list[Change], with_rate: bool = False) -> bool:
+        """Keeps a changed subject, or notes why not; returns whether it is kept."""
         _show_progress(f"repair: {changes[0].what}")
         losses = self.training.losses(subject)
         judged = replace(subject, optimizer=subject.optimizer if with_rate else None)
@@ -137,9 +137,10 @@ class _Draft:
             reason = f"{new[0]} was found then"
         if reason:
             self.undone += [replace(c, what=f"{c.what}: undone, {reason}") for c in changes]
-            return
+            return False
         self.subject, self.losses, self.findings = subject, losses, findings
         self.changes += changes
+        return True
 
 
 def repair(diagnosis: Any, judge: Callable[[Subject], Any], seed: int | None) -> Repair:
@@ -155,8 +156,9 @@ def repair(diagnosis: Any, judge: Callable[[Subject], Any], seed: int | None) ->
     subject = replace(subject, model=copied, loss=subject.loss.of(copied), readings=())
     draft = _Draft(subject, list(diagnosis.findings), judge, training, before)
 
-    for finding in diagnosis.findings:
-        if finding.rule in STRUCTURAL:
+    structural = [f for f in diagnosis.findings if f.rule in STRUCTURAL]
+    if not _together(draft, structural, seed):
+        for finding in structural:
             changed, what = restructured(finding, draft.subject)
             if what:
                 draft.attempt(changed, [Change(finding.rule, finding.layer, what)])
@@ -190,6 +192,27 @@ def repair(diagnosis: Any, judge: Callable[[Subject], Any], seed: int | None) ->
         (before, draft.losses),
         bool(draft.changes) and is_better(draft.losses, before) and not after.findings,
     )
+
+
+def _together(draft: _Draft, structural: list[Finding], seed: int | None) -> bool:
+    """Tries all changes of structure at once, then with new weights: none may help without others.
+
+    Returns:
+        Whether one of the two was kept. If not, the draft is as it was.
+    """
+    subject, changes = draft.subject, []
+    for finding in structural:
+        subject, what = restructured(finding, subject)
+        if what:
+            changes.append(Change(finding.rule, finding.layer, what))
+    tries = [(subject, changes)] if len(changes) > 1 else []
+    if changes and (bad := [f for f in draft.findings if f.rule in _WEIGHTS]):
+        redrawn, more = _redrawn(subject, bad, seed)
+        tries.append((redrawn, changes + more))
+    kept = any(draft.attempt(*attempt) for attempt in tries)
+    if not kept:
+        draft.undone.clear()
+    return kept
 
 
 def _redrawn(

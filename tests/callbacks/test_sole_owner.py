@@ -51,6 +51,9 @@ REFUSED = {
     frozenset({"evaluation", "average"}),
 }
 
+# The nets have averaged weights for the callbacks that use them.
+pytestmark = pytest.mark.filterwarnings("ignore:Model .* is evaluated at the weights")
+
 
 def mean_output(y_true, y_pred):
     """A loss whose gradient by the last bias is 1, so that each step of it is the learning rate."""

@@ -358,7 +358,7 @@ def test_bad_arguments_are_refused_with_the_way_to_mend_them():
     refused("one-hot", model, x, np.eye(10)[y] / 2, LOSS)
     refused("from 0 to 9", model, x, y + 11, LOSS)
     refused("from 0 to 9", model, x, y - 0.5, LOSS)
-    refused("batch_size >= 1", model, x, y, LOSS, batch_size=0)
+    refused("batch_size of at least 1", model, x, y, LOSS, batch_size=0)
     refused("at least one row", model, x[:0], y[:0], LOSS)
     bad = x.copy()
     bad[3, 2] = np.nan
