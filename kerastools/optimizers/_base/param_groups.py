@@ -1,5 +1,6 @@
 """Which group each variable of an optimizer is in, and the hyperparameters of the groups."""
 
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -23,9 +24,10 @@ def assign_groups(
 ) -> np.ndarray | None:
     """Returns which variables (rows) are in which groups; makes the variables of the numbers.
 
+    Warns if a group matches no variable: its layers may be frozen now, or its name be wrong.
+
     Raises:
-        ValueError: If a group matches no variable, two set the same number of one, or a number
-            cannot be grouped.
+        ValueError: If two groups set the same number of a variable, or a number cannot be grouped.
     """
     if not groups:
         return None
@@ -34,12 +36,12 @@ def assign_groups(
             _check_number(optimizer, name, number, declared)
     matches = [[group.matches(v) for v in variables] for group in groups]
     for group, matched in zip(groups, matches, strict=True):
-        if not any(matched) and not group.may_be_empty():
+        if variables and not any(matched) and not group.may_be_empty():
             paths = ", ".join(v.path for v in variables[:8])
-            raise ValueError(
-                f"{group} matches none of the {len(variables)} trainable variables: {paths}"
-                f"{', ...' if len(variables) > 8 else ''}. Name a layer that trains, or leave the "
-                "group out."
+            warnings.warn(
+                f"{group} matches none of the {len(variables)} variables that train now: {paths}"
+                f"{', ...' if len(variables) > 8 else ''}. It acts once it matches one.",
+                stacklevel=2,
             )
     for i, variable in enumerate(variables):
         _check_overlap(
