@@ -726,13 +726,13 @@ REFUSALS = [
         "*",
         "knows the mirror|mirrors encoders that are a chain|one input and one output|needs numbers",
         "only a chain of dense and convolutional layers is mirrored; others need their own decoder",
-        but="plain own_* functional_subclass mixed_bfloat16 selu_net sigmoid_stack our_parts "
-        "not_compiled one_row " + " ".join(DATA),
+        but="plain own_* functional_subclass frozen_trunk composite_layer mixed_bfloat16 selu_net "
+        "sigmoid_stack our_parts not_compiled one_row " + " ".join(DATA),
     ),
     Refusal(
         "deep_belief",
         "*",
-        "sigmoid activations and biases|knows the mirror|one input and one output",
+        "sigmoid activations and biases|knows the mirror|mirrors encoders|one input and one output",
         "a deep belief net is a chain of sigmoid Dense layers",
         but="sigmoid_stack",
     ),

@@ -8,7 +8,7 @@ import keras
 
 from kerastools._core.batches import Batches
 from kerastools._core.graph.activations import activation_name
-from kerastools._core.graph.kinds import is_kind
+from kerastools._core.graph.kinds import is_kind, kind_of
 from kerastools._core.replicas import in_strategy_scope
 from kerastools.pretraining._mirror import read_chain
 from kerastools.pretraining._restricted_boltzmann import RestrictedBoltzmann, check_visible
@@ -119,8 +119,9 @@ def pretrain_deep_belief(
 
 
 def _dense_layers(encoder: keras.Model) -> list[Any]:
-    """Returns the layers with weights, or raises unless all are sigmoid `Dense` layers."""
-    layers = [step.layer for step in read_chain(encoder, _NAME) if step.layer.weights]
+    """Returns the layers that do something, or raises unless all are sigmoid `Dense` layers."""
+    chain = [step.layer for step in read_chain(encoder, _NAME)]
+    layers = [layer for layer in chain if not kind_of(layer).identity_in_inference]
     for layer in layers:
         dense = is_kind(layer, "dense") and layer.use_bias
         if not dense or activation_name(layer.activation) != "sigmoid":
