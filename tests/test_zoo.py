@@ -309,9 +309,10 @@ def exchanged(s):
     for made in (ours, theirs):
         assert_equal(outputs(made, s.rows[0]), outputs(s.model, s.rows[0]), tolerance_of(s, 1e-6))
         assert [w.trainable for w in made.weights] == [w.trainable for w in s.model.weights]
-    expected = s.fit()
+    # Keras on JAX shuffles once more where a model is first trained.
+    expected = s.fit(shuffle=False)
     for made in (ours, theirs):
-        assert s.fit(made).keys() == expected.keys()
+        assert s.fit(made, shuffle=False).keys() == expected.keys()
         assert_equal(weights(made), weights(s.model), tolerance_of(s, 1e-4))
 
 

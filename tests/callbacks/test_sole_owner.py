@@ -114,7 +114,12 @@ def expected(names, epochs):
 
 
 # Those of Keras alone are left out.
-PAIRS = [p for p in combinations(MAKE, 2) if p != ("Keras's scheduler", "plateau")]
+PAIRS = [
+    # On JAX those whose rates act inside the step.
+    pytest.param(*pair, marks=() if "phases" in pair else pytest.mark.tensorflow)
+    for pair in combinations(MAKE, 2)
+    if pair != ("Keras's scheduler", "plateau")
+]
 
 
 @pytest.mark.parametrize(("one", "other"), PAIRS)

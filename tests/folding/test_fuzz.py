@@ -221,7 +221,7 @@ COMMON = {
 
 @pytest.mark.slow
 @given(CHOICES)
-@settings(max_examples=200, **COMMON)
+@settings(max_examples=120, **COMMON)
 def test_random_graphs_fold_exactly(choices):
     check(choices)
 
