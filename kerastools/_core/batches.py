@@ -59,14 +59,18 @@ def is_dataset(x: Any) -> bool:
     return hasattr(x, "__iter__") and not is_array
 
 
-def batches_of(dataset: Any) -> Iterator[tuple[Any, ...]]:
-    """Yields the batches of a dataset as tuples of arrays: inputs, and targets and weights."""
+def raw_batches(dataset: Any) -> Iterator[Any]:
+    """Yields the batches of a dataset as they come."""
     if isinstance(dataset, keras.utils.PyDataset):
         num = dataset.num_batches
-        source: Any = (dataset[i] for i in (count() if num is None else range(num)))
+        yield from (dataset[i] for i in (count() if num is None else range(num)))
     else:
-        source = iter(dataset)
-    for batch in source:
+        yield from dataset
+
+
+def batches_of(dataset: Any) -> Iterator[tuple[Any, ...]]:
+    """Yields the batches of a dataset as tuples of arrays: inputs, and targets and weights."""
+    for batch in raw_batches(dataset):
         parts = tuple(batch) if isinstance(batch, list | tuple) else (batch,)
         yield keras.tree.map_structure(keras.ops.convert_to_numpy, parts)
 

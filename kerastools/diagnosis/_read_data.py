@@ -1,13 +1,12 @@
 """The rows that `diagnose` looks at, whatever `fit` takes them from."""
 
-import itertools
-from collections.abc import Iterator
 from typing import Any
 
 import keras
 import numpy as np
 from keras import tree
 
+from kerastools._core.batches import raw_batches
 from kerastools._core.checks import require_finite
 
 # Rows and bytes of a dataset that are read at most.
@@ -33,7 +32,7 @@ def read_data(
         return x, y, sample_weight, batch_size
     parts: list[Any] = []
     shapes, rows, size = None, 0, 0
-    for batch in _batches(x):
+    for batch in raw_batches(x):
         arrays = tree.map_structure(_array, keras.utils.unpack_x_y_sample_weight(batch))
         flat = [a for a in tree.flatten(arrays) if a is not None]
         # Batches that were padded to another length cannot be joined.
@@ -56,21 +55,9 @@ def read_data(
     return *read_data(x, y, sample_weight, batch_size, caller)[:3], len(tree.flatten(parts[0])[0])
 
 
-def _checked(name: str, caller: str, value: Any) -> Any:
-    return None if value is None else require_finite(name, value, caller)
-
-
 def _is_dataset(x: Any) -> bool:
     arrays = hasattr(x, "__array__") or isinstance(x, list | tuple | dict | str)
     return not arrays and (hasattr(x, "__iter__") or hasattr(x, "__getitem__"))
-
-
-def _batches(x: Any) -> Iterator[Any]:
-    if isinstance(x, keras.utils.PyDataset):
-        length = x.num_batches
-        yield from (x[i] for i in (itertools.count() if length is None else range(length)))
-    else:
-        yield from x
 
 
 def _array(value: Any) -> Any:
